@@ -1,0 +1,7 @@
+"""The error of this package."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """An image, a mask or a dataset folder is wrong; the text names the path and says what to do."""

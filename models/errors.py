@@ -1,0 +1,7 @@
+"""The error of this package."""
+
+from __future__ import annotations
+
+
+class ModelError(ValueError):
+    """An architecture, a loss, a scoring or a metric was asked for something it cannot do; the text says what to do."""

@@ -1,0 +1,37 @@
+"""The errors a user can cause or repair.
+
+`data_io` and `models` stand below this package and know nothing of it, so they raise their own `DataError` and
+`ModelError`; `USER_ERRORS` is what a caller (the command line, above all) catches to get all of them.
+"""
+
+from __future__ import annotations
+
+from data_io.errors import DataError
+from models.errors import ModelError
+
+
+class MsadError(Exception):
+    """Base of every error this package raises on purpose; its text says what is wrong and what to do."""
+
+
+class ConfigError(MsadError):
+    """A configuration or an option is wrong: found before anything is started."""
+
+
+class ResourceError(MsadError):
+    """The cluster or the disk has less than was asked for."""
+
+
+class TrackingError(MsadError):
+    """The MLflow server or store cannot be reached, or does not hold what was asked for."""
+
+
+class BundleError(MsadError):
+    """A bundle is incomplete, damaged, or of a newer format."""
+
+
+class TrainingError(MsadError):
+    """A training job ended without a model; the text is the reason recorded for the trial."""
+
+
+USER_ERRORS = (MsadError, DataError, ModelError)

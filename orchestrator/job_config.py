@@ -1,0 +1,139 @@
+"""One job's configuration: everything that decides the weights it ends with."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEDULES = ("constant", "plateau", "cosine", "one_cycle")
+# Dictionaries whose keys belong to an architecture; the registry and the losses check what is inside them.
+OPEN_GROUPS = ("model", "loss_weights", "corruption")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """One training run of an architecture on a category.
+
+    Parameters
+    ----------
+    category, architecture
+        Names; see `data_io.table.list_categories` and `models.registry.architectures`.
+    image_size
+        Side in pixels of the square the images are resized to.
+    epochs
+        Passes over the training images at most (early stopping may end sooner).
+    evaluate_every
+        Epochs between two evaluations on the validation split; each one is a report, a possible pruning and a checkpoint.
+    batch_size
+        Images per step.
+    seed
+        Decides initial weights, order, corruption and the validation split.
+    learning_rate, weight_decay
+        AdamW's step size (> 0) and decoupled weight decay (>= 0).
+    schedule
+        One of `constant`, `plateau` (halved when the training loss stops falling), `cosine`, `one_cycle`.
+    gradient_clip
+        Largest norm of the gradient; 0 switches clipping off.
+    patience
+        Evaluations without a better validation score before training stops early; 0 never stops early.
+    false_positive_rate
+        Share of good images above the threshold that is aimed at, in (0, 1).
+    model, loss_weights, corruption
+        The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig`. Left empty they
+        mean the architecture's defaults.
+
+    Raises
+    ------
+    ValueError
+        All values out of range, in one message.
+    """
+
+    category: str
+    architecture: str
+    image_size: int = 256
+    epochs: int = 60
+    evaluate_every: int = 5
+    batch_size: int = 8
+    seed: int = 0
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    schedule: str = "one_cycle"
+    gradient_clip: float = 1.0
+    patience: int = 0
+    false_positive_rate: float = 0.01
+    model: Mapping[str, Any] = field(default_factory=dict)
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    corruption: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}; it must be {rule}"
+            for name, allowed, rule in (
+                ("image_size", self.image_size >= 16, "at least 16 pixels"),
+                ("epochs", self.epochs >= 1, "at least 1"),
+                ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
+                ("batch_size", self.batch_size >= 1, "at least 1"),
+                ("learning_rate", self.learning_rate > 0, "above 0"),
+                ("weight_decay", self.weight_decay >= 0, "0 or more"),
+                ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+                ("gradient_clip", self.gradient_clip >= 0, "0 (off) or more"),
+                ("patience", self.patience >= 0, "0 (off) or more"),
+                ("false_positive_rate", 0 < self.false_positive_rate < 1, "between 0 and 1"),
+            )
+            if not allowed
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, nested as the fields are."""
+        return copy.deepcopy(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> JobConfig:
+        """Rebuild from `to_dict`; an unknown key is refused with the nearest field's name."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ValueError(f"unknown job setting {key!r}{nearest(key, names)}")
+        return cls(**values)
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> JobConfig:
+        """Return a copy with slash paths set, e.g. `{"learning_rate": 1e-3, "model/base_width": 32}`."""
+        values = self.to_dict()
+        for path, value in parameters.items():
+            group, _, key = path.partition("/")
+            if not key:
+                values[group] = value
+            elif group in OPEN_GROUPS:
+                values[group] = {**values[group], key: value}
+            else:
+                raise ValueError(f"unknown parameter {path!r}: only {', '.join(OPEN_GROUPS)} have parts")
+        return JobConfig.from_dict(values)
+
+    def flat(self) -> dict[str, Any]:
+        """Return every value under its slash path: what MLflow records as parameters."""
+        flat: dict[str, Any] = {}
+        for name, value in self.to_dict().items():
+            if isinstance(value, dict):
+                flat |= {f"{name}/{key}": part for key, part in value.items()}
+            else:
+                flat[name] = value
+        return flat
+
+    def digest(self) -> str:
+        """Return 12 hex digits that are equal exactly when every setting is."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """Return `"; did you mean 'x'?"` for the closest known word, or the list of all where none is close."""
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
