@@ -1,1 +1,1 @@
-"""Networks, losses, corruptions, scoring and metrics in plain torch and numpy. Knows neither the disk nor the orchestration."""
+"""Networks, losses, corruptions, scoring and metrics in plain torch and numpy: no disk, no orchestration."""

@@ -29,7 +29,7 @@ class JobConfig:
     epochs
         Passes over the training images at most (early stopping may end sooner).
     evaluate_every
-        Epochs between two evaluations on the validation split; each one is a report, a possible pruning and a checkpoint.
+        Epochs between two evaluations on the validation split; each is a report, a checkpoint and a possible pruning.
     batch_size
         Images per step.
     seed
@@ -45,8 +45,8 @@ class JobConfig:
     false_positive_rate
         Share of good images above the threshold that is aimed at, in (0, 1).
     model, loss_weights, corruption
-        The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig`. Left empty they
-        mean the architecture's defaults.
+        The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig`. Left
+        empty they mean the architecture's defaults.
 
     Raises
     ------
