@@ -1,0 +1,256 @@
+"""The training loop: plain torch, read from top to bottom. It knows neither Ray nor MLflow nor the disk.
+
+Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set.
+
+The whole category lives on the device as uint8; batches and their corruption are made there, and the host waits for
+the device once an epoch (the habit of airbench, github.com/KellerJordan/airbench). Every epoch draws from a seed of its
+own, so a run that resumes after epoch k goes on exactly as the uninterrupted one would: no generator has to be saved.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.base import AnomalyModel
+from models.corruptions import CorruptionConfig, Corruptor
+from models.registry import build
+from models.scoring import Choice, Scorer, choose_scoring, threshold
+from models.synthetic_defects import SyntheticSet
+from orchestrator.errors import TrainingError
+from orchestrator.job_config import JobConfig
+
+Report = Callable[[dict[str, float], dict[str, Any]], None]
+GetCheckpoint = Callable[[], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a job may see: good images of the training split only.
+
+    `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects.
+    `textures_NHWC`: uint8 photographs that the corruption may paste, or None.
+    """
+
+    train_NHWC: np.ndarray
+    validation_NHWC: np.ndarray
+    synthetic: SyntheticSet
+    textures_NHWC: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The best checkpoint of a job: the model, its chosen scoring, the threshold and the validation figures."""
+
+    model: AnomalyModel
+    scorer: Scorer
+    threshold: float
+    epoch: int
+    validation: dict[str, Any]
+
+
+def fit(
+    job: JobConfig, data: TrainingData, *, device: torch.device, report: Report, get_checkpoint: GetCheckpoint
+) -> Fitted:
+    """Train one model and return its best checkpoint by validation score.
+
+    Parameters
+    ----------
+    job
+        Everything that decides the outcome.
+    data
+        Good images of one category, all at `job.image_size`.
+    device
+        Where to train; on CUDA the forward pass runs in bfloat16.
+    report
+        Called after every evaluation with the metrics (`epoch`, `train_loss`, `loss_<term>`, `learning_rate`,
+        `validation_score`, `validation_image_auroc`, `validation_pixel_ap`, `epoch_seconds`) and a state to go on from.
+    get_checkpoint
+        Returns the last reported state, or None for a fresh start.
+
+    Raises
+    ------
+    TrainingError
+        The loss is not finite, or the device is out of memory.
+    models.errors.ModelError
+        The architecture, its parameters or the loss terms are wrong.
+    """
+    try:
+        return _fit(job, data, device, report, get_checkpoint)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {device} with batch_size {job.batch_size}, image_size {job.image_size} and model "
+            f"{dict(job.model)}: lower one of them ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _fit(
+    job: JobConfig, data: TrainingData, device: torch.device, report: Report, get_checkpoint: GetCheckpoint
+) -> Fitted:
+    torch.manual_seed(job.seed)
+    model = build(job.architecture, **job.model).to(device, memory_format=torch.channels_last)
+    weights = dict(job.loss_weights) or dict(model.default_loss_weights)
+    weights = {term: weight for term, weight in weights.items() if weight > 0}
+    corrupt = Corruptor(CorruptionConfig(**job.corruption), _textures(data, device))
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=device.type == "cuda"
+    )
+    images_NCHW = torch.from_numpy(np.ascontiguousarray(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
+    steps_per_epoch = math.ceil(len(images_NCHW) / job.batch_size)
+    schedule = _schedule(job, optimizer, steps_per_epoch)
+    generator = torch.Generator(device)
+
+    start, best = 0, _Best()
+    if (state := get_checkpoint()) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if schedule is not None:
+            schedule.load_state_dict(state["schedule"])
+        start, best = state["epoch"], _Best(state["best_score"], state["best_epoch"], state["best_model"])
+
+    began, since = time.perf_counter(), start
+    for epoch in range(start + 1, job.epochs + 1):
+        if best.stale(epoch - 1, job):
+            break
+        torch.manual_seed(_epoch_seed(job.seed, epoch))
+        generator.manual_seed(_epoch_seed(job.seed, epoch))
+        model.train()
+        sums: dict[str, Tensor] = {}
+        for index in torch.randperm(len(images_NCHW)).to(device).split(job.batch_size):
+            clean_BCHW = images_NCHW[index].float().div_(255).contiguous(memory_format=torch.channels_last)
+            corrupted_BCHW, mask_B1HW = corrupt(clean_BCHW, generator)
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                terms = model.losses(clean_BCHW, corrupted_BCHW, mask_B1HW, terms=weights)
+            loss = sum(weights[name] * value for name, value in terms.items())
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            if job.gradient_clip:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
+            optimizer.step()
+            if schedule is not None and job.schedule != "plateau":
+                schedule.step()
+            for name, value in {"train_loss": loss, **{f"loss_{k}": v for k, v in terms.items()}}.items():
+                sums[name] = sums.get(name, 0) + value.detach() * (len(index) / len(images_NCHW))
+        metrics = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the one wait of the epoch
+        if not math.isfinite(metrics["train_loss"]):
+            raise TrainingError(
+                f"the loss is {metrics['train_loss']} in epoch {epoch} at learning_rate {job.learning_rate:g}: lower it "
+                f"or clip the gradient (gradient_clip is {job.gradient_clip:g})"
+            )
+        if job.schedule == "plateau":
+            schedule.step(metrics["train_loss"])
+        if epoch % job.evaluate_every and epoch != job.epochs:
+            continue
+
+        seconds = (time.perf_counter() - began) / (epoch - since)
+        choice = validate(model, data, device, batch_size=job.batch_size)
+        best.offer(choice, epoch, model)
+        metrics |= {
+            "epoch": epoch,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "epoch_seconds": seconds,
+            "validation_score": choice.validation.score,
+            "validation_image_auroc": choice.validation.image_auroc,
+            "validation_pixel_ap": choice.validation.pixel_ap,
+        }
+        report(metrics, _state(model, optimizer, schedule, epoch, best))
+        began, since = time.perf_counter(), epoch
+
+    model.load_state_dict(best.model)
+    choice = best.choice or validate(
+        model, data, device, batch_size=job.batch_size
+    )  # None only when resumed at the end
+    return Fitted(
+        model=model.eval(),
+        scorer=choice.scorer,
+        threshold=threshold(choice.good_scores, job.false_positive_rate),
+        epoch=best.epoch,
+        validation={
+            "score": choice.validation.score,
+            "image_auroc": choice.validation.image_auroc,
+            "pixel_ap": choice.validation.pixel_ap,
+            "per_group": choice.validation.per_group,
+        },
+    )
+
+
+@torch.no_grad()
+def validate(model: AnomalyModel, data: TrainingData, device: torch.device, batch_size: int = 8) -> Choice:
+    """Score held-out good images against their synthetic defects and choose the scoring that separates them best."""
+    model.eval()
+    good = _maps(model, data.validation_NHWC, device, batch_size)
+    defects = _maps(model, data.synthetic.images, device, batch_size)
+    return choose_scoring(good, defects, data.synthetic)
+
+
+def _maps(model: AnomalyModel, images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {}
+    for batch_BCHW in batches(images_NHWC, device, batch_size):
+        for name, map_B1HW in model.anomaly_maps(batch_BCHW).items():
+            parts.setdefault(name, []).append(map_B1HW.float())
+    return {name: torch.cat(maps) for name, maps in parts.items()}
+
+
+def batches(images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> Iterator[Tensor]:
+    """Yield float32 B×3×H×W batches in [0, 1] of uint8 images, in order."""
+    for first in range(0, len(images_NHWC), batch_size):
+        batch_BHWC = torch.from_numpy(np.array(images_NHWC[first : first + batch_size])).to(device)
+        yield batch_BHWC.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)
+
+
+class _Best:
+    """The best weights so far and what they scored."""
+
+    def __init__(self, score: float = -math.inf, epoch: int = 0, model: dict[str, Tensor] | None = None) -> None:
+        self.score, self.epoch, self.model, self.choice = score, epoch, model, None
+
+    def offer(self, choice: Choice, epoch: int, model: AnomalyModel) -> None:
+        if choice.validation.score > self.score:
+            self.score, self.epoch, self.choice = choice.validation.score, epoch, choice
+            self.model = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+    def stale(self, epoch: int, job: JobConfig) -> bool:
+        return bool(job.patience) and self.epoch > 0 and epoch - self.epoch >= job.patience * job.evaluate_every
+
+
+def _state(
+    model: AnomalyModel, optimizer: torch.optim.Optimizer, schedule: Any, epoch: int, best: _Best
+) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict() if schedule is not None else {},
+        "best_score": best.score,
+        "best_epoch": best.epoch,
+        "best_model": best.model,
+    }
+
+
+def _schedule(job: JobConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
+    schedulers = torch.optim.lr_scheduler
+    steps = job.epochs * steps_per_epoch
+    if job.schedule == "one_cycle":
+        return schedulers.OneCycleLR(optimizer, max_lr=job.learning_rate, total_steps=steps)
+    if job.schedule == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, T_max=steps)
+    if job.schedule == "plateau":
+        return schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
+    return None
+
+
+def _textures(data: TrainingData, device: torch.device) -> Tensor | None:
+    if data.textures_NHWC is None:
+        return None
+    return torch.from_numpy(np.ascontiguousarray(data.textures_NHWC)).to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return seed * 1_000_003 + epoch
