@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SCHEDULES = ("constant", "plateau", "cosine", "one_cycle")
+OBJECTIVES = ("validation_score", "validation_image_auroc", "validation_pixel_ap")
 # Dictionaries whose keys belong to an architecture; the registry and the losses check what is inside them.
 OPEN_GROUPS = ("model", "loss_weights", "corruption")
 
@@ -38,6 +39,8 @@ class JobConfig:
         AdamW's step size (> 0) and decoupled weight decay (>= 0).
     schedule
         One of `constant`, `plateau` (halved when the training loss stops falling), `cosine`, `one_cycle`.
+    objective
+        Which validation figure picks the best epoch and steers the search; all of them are maximised.
     gradient_clip
         Largest norm of the gradient; 0 switches clipping off.
     patience
@@ -64,6 +67,7 @@ class JobConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
     schedule: str = "one_cycle"
+    objective: str = "validation_score"
     gradient_clip: float = 1.0
     patience: int = 0
     false_positive_rate: float = 0.01
@@ -82,6 +86,7 @@ class JobConfig:
                 ("learning_rate", self.learning_rate > 0, "above 0"),
                 ("weight_decay", self.weight_decay >= 0, "0 or more"),
                 ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+                ("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
                 ("gradient_clip", self.gradient_clip >= 0, "0 (off) or more"),
                 ("patience", self.patience >= 0, "0 (off) or more"),
                 ("false_positive_rate", 0 < self.false_positive_rate < 1, "between 0 and 1"),

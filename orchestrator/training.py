@@ -47,7 +47,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The best checkpoint of a job: the model, its chosen scoring, the threshold and the validation figures."""
+    """A job's best checkpoint: the model, its chosen scoring, the threshold and the validation figures."""
 
     model: AnomalyModel
     scorer: Scorer
@@ -59,7 +59,7 @@ class Fitted:
 def fit(
     job: JobConfig, data: TrainingData, *, device: torch.device, report: Report, get_checkpoint: GetCheckpoint
 ) -> Fitted:
-    """Train one model and return its best checkpoint by validation score.
+    """Train one model and return its best checkpoint by the job's objective.
 
     Parameters
     ----------
@@ -71,7 +71,8 @@ def fit(
         Where to train; on CUDA the forward pass runs in bfloat16.
     report
         Called after every evaluation with the metrics (`epoch`, `train_loss`, `loss_<term>`, `learning_rate`,
-        `validation_score`, `validation_image_auroc`, `validation_pixel_ap`, `epoch_seconds`) and a state to go on from.
+        `validation_score`, `validation_image_auroc`, `validation_pixel_ap`, `best_objective`, `epoch_seconds`) and a
+        state to go on from.
     get_checkpoint
         Returns the last reported state, or None for a fresh start.
 
@@ -84,7 +85,9 @@ def fit(
     """
     try:
         return _fit(job, data, device, report, get_checkpoint)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise
         raise TrainingError(
             f"out of memory on {device} with batch_size {job.batch_size}, image_size {job.image_size} and model "
             f"{dict(job.model)}: lower one of them ({str(error).splitlines()[0]})"
@@ -141,8 +144,8 @@ def _fit(
         metrics = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the one wait of the epoch
         if not math.isfinite(metrics["train_loss"]):
             raise TrainingError(
-                f"the loss is {metrics['train_loss']} in epoch {epoch} at learning_rate {job.learning_rate:g}: lower it "
-                f"or clip the gradient (gradient_clip is {job.gradient_clip:g})"
+                f"the loss is {metrics['train_loss']} in epoch {epoch} at learning_rate {job.learning_rate:g}: "
+                f"lower it or clip the gradient (gradient_clip is {job.gradient_clip:g})"
             )
         if job.schedule == "plateau":
             schedule.step(metrics["train_loss"])
@@ -151,7 +154,6 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         choice = validate(model, data, device, batch_size=job.batch_size)
-        best.offer(choice, epoch, model)
         metrics |= {
             "epoch": epoch,
             "learning_rate": optimizer.param_groups[0]["lr"],
@@ -160,6 +162,8 @@ def _fit(
             "validation_image_auroc": choice.validation.image_auroc,
             "validation_pixel_ap": choice.validation.pixel_ap,
         }
+        best.offer(metrics[job.objective], epoch, choice, model)
+        metrics["best_objective"] = best.score
         report(metrics, _state(model, optimizer, schedule, epoch, best))
         began, since = time.perf_counter(), epoch
 
@@ -211,9 +215,9 @@ class _Best:
     def __init__(self, score: float = -math.inf, epoch: int = 0, model: dict[str, Tensor] | None = None) -> None:
         self.score, self.epoch, self.model, self.choice = score, epoch, model, None
 
-    def offer(self, choice: Choice, epoch: int, model: AnomalyModel) -> None:
-        if choice.validation.score > self.score:
-            self.score, self.epoch, self.choice = choice.validation.score, epoch, choice
+    def offer(self, score: float, epoch: int, choice: Choice, model: AnomalyModel) -> None:
+        if score > self.score:
+            self.score, self.epoch, self.choice = score, epoch, choice
             self.model = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
 
     def stale(self, epoch: int, job: JobConfig) -> bool:

@@ -1,0 +1,89 @@
+"""The Ray cluster a sweep runs on: started here, or joined."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+
+from orchestrator.config import SweepConfig
+from orchestrator.errors import ResourceError
+from orchestrator.job import TRAIN_ENVIRONMENT
+
+QUIET = {
+    # Ray's and Tune's own tables and hints would bury the sweep's; errors still come through.
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results go to the jobs' folders, not into Tune's own files
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+}
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What each trial gets on this cluster, how many run at once, and by which executor."""
+
+    executor: str
+    cpus: float
+    gpus: float
+    concurrency: int
+
+
+def connect(config: SweepConfig) -> Allotment:
+    """Start a local cluster, or join the one at `config.address`, and divide it among trials.
+
+    Raises
+    ------
+    ResourceError
+        No cluster answers at the address, or one trial asks for more than any node has.
+    """
+    for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    for name in ("ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        ray.init(
+            address=config.address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            ignore_reinit_error=True,
+            runtime_env={"env_vars": TRAIN_ENVIRONMENT},
+        )
+    except (ConnectionError, TimeoutError) as error:
+        raise ResourceError(
+            f"no Ray cluster answers at {config.address!r} ({str(error).splitlines()[0]}): start one with "
+            "`ray start --head`, or leave --address away to use this machine"
+        ) from error
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return divide(config, nodes)
+
+
+def divide(config: SweepConfig, nodes: list[dict[str, float]]) -> Allotment:
+    """Divide nodes (each one's `CPU` and `GPU`) among trials; see `connect` for the errors."""
+    wanted = config.resources
+    most_gpus = max(node.get("GPU", 0) for node in nodes)
+    gpus = wanted.gpus if wanted.gpus is not None else min(1.0, most_gpus)
+    problems = [
+        f"{asked:g} {kind} per trial were asked for, but the largest node has {most:g}: lower --{option}-per-trial"
+        for kind, option, asked, most in (
+            ("GPUs", "gpus", gpus, most_gpus),
+            ("CPUs", "cpus", wanted.cpus, max(node.get("CPU", 0) for node in nodes)),
+        )
+        if asked > most
+    ]
+    if problems:
+        raise ResourceError("; ".join(problems))
+
+    def fits(node: dict[str, float]) -> int:
+        by_cpu = math.floor(node.get("CPU", 0) / wanted.cpus + 1e-9)
+        return min(by_cpu, math.floor(node.get("GPU", 0) / gpus + 1e-9)) if gpus else by_cpu
+
+    room = max(1, sum(fits(node) for node in nodes))
+    executor = config.executor
+    if executor == "auto":
+        executor = "train" if gpus or len(nodes) > 1 else "direct"
+    return Allotment(executor, wanted.cpus, gpus, min(room, config.resources.concurrency or room))

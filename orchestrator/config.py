@@ -1,0 +1,149 @@
+"""One sweep's configuration: a validated tree that is one YAML file, or the options of one command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from models.registry import architectures as known_architectures
+from orchestrator.errors import ConfigError
+from orchestrator.job_config import JobConfig, nearest
+
+FIRST_ARCHITECTURES = ("baseline", "multiscale")
+
+
+class _Part(BaseModel):
+    """A frozen part of the tree that refuses a key it does not know, with the nearest one it does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            unknown = [key for key in values if key not in cls.model_fields]
+            if unknown:
+                fields = sorted(cls.model_fields)
+                raise ValueError("; ".join(f"unknown setting {key!r}{nearest(str(key), fields)}" for key in unknown))
+        return values
+
+
+class Resources(_Part):
+    """What one trial gets, and how many run at once.
+
+    `cpus` and `gpus` may be fractions; `gpus` of None means one where the cluster has any, else none. `concurrency` of
+    None means as many as fit.
+    """
+
+    cpus: float = Field(1.0, gt=0)
+    gpus: float | None = Field(None, ge=0)
+    concurrency: int | None = Field(None, ge=1)
+
+
+class SweepConfig(_Part):
+    """Everything one command launches: the studies of `categories` × `architectures`.
+
+    `trials` of 0 trains the given `parameters` once per study, without a search (`msad train`). `categories` left empty
+    means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`; with a
+    search they replace the searched ranges. `evaluate_every` of None evaluates about ten times.
+    """
+
+    name: str
+    dataset: Path
+    categories: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = FIRST_ARCHITECTURES
+    trials: int = Field(10, ge=0)
+    epochs: int = Field(60, ge=1)
+    evaluate_every: int | None = Field(None, ge=1)
+    image_size: int = Field(256, ge=16)
+    batch_size: int = Field(8, ge=1)
+    seed: int = Field(0, ge=0)
+    objective: Literal["validation_score", "validation_image_auroc", "validation_pixel_ap"] = "validation_score"
+    pruner: Literal["asha", "median", "none"] = "asha"
+    false_positive_rate: float = Field(0.01, gt=0, lt=1)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    executor: Literal["auto", "direct", "train"] = "auto"
+    resources: Resources = Resources()
+    storage: Path = Path("sweeps")
+    tracking_uri: str | None = None
+    address: str | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ValueError("letters, digits, '.', '_' and '-' only, at most 64, beginning with a letter or digit")
+        return name
+
+    @field_validator("architectures")
+    @classmethod
+    def _known_architectures(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        known = known_architectures()
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ValueError("; ".join(f"unknown architecture {name!r}{nearest(name, known)}" for name in unknown))
+        if not names:
+            raise ValueError(f"name at least one of {', '.join(known)}")
+        return names
+
+    @model_validator(mode="after")
+    def _jobs_are_valid(self) -> SweepConfig:
+        for architecture in self.architectures:
+            self.job("category", architecture)
+        return self
+
+    def job(self, category: str, architecture: str) -> JobConfig:
+        """Return the job that a study's trials vary: the architecture's defaults under this sweep's settings."""
+        return JobConfig(
+            category=category,
+            architecture=architecture,
+            image_size=self.image_size,
+            epochs=self.epochs,
+            evaluate_every=self.evaluate_every or max(1, self.epochs // 10),
+            batch_size=self.batch_size,
+            seed=self.seed,
+            objective=self.objective,
+            false_positive_rate=self.false_positive_rate,
+        ).with_parameters(self.parameters)
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration as YAML; `load` reads it back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def make_config(values: dict[str, Any]) -> SweepConfig:
+    """Validate settings; all that is wrong is named in one ConfigError."""
+    try:
+        return SweepConfig(**values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"])
+            text = problem["msg"].removeprefix("Value error, ")
+            given = problem.get("input")
+            shown = f" (given: {given!r})" if where and not isinstance(given, dict) else ""
+            lines.append(f"{where}: {text}{shown}" if where else text)
+        raise ConfigError("\n".join(lines)) from None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Return the settings in a YAML file, not yet validated, so that options can be laid over them.
+
+    Raises
+    ------
+    ConfigError
+        The file is missing, is no YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such configuration file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected settings as `key: value` lines, found {type(values).__name__}")
+    return values

@@ -1,0 +1,110 @@
+"""The two executors of a job: Ray Train (a worker process per job) and direct (inside a reused Tune trial).
+
+No torch at the top: Ray imports this module in helper processes that never train (it costs seconds in each).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import TrainingError
+from orchestrator.task import Task
+from orchestrator.workspace import Workspace
+
+# Train polls its workers every 2 s by default, and every report waits for a poll; the preemption watcher is a process
+# more per job. Both were measured to dominate a short job.
+TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+def direct_trial(config: dict[str, Any]) -> None:
+    """Run a task inside the Tune trial itself; its checkpoint lies in the job's folder."""
+    from ray import tune
+
+    from orchestrator.job_worker import run
+
+    task = Task.from_dict(config["task"])
+    checkpoint = task.directory.checkpoint
+
+    def report(metrics: dict[str, Any], state: Path | None) -> None:
+        if state is not None:
+            partial = checkpoint.with_suffix(".partial")
+            shutil.copyfile(state, partial)
+            partial.replace(checkpoint)
+        tune.report(metrics)
+
+    run(task, report=report, resume_from=lambda: checkpoint if checkpoint.exists() else None)
+    checkpoint.unlink(missing_ok=True)
+
+
+def train_trial(config: dict[str, Any]) -> None:
+    """Run a task as a Ray Train job of its own, from inside a Tune trial that only waits for it."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    train_job(config["task"], config["train_storage"], callbacks=[TuneReportCallback()])
+
+
+def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = None) -> None:
+    """Run a task as a Ray Train job, and wait for it.
+
+    The Train run is named after the job, which is how a second attempt, even by another driver, finds the checkpoint.
+
+    Raises
+    ------
+    TrainingError
+        The worker failed twice.
+    """
+    os.environ.update(TRAIN_ENVIRONMENT)  # read by the controller, which inherits them
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": task["cpus"]} | ({"GPU": task["gpus"]} if task["gpus"] else {})
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config=task,
+        # One worker needs no collective; NCCL would be opened all the same unless told otherwise.
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=1, use_gpu=bool(task["gpus"]), resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=task["job_id"],
+            storage_path=storage,
+            callbacks=callbacks,
+            failure_config=ray.train.FailureConfig(max_failures=1),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TrainingError(f"{task['job_id']}: the training worker failed twice: {error}") from error
+    shutil.rmtree(Path(storage) / task["job_id"], ignore_errors=True)  # the bundle is what is kept
+
+
+def _train_worker(config: dict[str, Any]) -> None:
+    import ray.train
+
+    from orchestrator.job_worker import run
+
+    def report(metrics: dict[str, Any], state: Path | None) -> None:
+        if state is None:
+            ray.train.report(metrics)
+        else:
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(state.parent))
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def resume_from() -> Path | None:
+            checkpoint = ray.train.get_checkpoint()
+            return Path(checkpoint.to_directory(folder)) / "checkpoint.pt" if checkpoint else None
+
+        run(Task.from_dict(config), report=report, resume_from=resume_from)
+
+
+def train_storage(workspace: Workspace) -> str:
+    """Return where Ray Train keeps the checkpoints of a sweep's jobs while they run."""
+    return str(workspace.root / "train")

@@ -1,0 +1,110 @@
+"""What a worker does with one job, whichever executor brought it here: data, fit, bundle. No Ray, no MLflow."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data_io.cache import cached_arrays, fingerprint, load_images
+from data_io.photographs import load_textures
+from data_io.splits import split_good_images
+from models.synthetic_defects import SyntheticSet, make_synthetic_defects
+from orchestrator.bundles import Bundle
+from orchestrator.errors import MsadError
+from orchestrator.job_config import JobConfig
+from orchestrator.task import Task
+from orchestrator.training import TrainingData, fit
+
+# What a defect looks like in `make_synthetic_defects` may change between versions: a new number makes new caches.
+SYNTHETIC_VERSION = 1
+
+
+def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_from: Callable[[], Path | None]) -> None:
+    """Train a task's model and leave its bundle, or the reason why there is none, in the task's folder.
+
+    Parameters
+    ----------
+    task
+        The job, where its data is and where its results belong.
+    report
+        Called after every evaluation with the metrics and a file that holds the state to go on from.
+    resume_from
+        Returns such a file of an earlier attempt, None for a fresh start.
+
+    A job that cannot succeed (a loss that is not finite, too little memory, unreadable data) is reported as
+    `{"failure": reason}` and returns: another attempt would end alike. Any other exception is raised, to be retried.
+    """
+    directory = task.directory
+    directory.write("job", task.job.to_dict())
+    torch.set_num_threads(max(1, int(task.cpus)))
+    device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
+
+    def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "checkpoint.pt"
+            torch.save(state, file)
+            directory.append_progress(metrics)
+            report({**metrics, "objective": metrics[task.job.objective]}, file)
+
+    def get_checkpoint() -> dict[str, Any] | None:
+        file = resume_from()
+        # weights_only: a checkpoint holds tensors and numbers, and nothing else may be unpickled.
+        return torch.load(file, map_location=device, weights_only=True) if file else None
+
+    try:
+        data = load_training_data(task.job, task.dataset, task.cache)
+        fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint)
+        provenance = {
+            **task.provenance,
+            "job_id": task.job_id,
+            "epoch": fitted.epoch,
+            "validation": fitted.validation,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
+        }
+        Bundle(
+            model=fitted.model,
+            scorer=fitted.scorer,
+            threshold=fitted.threshold,
+            job=task.job,
+            provenance=provenance,
+        ).save(directory.bundle)
+    except (MsadError, ValueError) as error:  # ModelError and DataError are ValueErrors
+        directory.write("failure", {"reason": str(error), "kind": type(error).__name__})
+        report({"failure": str(error), "objective": 0.0, "best_objective": 0.0}, None)
+        return
+    parameters = sum(parameter.numel() for parameter in fitted.model.parameters() if parameter.requires_grad)
+    directory.write(
+        "result",
+        {"epoch": fitted.epoch, "threshold": fitted.threshold, "parameters": parameters, **fitted.validation},
+    )
+
+
+def load_training_data(job: JobConfig, dataset: Path, cache: Path) -> TrainingData:
+    """Return a job's arrays, decoded or made once per machine and memory-mapped after that; opens no test file.
+
+    Raises
+    ------
+    data_io.errors.DataError
+        The category or an image cannot be read.
+    """
+    split = split_good_images(dataset, job.category, job.seed)
+    validation_NHWC = load_images(split.validation_paths, job.image_size, cache)
+
+    def make() -> dict[str, np.ndarray]:
+        return asdict(make_synthetic_defects(np.asarray(validation_NHWC), job.seed))
+
+    content = fingerprint(split.validation_paths, cache)
+    key = f"synthetic-v{SYNTHETIC_VERSION}-{content}-{job.image_size}-{job.seed}"
+    return TrainingData(
+        train_NHWC=load_images(split.train_paths, job.image_size, cache),
+        validation_NHWC=validation_NHWC,
+        synthetic=SyntheticSet(**cached_arrays(key, make, cache)),
+        textures_NHWC=load_textures(job.image_size),
+    )

@@ -1,0 +1,97 @@
+"""Everything that can be refused before Ray is started, all of it in one message."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from optuna.distributions import BaseDistribution
+
+from data_io.cache import fingerprint
+from data_io.check import check
+from data_io.errors import DataError
+from data_io.splits import split_good_images
+from data_io.table import list_categories, read_table
+from models.errors import ModelError
+from models.registry import build
+from orchestrator.config import SweepConfig
+from orchestrator.errors import ConfigError, ResourceError
+from search_spaces import space
+
+FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will run: the categories, each one's fingerprint of the training images, and the ranges searched."""
+
+    categories: tuple[str, ...]
+    fingerprints: dict[str, str]
+    spaces: dict[str, dict[str, BaseDistribution]]
+
+
+def prepare(config: SweepConfig, cache: Path) -> Plan:
+    """Check the data, the architectures and the disk of a sweep. Opens no test file.
+
+    Raises
+    ------
+    data_io.errors.DataError
+        The dataset has errors, or a category is not there.
+    ConfigError
+        An architecture cannot work at this image size, or a fixed parameter is wrong.
+    ResourceError
+        The disk is full.
+    """
+    categories = config.categories or tuple(list_categories(config.dataset))
+    read_table(config.dataset, categories, splits=("train",))  # names a category that is not there
+    report = check(config.dataset, splits=("train",), categories=categories)
+    errors = [problem for problem in report.problems if problem.severity == "error"]
+    if errors:
+        listed = "\n".join(f"  {problem.path}: {problem.message}" for problem in errors[:50])
+        more = f"\n  ... and {len(errors) - 50} more" if len(errors) > 50 else ""
+        raise DataError(
+            f"{config.dataset} has {len(errors)} error(s); `msad data check` lists them all:\n{listed}{more}"
+        )
+    spaces = {name: _space(config, name) for name in config.architectures}
+    problems = [text for name in config.architectures for text in _model_problems(config, name, spaces[name])]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    config.storage.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(config.storage).free
+    if free < FREE_BYTES:
+        raise ResourceError(
+            f"{config.storage.resolve()}: only {free >> 20} MiB free, a sweep needs at least {FREE_BYTES >> 20} MiB: "
+            "make room, or name another --storage"
+        )
+    fingerprints = {}
+    for category in categories:
+        split = split_good_images(config.dataset, category, config.seed)
+        fingerprints[category] = fingerprint([*split.train_paths, *split.validation_paths], cache)
+    return Plan(categories, fingerprints, spaces)
+
+
+def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution]:
+    """Return what is searched: the architecture's ranges without what the configuration fixes."""
+    if not config.trials:
+        return {}
+    return {path: range_ for path, range_ in space(architecture).items() if path not in config.parameters}
+
+
+def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
+    """Return what is wrong with an architecture's fixed parameters, or with its deepest model at the image size."""
+    fixed = {
+        path.removeprefix("model/"): value for path, value in config.parameters.items() if path.startswith("model/")
+    }
+    depths = ranges.get("model/depth")
+    deepest = [{}] if depths is None else [{"depth": max(getattr(depths, "choices", None) or (depths.high,))}]
+    try:
+        multiples = [build(name, **fixed, **depth).size_multiple for depth in deepest]
+    except (ModelError, TypeError) as error:
+        return [str(error)]
+    return [
+        f"image size {config.image_size} does not suit {name}: it must be divisible by {multiple}; the nearest is "
+        f"{max(1, round(config.image_size / multiple)) * multiple}"
+        for multiple in multiples
+        if config.image_size % multiple
+    ]

@@ -1,0 +1,106 @@
+"""All studies of a sweep in one Ray Tune experiment.
+
+One Tuner serves every study: a searcher that asks the studies in turn, and a scheduler that stops what they prune. So
+the studies share the cluster fairly by construction, none can starve or deadlock another, a worker that is warm takes
+the next trial of any study, and one driver process is enough for hundreds of studies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from orchestrator.study import Study
+from orchestrator.task import Task
+
+
+class SweepSearch(Searcher):
+    """Hands out the next job of the study that has been given the fewest so far.
+
+    `make_task(job_id, job)` fills in the data and the folder; `extra` is added to every trial's configuration. The
+    studies live in this process alone: where Ray pickles a searcher (into snapshots that are never read here, because
+    Optuna's storage is what a sweep resumes from), they stay behind.
+    """
+
+    def __init__(
+        self, studies: Sequence[Study], make_task: Callable[[str, Any], Task], extra: dict[str, Any], metric: str
+    ) -> None:
+        super().__init__(metric=metric, mode="max")
+        self.studies, self._make_task, self._extra = studies, make_task, extra
+        self._given = {study.key: 0 for study in studies}
+        self.study_of: dict[str, tuple[Study, str]] = {}  # Tune's trial ID -> study, job ID
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        for study in sorted(self.studies, key=lambda study: self._given[study.key]):
+            if (asked := study.ask()) is not None:
+                self._given[study.key] += 1
+                self.study_of[trial_id] = (study, asked[0])
+                return {"task": self._make_task(*asked).to_dict(), **self._extra}
+        return Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        study, job_id = self.study_of.pop(trial_id)
+        result = result or {}
+        if "failure" in result:
+            study.tell(job_id, failure=result["failure"])
+        elif error or "best_objective" not in result:
+            study.tell(job_id, failure=f"the worker crashed twice; see the log of {job_id} in Ray's session folder")
+        else:
+            study.tell(job_id, value=result["best_objective"])
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Do nothing: Optuna's storage is written at every step."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing, as `save_to_dir`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep resumes from Optuna's storage with a new Tuner")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class OptunaPruning(FIFOScheduler):
+    """Stops a trial where its study's Optuna pruner says so."""
+
+    def __init__(self, search: SweepSearch) -> None:
+        super().__init__()
+        self._search = search
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if "failure" not in result and "epoch" in result and trial.trial_id in self._search.study_of:
+            study, job_id = self._search.study_of[trial.trial_id]
+            if study.report(job_id, int(result["epoch"]), float(result["objective"])):
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class JobEvents(Callback):
+    """Tells a listener which jobs start, report and end: `listener(event, job_id)`."""
+
+    def __init__(self, listener: Callable[[str, str], None]) -> None:
+        self._listener = listener
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._listener("start", trial.config["task"]["job_id"])
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
+        self._listener("result", trial.config["task"]["job_id"])
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._listener("end", trial.config["task"]["job_id"])
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self._listener("end", trial.config["task"]["job_id"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}

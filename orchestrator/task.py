@@ -1,0 +1,56 @@
+"""What is sent to a worker: one job, its data and the folder its results belong in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.job_config import JobConfig
+from orchestrator.workspace import JobDirectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One job for a worker.
+
+    `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
+    `directory` are paths that every node sees, `cache` is each node's own. `cpus` and `gpus` are what the worker
+    was given. `provenance` goes into the bundle.
+    """
+
+    job_id: str
+    job: JobConfig
+    dataset: Path
+    cache: Path
+    directory: JobDirectory
+    cpus: float = 1.0
+    gpus: float = 0.0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, for a Ray configuration."""
+        return {
+            "job_id": self.job_id,
+            "job": self.job.to_dict(),
+            "dataset": str(self.dataset),
+            "cache": str(self.cache),
+            "directory": str(self.directory.path),
+            "cpus": self.cpus,
+            "gpus": self.gpus,
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """Rebuild from `to_dict`."""
+        return cls(
+            **{
+                **values,
+                "job": JobConfig.from_dict(values["job"]),
+                "dataset": Path(values["dataset"]),
+                "cache": Path(values["cache"]),
+                "directory": JobDirectory(Path(values["directory"])),
+            }
+        )

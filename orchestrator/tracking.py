@@ -1,0 +1,282 @@
+"""A sweep in MLflow: one experiment, a run per study, a nested run per trial.
+
+The sweep's folder is what counts; MLflow mirrors it. One thread of the process that runs the sweep writes everything,
+so workers need no access to the server and a database meets one writer, however many trials run. Delivery is
+idempotent: a run is found again by its tag, metrics already logged are not sent twice, and what could not be
+delivered stays queued, here and (as files in the jobs' folders) for the next `--resume`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.workspace import JobDirectory
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+# MLflow's default of 7 retries keeps a command hanging for minutes when a server is down; the tracker retries itself.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+RUN_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+RETRY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What MLflow is to show of a trial or a study; a later record of the same ID replaces an earlier one.
+
+    `status` is `running`, `complete`, `pruned` or `failed` (with its `reason`). `directory` is the job's folder: its
+    progress becomes the metrics per epoch, its bundle and pictures the artifacts.
+    """
+
+    record_id: str
+    kind: str
+    title: str
+    status: str
+    directory: JobDirectory
+    parent: str | None = None
+    reason: str | None = None
+    note: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    register_as: str | None = None
+
+
+def default_tracking_uri() -> str:
+    """Return $MLFLOW_TRACKING_URI, else the SQLite file `mlflow.db` in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def connect(tracking_uri: str | None = None) -> MlflowClient:
+    """Return a client of a store that answers.
+
+    Raises
+    ------
+    TrackingError
+        The server cannot be reached, or the store cannot be opened; the text names the address.
+    """
+    from mlflow import MlflowClient
+
+    uri = tracking_uri or default_tracking_uri()
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise TrackingError(
+            f"the tracking server {uri} cannot be reached: {_first_line(error)}\n"
+            "Start it, or name another with --tracking-uri (or the variable MLFLOW_TRACKING_URI)."
+        ) from error
+    return client
+
+
+def open_experiment(client: MlflowClient, sweep: str, tracking_uri: str, *, resume: bool) -> str:
+    """Return the ID of a sweep's experiment, made where there is none.
+
+    Raises
+    ------
+    ConfigError
+        The experiment exists and the sweep is a new one, so that two sweeps would be mixed.
+    """
+    experiment = client.get_experiment_by_name(sweep)
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
+        raise ConfigError(
+            f"the MLflow experiment {sweep!r} was deleted but still holds its name: choose another --name, "
+            f"or remove it for good with `mlflow gc --experiment-ids {experiment.experiment_id}`"
+        )
+    if experiment is not None:
+        if not resume:
+            raise ConfigError(f"MLflow already has an experiment {sweep!r}: choose another --name, or --resume {sweep}")
+        return experiment.experiment_id
+    # A local store keeps its artifacts beside the database; a server decides for itself.
+    prefix = "sqlite:///"
+    location = None
+    if tracking_uri.startswith(prefix):
+        location = str(Path(tracking_uri.removeprefix(prefix)).resolve().parent / "mlartifacts" / sweep)
+    return client.create_experiment(sweep, artifact_location=location, tags={"msad.sweep": sweep})
+
+
+class Tracker:
+    """Delivers records to MLflow from a thread of its own; training never waits for it and never fails with it.
+
+    Parameters
+    ----------
+    client, experiment_id
+        Where to deliver.
+    warn
+        Called with a line for the user when delivery stops and when it works again.
+    deliver_files
+        Uploads what a finished record's folder holds: `deliver_files(client, run_id, record)`.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment_id: str,
+        warn: Callable[[str], None],
+        deliver_files: Callable[[MlflowClient, str, RunRecord], None],
+    ) -> None:
+        self._client, self._experiment_id = client, experiment_id
+        self._warn, self._deliver_files = warn, deliver_files
+        self._pending: dict[str, RunRecord] = {}
+        self._latest: dict[str, RunRecord] = {}
+        self._run_ids: dict[str, str] = {}
+        self._failing: str | None = None
+        self._changed = threading.Condition()
+        self._busy = self._closing = False
+        self._thread = threading.Thread(target=self._deliver_all, name="msad-tracking", daemon=True)
+        self._thread.start()
+
+    def put(self, record: RunRecord) -> None:
+        """Queue a record; the newest of an ID is the one that is delivered."""
+        with self._changed:
+            self._pending.pop(record.record_id, None)
+            self._pending[record.record_id] = self._latest[record.record_id] = record
+            self._changed.notify_all()
+
+    def touch(self, record_id: str) -> None:
+        """Queue the newest record of an ID again, because its folder has new progress."""
+        if (record := self._latest.get(record_id)) is not None:
+            self.put(record)
+
+    def run_id(self, record_id: str) -> str | None:
+        """Return the MLflow run of a record that has been delivered."""
+        return self._run_ids.get(record_id)
+
+    def flush(self, seconds: float) -> int:
+        """Wait until all is delivered, at most so long while deliveries fail; return how many records are not."""
+        deadline = time.monotonic() + seconds
+        with self._changed:
+            while self._pending or self._busy:
+                if self._failing and time.monotonic() > deadline:
+                    break
+                self._changed.wait(0.2)
+            return len(self._pending)
+
+    def close(self, seconds: float = 60.0) -> int:
+        """Flush, stop the thread, and return how many records could not be delivered."""
+        left = self.flush(seconds)
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout=5)
+        return left
+
+    def _deliver_all(self) -> None:
+        while True:
+            with self._changed:
+                while not self._pending and not self._closing:
+                    self._changed.wait()
+                if self._closing:
+                    return
+                # A run's parent comes first: it is put first, and a dictionary keeps that order.
+                record = self._pending.pop(next(iter(self._pending)))
+                self._busy = True
+            try:
+                self._deliver(record)
+                if self._failing:
+                    self._warn("tracking works again; what was kept is being delivered")
+                self._failing = None
+                error = None
+            except Exception as caught:  # whatever it is, training goes on and the record is kept
+                error = caught
+            with self._changed:
+                self._busy = False
+                if error is not None:
+                    if not self._failing:
+                        self._warn(f"tracking failed and will be tried again, training goes on: {_first_line(error)}")
+                    self._failing = str(error) or type(error).__name__
+                    # A newer record of the same ID may have come in meanwhile; it goes to the end, so that one record
+                    # that cannot be delivered does not hold up the others.
+                    self._pending.setdefault(record.record_id, record)
+                    self._changed.wait(RETRY_SECONDS)
+                self._changed.notify_all()
+
+    def _deliver(self, record: RunRecord) -> None:
+        directory = record.directory
+        known = directory.read("tracking") or {}
+        if known.get("delivered") == record.status and record.status != "running":
+            self._run_ids[record.record_id] = known["run_id"]
+            return
+        run_id = self._run_ids.get(record.record_id) or self._find_or_create(record)
+        self._run_ids[record.record_id] = run_id
+        logged = known.get("epoch", 0) if known.get("run_id") == run_id else self._last_epoch(run_id)
+        progress = [metrics for metrics in directory.progress() if metrics["epoch"] > logged]
+        if progress:
+            logged = progress[-1]["epoch"]
+        self._log(run_id, record, progress, summary_step=int(logged))
+        delivered = None
+        if record.status != "running":
+            self._deliver_files(self._client, run_id, record)
+            self._client.set_terminated(run_id, RUN_STATUS[record.status])
+            delivered = record.status
+        directory.write("tracking", {"run_id": run_id, "epoch": logged, "delivered": delivered})
+
+    def _find_or_create(self, record: RunRecord) -> str:
+        if (run := self._find(record.record_id)) is not None:
+            if run.info.status != "RUNNING" and record.status == "running":
+                self._client.update_run(run.info.run_id, status="RUNNING")
+            return run.info.run_id
+        tags = {
+            **record.tags,
+            "msad.kind": record.kind,
+            "msad.trial_id": record.record_id,
+            "msad.status": record.status,
+            "mlflow.user": getpass.getuser(),
+            "mlflow.source.name": "msad",
+        }
+        if record.parent:
+            parent = self._run_ids.get(record.parent) or self._find(record.parent).info.run_id
+            tags["mlflow.parentRunId"] = parent
+        run = self._client.create_run(self._experiment_id, tags=tags, run_name=record.title)
+        return run.info.run_id
+
+    def _find(self, record_id: str) -> Run | None:
+        runs = self._client.search_runs(
+            [self._experiment_id], filter_string=f"tags.`msad.trial_id` = '{record_id}'", max_results=1
+        )
+        return runs[0] if runs else None
+
+    def _last_epoch(self, run_id: str) -> float:
+        return self._client.get_run(run_id).data.metrics.get("epoch", 0)
+
+    def _log(self, run_id: str, record: RunRecord, progress: list[dict[str, float]], summary_step: int) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        metrics = [Metric(name, value, now, int(epoch["epoch"])) for epoch in progress for name, value in epoch.items()]
+        # At the last step and a later time, so that the summary (the best epoch's) is what the table of runs shows.
+        metrics += [Metric(name, value, now + 1, summary_step) for name, value in record.metrics.items()]
+        tags = {**record.tags, "msad.status": record.status}
+        if record.reason:
+            tags["msad.reason"] = record.reason[:4000]
+        if record.note:
+            tags["mlflow.note.content"] = record.note
+        # MLflow takes at most 1000 metrics and 100 parameters a call.
+        params = [Param(name, str(value)[:5000]) for name, value in record.params.items()]
+        for first in range(0, max(len(metrics), 1), 900):
+            self._client.log_batch(
+                run_id,
+                metrics=metrics[first : first + 900],
+                params=params if first == 0 else [],
+                tags=[RunTag(name, str(value)) for name, value in tags.items()] if first == 0 else [],
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,116 @@
+"""Where a sweep keeps what it must not lose: one folder, on a path that every node of the cluster sees.
+
+```
+STORAGE/NAME/
+  sweep.yaml       the resolved configuration
+  optuna.db        every study and trial: parameters, states, values (Optuna's own storage)
+  lock             held while a sweep of this name runs
+  jobs/JOB_ID/     job.json, progress.jsonl, checkpoint.pt while it trains, result.json or failure.json, bundle/
+  tune/ train/     what Ray itself keeps while it runs
+```
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Paths of one sweep's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "sweep.yaml"
+
+    @property
+    def studies(self) -> str:
+        """The address of Optuna's storage."""
+        return f"sqlite:///{self.root / 'optuna.db'}"
+
+    def job(self, job_id: str) -> JobDirectory:
+        return JobDirectory(self.root / "jobs" / job_id)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the sweep's name; the lock goes with the process, so a killed sweep leaves none behind."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"a sweep named {self.root.name!r} is running in {self.root}: wait for it, or choose another --name"
+                ) from None
+            yield
+
+
+@dataclass(frozen=True)
+class JobDirectory:
+    """One job's folder. Only the job's own worker writes here, whichever executor runs it."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def bundle(self) -> Path:
+        return self.path / "bundle"
+
+    def write(self, name: str, values: dict[str, Any]) -> None:
+        """Write `NAME.json` whole or not at all."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path / f"{name}.json", json.dumps(values, indent=2).encode())
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Return what `NAME.json` holds, None where there is none."""
+        try:
+            return json.loads((self.path / f"{name}.json").read_text())
+        except FileNotFoundError:
+            return None
+
+    def append_progress(self, metrics: dict[str, float]) -> None:
+        """Add one evaluation. A job that went back to its checkpoint writes an epoch again: the later line counts."""
+        with (self.path / "progress.jsonl").open("a") as file:
+            file.write("\n" + json.dumps(metrics) + "\n")  # the first ends a line that a kill has cut off
+
+    def progress(self) -> list[dict[str, float]]:
+        """Return the evaluations by epoch; a line cut off by a kill is left out."""
+        by_epoch: dict[float, dict[str, float]] = {}
+        try:
+            lines = (self.path / "progress.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        for line in lines:
+            try:
+                metrics = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            by_epoch[metrics["epoch"]] = metrics
+        return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file by new content in one step, so that a reader or a kill never meets half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
