@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class ModelError(ValueError):
     """An architecture, a loss, a scoring or a metric was asked for what it cannot do; the text says what to do."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence that names the closest known word, and all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return (f"; did you mean {close[0]!r}?" if close else ";") + f" known are {', '.join(known) or 'none'}"

@@ -1,0 +1,108 @@
+"""The one face of every architecture: named losses for training, named anomaly maps for scoring.
+
+Tensors are named by shape: B images, C channels, H×W pixels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import ModelError, did_you_mean
+
+
+class AnomalyModel(nn.Module, ABC):
+    """A network that learns from good images and marks what differs from them.
+
+    Attributes
+    ----------
+    loss_terms
+        Every name that `losses` can compute.
+    costly_terms
+        Those of them that `losses` computes only when asked for by name.
+    default_loss_weights
+        Weights that train a good detector without a search.
+    map_names
+        The keys of `anomaly_maps`.
+    size_multiple
+        Both sides of an image must be divisible by this many pixels.
+    """
+
+    loss_terms: ClassVar[tuple[str, ...]]
+    costly_terms: ClassVar[tuple[str, ...]] = ()
+    default_loss_weights: ClassVar[dict[str, float]]
+    map_names: ClassVar[tuple[str, ...]]
+    size_multiple: int = 1
+
+    def losses(
+        self, clean_BCHW: Tensor, corrupted_BCHW: Tensor, mask_B1HW: Tensor, terms: Collection[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the unweighted loss terms of a step from corrupted to clean.
+
+        Parameters
+        ----------
+        clean_BCHW, corrupted_BCHW
+            Float images in [0, 1], RGB, and the same with synthetic corruption.
+        mask_B1HW
+            1 where a pixel was changed, else 0.
+        terms
+            Names to compute; None computes all but `costly_terms`.
+
+        Returns
+        -------
+        dict
+            One scalar float32 tensor per term, 0 when the model is perfect, in the order of `loss_terms`.
+
+        Raises
+        ------
+        ModelError
+            A term is unknown, none is asked for, or the images' size does not fit.
+        """
+        wanted = set(terms) if terms is not None else set(self.loss_terms) - set(self.costly_terms)
+        for term in sorted(wanted):
+            if term not in self.loss_terms:
+                raise ModelError(f"unknown loss term {term!r}{did_you_mean(term, self.loss_terms)}")
+        if not wanted:
+            raise ModelError(f"no loss term to train on: give one of {', '.join(self.loss_terms)} a weight above 0")
+        self.check_size(clean_BCHW)
+        return self._losses(clean_BCHW, corrupted_BCHW, mask_B1HW, [t for t in self.loss_terms if t in wanted])
+
+    @torch.no_grad()
+    def anomaly_maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
+        """Return the candidate residuals of float RGB images in [0, 1]; call `eval()` first.
+
+        Returns
+        -------
+        dict
+            `map_names` to float32 B×1×H×W, at the images' size; higher is more anomalous.
+
+        Raises
+        ------
+        ModelError
+            The images' size does not fit.
+        """
+        self.check_size(image_BCHW)
+        return {name: map_B1HW.float() for name, map_B1HW in self._maps(image_BCHW).items()}
+
+    def check_size(self, image_BCHW: Tensor) -> None:
+        """Raise a ModelError unless the images are B×3×H×W with sides that `size_multiple` divides."""
+        if image_BCHW.ndim != 4 or image_BCHW.shape[1] != 3:
+            raise ModelError(f"images of shape {tuple(image_BCHW.shape)}: B×3×H×W (RGB) is needed")
+        height, width = image_BCHW.shape[-2:]
+        if height % self.size_multiple or width % self.size_multiple:
+            raise ModelError(
+                f"images of {height}×{width} pixels do not fit {type(self).__name__}: both sides must be divisible by "
+                f"{self.size_multiple}; change image_size, or lower the depth"
+            )
+
+    @abstractmethod
+    def _losses(
+        self, clean_BCHW: Tensor, corrupted_BCHW: Tensor, mask_B1HW: Tensor, terms: list[str]
+    ) -> dict[str, Tensor]: ...
+
+    @abstractmethod
+    def _maps(self, image_BCHW: Tensor) -> dict[str, Tensor]: ...

@@ -1,0 +1,125 @@
+"""Structural similarity and gradient-magnitude similarity of two images, per pixel and differentiable.
+
+Tensors are named by shape: B images, C channels, H×W pixels; values in [0, 1]. All is computed in float32 even under
+autocast: the variances of SSIM are differences of nearly equal numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SIGMA = 1.5  # of SSIM's Gaussian window, in pixels
+RADIUS = 5  # its half width: 11×11 pixels
+C1, C2 = 0.01**2, 0.03**2
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+GRADIENT_C = 170 / 255**2  # the 170 of GMSD, which is for values up to 255
+GRADIENT_SCALES = 4
+SMALLEST = 8  # pixels of the coarsest scale's shorter side
+
+
+def _in_float32(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @functools.wraps(function)
+    def run(first_BCHW: Tensor, second_BCHW: Tensor, *args: Any, **options: Any) -> Tensor:
+        with torch.autocast(first_BCHW.device.type, enabled=False):
+            return function(first_BCHW.float(), second_BCHW.float(), *args, **options)
+
+    return run
+
+
+@_in_float32
+def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
+    """Return the structural similarity index per pixel and channel, B×C×H×W in [-1, 1]; 1 where both agree.
+
+    Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13(4), 2004: an
+    11×11 Gaussian window of sigma 1.5, population variances. Borders are mirrored, so the map has the images' size.
+    """
+    luminance_BCHW, structure_BCHW = _ssim_parts(first_BCHW, second_BCHW)
+    return luminance_BCHW * structure_BCHW
+
+
+@_in_float32
+def ms_ssim(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
+    """Return the multi-scale structural similarity of each image, shape B, in [0, 1].
+
+    Wang, Simoncelli, Bovik, "Multiscale structural similarity for image quality assessment", Asilomar 2003. Changed:
+    images below 176 pixels use as many of the five scales as are at least a window wide, their weights summing to 1.
+    """
+    shorter = min(first_BCHW.shape[-2:])
+    weights = [w for scale, w in enumerate(MS_WEIGHTS) if scale == 0 or shorter >> scale > 2 * RADIUS]
+    result_B = first_BCHW.new_ones(len(first_BCHW))
+    for scale, weight in enumerate(weights):
+        luminance_BCHW, structure_BCHW = _ssim_parts(first_BCHW, second_BCHW)
+        last = scale == len(weights) - 1
+        part_BCHW = luminance_BCHW * structure_BCHW if last else structure_BCHW
+        # Kept off 0, where the power's gradient is infinite.
+        result_B = result_B * part_BCHW.mean(dim=(1, 2, 3)).clamp(min=1e-4) ** (weight / sum(weights))
+        if not last:
+            first_BCHW, second_BCHW = F.avg_pool2d(first_BCHW, 2), F.avg_pool2d(second_BCHW, 2)
+    return result_B
+
+
+@_in_float32
+def gradient_similarity_map(first_BCHW: Tensor, second_BCHW: Tensor, scales: int = GRADIENT_SCALES) -> Tensor:
+    """Return the gradient-magnitude similarity per pixel, averaged over scales: B×1×H×W in (0, 1]; 1 where both agree.
+
+    Xue et al., "Gradient magnitude similarity deviation", arXiv 1308.3052 (Prewitt gradients of the grey image); the
+    mean over an image pyramid is RIAD's (Zavrtanik et al., Pattern Recognition 112, 2021). Scales whose shorter side
+    would be under 8 pixels are left out.
+
+    Parameters
+    ----------
+    first_BCHW, second_BCHW
+        Images.
+    scales
+        Levels of the pyramid at most, each half of the one before.
+    """
+    size = first_BCHW.shape[-2:]
+    grey_B1HW = torch.cat([first_BCHW, second_BCHW]).mean(dim=1, keepdim=True)
+    maps = []
+    for _ in range(scales):
+        first_B1HW, second_B1HW = _gradient_magnitude(grey_B1HW).chunk(2)
+        similarity_B1HW = (2 * first_B1HW * second_B1HW + GRADIENT_C) / (
+            first_B1HW.square() + second_B1HW.square() + GRADIENT_C
+        )
+        maps.append(
+            F.interpolate(similarity_B1HW, size, mode="bilinear", align_corners=False) if maps else similarity_B1HW
+        )
+        if min(grey_B1HW.shape[-2:]) < 2 * SMALLEST:
+            break
+        grey_B1HW = F.avg_pool2d(grey_B1HW, 2)
+    return torch.stack(maps).mean(dim=0)
+
+
+def _gradient_magnitude(grey_B1HW: Tensor) -> Tensor:
+    # Prewitt's 3×3 filters by shifts: a difference along one axis, a mean of three along the other.
+    padded = F.pad(grey_B1HW, (1, 1, 1, 1), mode="replicate")
+    across, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
+    across = (across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]) / 3
+    down = (down[..., :-2] + down[..., 1:-1] + down[..., 2:]) / 3
+    return (across.square() + down.square() + 1e-12).sqrt()  # the root has no gradient at 0
+
+
+def _ssim_parts(first_BCHW: Tensor, second_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return SSIM's luminance factor and its contrast-structure factor, B×C×H×W each."""
+    stacked = torch.cat([first_BCHW, second_BCHW, first_BCHW.square(), second_BCHW.square(), first_BCHW * second_BCHW])
+    first, second, first_squared, second_squared, product = _blur(stacked).chunk(5)
+    luminance = (2 * first * second + C1) / (first.square() + second.square() + C1)
+    variances = first_squared - first.square() + second_squared - second.square()
+    return luminance, (2 * (product - first * second) + C2) / (variances + C2)
+
+
+def _blur(image_BCHW: Tensor) -> Tensor:
+    offsets = torch.arange(-RADIUS, RADIUS + 1, device=image_BCHW.device, dtype=torch.float32)
+    window = torch.exp(-offsets.square() / (2 * SIGMA**2))
+    window = window / window.sum()
+    height, width = image_BCHW.shape[-2:]
+    planes_N1HW = image_BCHW.reshape(-1, 1, height, width)
+    planes_N1HW = F.pad(planes_N1HW, (RADIUS,) * 4, mode="reflect")
+    planes_N1HW = F.conv2d(F.conv2d(planes_N1HW, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
+    return planes_N1HW.reshape(image_BCHW.shape)
