@@ -1,0 +1,176 @@
+"""Arrays that are built once per node and shared: one folder of .npy files per key, memory-mapped by every process.
+
+An entry comes into being by renaming a finished, synced folder, so that a reader sees a whole entry or none. One
+process builds it under a file lock, which the kernel releases however that process ends; the others wait and then map
+the result. What a killed builder leaves behind is a folder that nobody reads, removed by the next build. Entries are
+never changed; the directory may be deleted whenever no process uses it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from data_io.errors import DataError
+
+_BUILDING = "building-"
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def default_cache_dir() -> Path:
+    """$MSAD_CACHE if set, else the folder msad in the user's cache directory."""
+    if chosen := os.environ.get("MSAD_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "msad"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msad"
+
+
+def cached_arrays(
+    key: str, build: Callable[[], dict[str, np.ndarray]], directory: Path | str | None = None
+) -> dict[str, np.memmap]:
+    """The arrays that `build` makes, built at most once per directory and key, by whichever process comes first.
+
+    Parameters
+    ----------
+    key : everything the arrays depend on, as text (content fingerprint, sizes, seed, version of the code that builds).
+    build : makes the arrays, by name; called only when they are not there; its exceptions pass through.
+    directory : the cache; None for `default_cache_dir()`.
+
+    Returns
+    -------
+    The arrays by name, memory-mapped and read-only.
+
+    Raises
+    ------
+    DataError : no space left, or the directory cannot be written; names the directory and the bytes needed.
+    """
+
+    def write(folder: Path) -> None:
+        arrays = build()
+        with space_for(folder, sum(array.nbytes for array in arrays.values())):
+            for name, array in arrays.items():
+                with (folder / f"{name}.npy").open("wb") as file:
+                    np.save(file, array, allow_pickle=False)
+
+    return entry(key, write, directory)
+
+
+def entry(key: str, write: Callable[[Path], None], directory: Path | str | None = None) -> dict[str, np.memmap]:
+    """As `cached_arrays`, for arrays too large to build in memory: `write` is given a folder to put .npy files into."""
+    directory = Path(directory) if directory is not None else default_cache_dir()
+    name = hashlib.sha256(key.encode()).hexdigest()[:40]
+    arrays = _map_entry(directory / name)
+    if arrays is not None:
+        return arrays
+    with _told_apart(directory), _locked(directory, name):
+        # Whoever held the lock before may have built it.
+        arrays = _map_entry(directory / name)
+        if arrays is not None:
+            return arrays
+        shutil.rmtree(directory / name, ignore_errors=True)  # an entry that cannot be mapped is damaged: build it anew
+        _remove_leftovers(directory, name)
+        building = directory / f"{_BUILDING}{name}"
+        building.mkdir()
+        try:
+            write(building)
+            for path in [*building.iterdir(), building]:
+                _sync(path)
+            building.replace(directory / name)
+            _sync(directory)
+        finally:
+            shutil.rmtree(building, ignore_errors=True)
+    arrays = _map_entry(directory / name)
+    if arrays is None:
+        raise DataError(f"{directory / name}: cannot be read back after it was written; is the disk failing?")
+    return arrays
+
+
+@contextmanager
+def space_for(folder: Path, needed: int) -> Iterator[None]:
+    """Write `needed` bytes in here: a disk too small for them is told before the work, one that fills up meanwhile then.
+
+    Raises
+    ------
+    DataError : no space left; names the cache and the bytes needed.
+    """
+    free = shutil.disk_usage(folder).free
+    try:
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{free:,} bytes free")
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise DataError(
+            f"{folder.parent}: no space left for the cache, {needed:,} bytes needed ({error.strerror}); "
+            "free some or set MSAD_CACHE to a folder on a larger disk"
+        ) from error
+
+
+@contextmanager
+def _told_apart(directory: Path) -> Iterator[None]:
+    """Turn the errors of writing into sentences; those of `write` about images are DataErrors already."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise DataError(
+                f"{directory}: no space left for the cache ({error.strerror}); "
+                "free some or set MSAD_CACHE to a folder on a larger disk"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+            raise DataError(
+                f"{directory}: the cache cannot be written ({error.strerror}); set MSAD_CACHE to a folder of your own"
+            ) from error
+        raise
+
+
+@contextmanager
+def _locked(directory: Path, name: str) -> Iterator[None]:
+    # Lock files stay: removing one while another process waits on it would give two processes the same lock.
+    locks = directory / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with (locks / name).open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_leftovers(directory: Path, own: str) -> None:
+    """Remove the folders of builders that were killed: those whose lock nobody holds."""
+    for folder in directory.glob(f"{_BUILDING}*"):
+        name = folder.name.removeprefix(_BUILDING)
+        if name == own:
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        with (directory / "locks" / name).open("wb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _map_entry(folder: Path) -> dict[str, np.memmap] | None:
+    """The arrays of an entry; None if there is no such entry or it cannot be read."""
+    try:
+        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.iterdir()} or None
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

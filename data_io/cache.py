@@ -1,0 +1,148 @@
+"""Decoded images: each file is decoded once per node and size, then memory-mapped by all processes.
+
+An array is keyed by the content of its files, so that a moved or copied dataset is decoded no second time. So that a
+warm start reads no image either, a pointer keyed by path, size and times of every file holds the contents' digests:
+touching a file costs one hashing, changing it one decoding.
+
+Legend of shapes: N images, in the order of the paths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_io.array_cache import cached_arrays, default_cache_dir, entry, space_for
+from data_io.decode import decode, resize
+from data_io.errors import DataError
+from data_io.parallel import map_in_threads
+
+__all__ = ["cached_arrays", "default_cache_dir", "fingerprint", "load_images"]
+
+# To be raised whenever decode() or resize() give other pixels for the same file.
+PIXELS_VERSION = 1
+_DIGEST_BYTES = 32
+
+
+def load_images(paths: Sequence[Path | str], size: int, directory: Path | str | None = None) -> np.ndarray:
+    """Images as one array, decoded and resized on the first call on a node, mapped on every later one.
+
+    Parameters
+    ----------
+    paths : image files, at least one.
+    size : side in pixels of the square they are resized to, see `data_io.decode.resize`.
+    directory : the cache; None for `default_cache_dir()`.
+
+    Returns
+    -------
+    uint8 memory map N×size×size×3, RGB, read-only.
+
+    Raises
+    ------
+    DataError : files that cannot be read or decoded, all of them in one error; no space left.
+    """
+    paths = [Path(path) for path in paths]
+    if not paths or size < 1:
+        raise DataError(f"{len(paths)} images at {size} pixels asked for; at least one of each is needed")
+    digests = _digests(paths, directory)
+
+    def write(folder: Path) -> None:
+        shape = (len(paths), size, size, 3)
+        problems = []
+        # Written in sequence, not through a map: a full disk is then an error here and not a bus error of the process.
+        with space_for(folder, math.prod(shape)), (folder / "images.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            items = zip(paths, digests, strict=True)
+            for pixels in map_in_threads(lambda item: _pixels_or_problem(*item, size), items):
+                if isinstance(pixels, str):
+                    problems.append(pixels)
+                elif not problems:
+                    file.write(np.ascontiguousarray(pixels).data)
+        if problems:
+            raise DataError("\n".join(problems))
+
+    key = f"images v{PIXELS_VERSION} {size} {hashlib.sha256(b''.join(digests)).hexdigest()}"
+    return entry(key, write, directory)["images"]
+
+
+def fingerprint(paths: Sequence[Path | str], directory: Path | str | None = None) -> str:
+    """One sha256 for the contents of files: the same wherever they lie, whatever they are called, in whatever order.
+
+    Parameters
+    ----------
+    paths : files.
+    directory : the cache, which spares reading unchanged files again; None for `default_cache_dir()`.
+
+    Returns
+    -------
+    64 hexadecimal digits.
+
+    Raises
+    ------
+    DataError : files that cannot be read, all of them in one error.
+    """
+    return hashlib.sha256(b"".join(sorted(_digests([Path(path) for path in paths], directory)))).hexdigest()
+
+
+def _digests(paths: list[Path], directory: Path | str | None) -> list[bytes]:
+    """sha256 of each file's content, by way of the pointer of exactly these files in this state."""
+    before = _states(paths)
+    key = f"digests {hashlib.sha256(repr(before).encode()).hexdigest()}"
+
+    def build() -> dict[str, np.ndarray]:
+        outcomes = list(map_in_threads(_digest_or_problem, paths))
+        problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
+        problems += [_changed(path) for path, old, new in zip(paths, before, _states(paths), strict=True) if old != new]
+        if problems:
+            raise DataError("\n".join(problems))
+        return {"digests": np.frombuffer(b"".join(outcomes), np.uint8).reshape(-1, _DIGEST_BYTES)}
+
+    if not paths:
+        return []
+    return [row.tobytes() for row in cached_arrays(key, build, directory)["digests"]]
+
+
+def _states(paths: list[Path]) -> list[tuple[str, int, int, int]]:
+    """Path, size and times of each file. The time of change (ctime) also tells a file that was replaced by one with the
+    same size and a copied modification time.
+    """
+    states, problems = [], []
+    for path in paths:
+        try:
+            state = path.stat()
+        except OSError as error:
+            problems.append(f"{path}: {error.strerror}; was it moved or renamed?")
+        else:
+            states.append((os.path.abspath(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns))  # noqa: PTH100
+    if problems:
+        raise DataError("\n".join(problems))
+    return states
+
+
+def _digest_or_problem(path: Path) -> bytes | str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        return f"{path}: {error.strerror}; make it a readable file"
+
+
+def _pixels_or_problem(path: Path, digest: bytes, size: int) -> np.ndarray | str:
+    try:
+        content = path.read_bytes()
+        if hashlib.sha256(content).digest() != digest:
+            return _changed(path)
+        return resize(decode(path, content), size)
+    except DataError as error:
+        return str(error)
+    except OSError as error:
+        return f"{path}: {error.strerror}; make it a readable file"
+
+
+def _changed(path: Path) -> str:
+    return f"{path}: was changed while it was being read; run again when nothing writes to it"

@@ -1,0 +1,63 @@
+"""Train and validation, both cut from the good training images; the test split is another type (data_io.test_split)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data_io.errors import DataError
+from data_io.layout import GOOD, choose_categories, list_images
+
+# Two to learn from and two to judge on is the least with which both halves of a split still have a spread.
+FEWEST_GOOD_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class GoodSplit:
+    """The good images of one category, cut in two; paths sorted by name."""
+
+    category: str
+    train_paths: tuple[Path, ...]
+    validation_paths: tuple[Path, ...]
+
+
+def split_good_images(
+    root: Path | str, category: str, seed: int, validation_fraction: float = 0.15, minimum: int = 10
+) -> GoodSplit:
+    """Cut CATEGORY/train/good into train and validation, at random by seed. Lists names; opens no file.
+
+    Validation gets `validation_fraction` of the images, at least `minimum`, but never more than half: with fewer than
+    2 × minimum images both parts are (nearly) equal, the odd image going to train. The cut depends on the file names
+    and the seed only, not on where the dataset lies.
+
+    Parameters
+    ----------
+    root, category : the dataset and the category in it.
+    seed : any non-negative integer; the same seed gives the same cut on every machine.
+    validation_fraction : in (0, 1).
+    minimum : the least number of validation images, at least 1.
+
+    Raises
+    ------
+    DataError : no such root or category, fewer than 4 good images, or a fraction or minimum out of range.
+    """
+    if not 0 < validation_fraction < 1 or minimum < 1:
+        raise DataError(
+            f"validation_fraction {validation_fraction} must lie between 0 and 1 and minimum {minimum} be at least 1"
+        )
+    (category,) = choose_categories(root, [category])
+    folder = Path(root) / category / "train" / GOOD
+    paths = list_images(folder)
+    if len(paths) < FEWEST_GOOD_IMAGES:
+        raise DataError(
+            f"{folder}: {len(paths)} images of good parts; at least {FEWEST_GOOD_IMAGES} are needed, better some hundred"
+        )
+    count = min(max(minimum, round(validation_fraction * len(paths))), len(paths) // 2)
+    chosen = set(np.random.default_rng(seed).permutation(len(paths))[:count].tolist())
+    return GoodSplit(
+        category=category,
+        train_paths=tuple(path for index, path in enumerate(paths) if index not in chosen),
+        validation_paths=tuple(path for index, path in enumerate(paths) if index in chosen),
+    )

@@ -1,0 +1,114 @@
+"""The dataset's own test split: the only type through which test images and masks are opened.
+
+A search must never see it. Only the evaluation after selection imports this module, and a test asserts that.
+
+Legend of shapes: N images in the order of the table; H, W an image's own height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from data_io.decode import decode_mask
+from data_io.errors import DataError
+from data_io.cache import load_images
+from data_io.layout import choose_categories
+from data_io.parallel import map_in_threads
+from data_io.table import read_table
+
+
+class TestSplit:
+    """Test images, labels and masks of one category, good images first, sorted by defect type and name.
+
+    Parameters
+    ----------
+    root, category : the dataset and the category in it.
+
+    Attributes
+    ----------
+    table : one row per image, see `data_io.table.read_table`.
+
+    Raises
+    ------
+    DataError : no such root or category, no test images, or files that are no images.
+    """
+
+    __test__ = False  # or pytest takes the class for tests
+
+    def __init__(self, root: Path | str, category: str) -> None:
+        choose_categories(root, [category])
+        self.category = category
+        self.table: pd.DataFrame = read_table(root, [category], splits=("test",))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def paths(self) -> list[Path]:
+        """The image files."""
+        return list(self.table["path"])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 array N: 0 good, 1 defective."""
+        return self.table["label"].to_numpy(np.int64)
+
+    @property
+    def defect_types(self) -> list[str]:
+        """The type of defect of each image, "good" for none."""
+        return list(self.table["defect_type"])
+
+    def native_size(self, index: int) -> tuple[int, int]:
+        """Height and width in pixels of the image as it lies on disk."""
+        row = self.table.iloc[index]
+        return int(row["height"]), int(row["width"])
+
+    def images(self, size: int, cache_dir: Path | str | None = None) -> np.ndarray:
+        """uint8 memory map N×size×size×3, see `data_io.cache.load_images`."""
+        return load_images(self.paths, size, cache_dir)
+
+    def masks(self, size: int | None = None) -> np.ndarray | Iterator[np.ndarray]:
+        """Ground-truth masks, True where the defect is; all False for good images.
+
+        Parameters
+        ----------
+        size : side of the square they are resized to by the nearest pixel; None for their own sizes.
+
+        Returns
+        -------
+        bool array N×size×size; or, for None, an iterator over N bool arrays H×W.
+
+        Raises
+        ------
+        DataError : a defective image without a mask, a mask that cannot be decoded or has another size than its image.
+        """
+        native = map_in_threads(self._mask, range(len(self)))
+        if size is None:
+            return native
+        masks = np.zeros((len(self), size, size), bool)
+        for index, mask in enumerate(native):
+            if mask.any():
+                masks[index] = np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+        return masks
+
+    def _mask(self, index: int) -> np.ndarray:
+        row = self.table.iloc[index]
+        height_width = self.native_size(index)
+        if row["label"] == 0:
+            return np.zeros(height_width, bool)
+        if row["mask_path"] is None:
+            raise DataError(
+                f"{row['path']}: has no mask; expected ground_truth/{row['defect_type']}/{row['path'].stem}_mask.png"
+            )
+        mask = decode_mask(row["mask_path"])
+        if mask.shape != height_width:
+            raise DataError(
+                f"{row['mask_path']}: is {mask.shape[1]}×{mask.shape[0]} but its image {row['path'].name} is "
+                f"{height_width[1]}×{height_width[0]}; make the mask at the image's size"
+            )
+        return mask
