@@ -34,4 +34,8 @@ class TrainingError(MsadError):
     """A training job ended without a model; the text is the reason recorded for the trial."""
 
 
+class Interrupted(MsadError):
+    """A sweep was stopped from outside; the text says how to go on."""
+
+
 USER_ERRORS = (MsadError, DataError, ModelError)

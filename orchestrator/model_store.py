@@ -168,10 +168,7 @@ def _register(client: MlflowClient, run_id: str, model_id: str, record: RunRecor
             source=f"models:/{model_id}",
             run_id=run_id,
             model_id=model_id,
-            tags={
-                "validation_score": f"{score:.6f}",
-                **{k: v for k, v in record.tags.items() if k.startswith("msad.")},
-            },
+            tags={"validation_score": f"{score:.6f}", **tags},
         )
     try:
         holder = client.get_model_version_by_alias(name, ALIAS)

@@ -26,6 +26,7 @@ PRUNERS = {
     "median": lambda grace: optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=grace - 1),
     "none": lambda grace: optuna.pruners.NopPruner(),
 }
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 GRACE_EPOCHS = 4  # no trial is pruned before: the validation score of the first epochs is mostly chance
 
 
@@ -41,6 +42,17 @@ class Counts:
     @property
     def done(self) -> int:
         return self.complete + self.pruned + self.failed
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as it stands: `state` is `running`, `complete`, `pruned` or `failed`, the last with a `failure`."""
+
+    job_id: str
+    job: JobConfig
+    state: str
+    value: float | None
+    failure: str | None
 
 
 class Study:
@@ -159,23 +171,22 @@ class Study:
         best = self.best()
         return self.base.with_parameters(best.params) if best else None
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return every trial as `job_id, job, state (running|complete|pruned|failed), value, failure`."""
-        names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+    def records(self) -> list[TrialRecord]:
+        """Return every trial in the order they were handed out."""
         return [
-            {
-                "job_id": _job_id(trial),
-                "job": self.base.with_parameters(trial.params),
-                "state": names.get(trial.state, "running"),
-                "value": trial.value,
-                "failure": trial.user_attrs.get("failure"),
-            }
+            TrialRecord(
+                job_id=_job_id(trial),
+                job=self.base.with_parameters(trial.params),
+                state=STATES.get(trial.state, "running"),
+                value=trial.value,
+                failure=trial.user_attrs.get("failure"),
+            )
             for trial in self._listed()
         ]
 
-    def failures(self) -> list[str]:
-        """Return the reasons of the failed trials."""
-        return [r["failure"] or "unknown" for r in self.records() if r["state"] == "failed"]
+    def record(self, job_id: str) -> TrialRecord:
+        """Return one trial."""
+        return next(record for record in self.records() if record.job_id == job_id)
 
     def _listed(self) -> list[FrozenTrial]:
         return [trial for trial in self._optuna.get_trials(deepcopy=False) if _job_id(trial)]

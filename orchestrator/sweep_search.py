@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.job_config import JobConfig
 from orchestrator.study import Study
 from orchestrator.task import Task
 
@@ -22,16 +22,22 @@ from orchestrator.task import Task
 class SweepSearch(Searcher):
     """Hands out the next job of the study that has been given the fewest so far.
 
-    `make_task(job_id, job)` fills in the data and the folder; `extra` is added to every trial's configuration. The
-    studies live in this process alone: where Ray pickles a searcher (into snapshots that are never read here, because
-    Optuna's storage is what a sweep resumes from), they stay behind.
+    `make_task(job_id, job)` fills in the data and the folder; `extra` is added to every trial's configuration;
+    `listener(event, study, job_id)` hears of `start`, `result` and `end`. The studies live in this process alone: where
+    Ray pickles a searcher (into snapshots that are never read here, because Optuna's storage is what a sweep resumes
+    from), they stay behind.
     """
 
     def __init__(
-        self, studies: Sequence[Study], make_task: Callable[[str, Any], Task], extra: dict[str, Any], metric: str
+        self,
+        studies: Sequence[Study],
+        make_task: Callable[[str, JobConfig], Task],
+        extra: dict[str, Any],
+        listener: Callable[[str, Study, str], None],
     ) -> None:
-        super().__init__(metric=metric, mode="max")
-        self.studies, self._make_task, self._extra = studies, make_task, extra
+        super().__init__(metric="objective", mode="max")
+        self.studies, self._make_task, self._extra, self.listener = studies, make_task, extra, listener
+        self.errors: dict[str, str] = {}  # Tune's trial ID -> what the scheduler was told of a crash
         self._given = {study.key: 0 for study in studies}
         self.study_of: dict[str, tuple[Study, str]] = {}  # Tune's trial ID -> study, job ID
 
@@ -40,6 +46,7 @@ class SweepSearch(Searcher):
             if (asked := study.ask()) is not None:
                 self._given[study.key] += 1
                 self.study_of[trial_id] = (study, asked[0])
+                self.listener("start", study, asked[0])
                 return {"task": self._make_task(*asked).to_dict(), **self._extra}
         return Searcher.FINISHED
 
@@ -49,9 +56,10 @@ class SweepSearch(Searcher):
         if "failure" in result:
             study.tell(job_id, failure=result["failure"])
         elif error or "best_objective" not in result:
-            study.tell(job_id, failure=f"the worker crashed twice; see the log of {job_id} in Ray's session folder")
+            study.tell(job_id, failure=self.errors.get(trial_id, "it ended without a result"))
         else:
             study.tell(job_id, value=result["best_objective"])
+        self.listener("end", study, job_id)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Do nothing: Optuna's storage is written at every step."""
@@ -76,31 +84,15 @@ class OptunaPruning(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if "failure" not in result and "epoch" in result and trial.trial_id in self._search.study_of:
             study, job_id = self._search.study_of[trial.trial_id]
+            self._search.listener("result", study, job_id)
             if study.report(job_id, int(result["epoch"]), float(result["objective"])):
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class JobEvents(Callback):
-    """Tells a listener which jobs start, report and end: `listener(event, job_id)`."""
-
-    def __init__(self, listener: Callable[[str, str], None]) -> None:
-        self._listener = listener
-
-    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._listener("start", trial.config["task"]["job_id"])
-
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict, **info: Any) -> None:
-        self._listener("result", trial.config["task"]["job_id"])
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._listener("end", trial.config["task"]["job_id"])
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._listener("end", trial.config["task"]["job_id"])
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        lines = str(trial.get_error() or "").strip().splitlines()
+        reason = lines[-1] if lines else "no message"
+        self._search.errors[trial.trial_id] = f"its worker crashed, and again when tried anew: {reason}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

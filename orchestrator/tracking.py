@@ -8,9 +8,12 @@ delivered stays queued, here and (as files in the jobs' folders) for the next `-
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -38,7 +41,8 @@ class RunRecord:
     """What MLflow is to show of a trial or a study; a later record of the same ID replaces an earlier one.
 
     `status` is `running`, `complete`, `pruned` or `failed` (with its `reason`). `directory` is the job's folder: its
-    progress becomes the metrics per epoch, its bundle and pictures the artifacts.
+    progress becomes the metrics per epoch, its bundle and pictures the artifacts. `parent` and `best` are record IDs:
+    the study a trial belongs to, the trial a study chose. `register_as` is the category to register the model for.
     """
 
     record_id: str
@@ -47,6 +51,7 @@ class RunRecord:
     status: str
     directory: JobDirectory
     parent: str | None = None
+    best: str | None = None
     reason: str | None = None
     note: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
@@ -84,13 +89,13 @@ def connect(tracking_uri: str | None = None) -> MlflowClient:
     return client
 
 
-def open_experiment(client: MlflowClient, sweep: str, tracking_uri: str, *, resume: bool) -> str:
+def open_experiment(client: MlflowClient, sweep: str, tracking_uri: str, workspace: Path) -> str:
     """Return the ID of a sweep's experiment, made where there is none.
 
     Raises
     ------
     ConfigError
-        The experiment exists and the sweep is a new one, so that two sweeps would be mixed.
+        The experiment exists and belongs to another folder, so that two sweeps would be mixed.
     """
     experiment = client.get_experiment_by_name(sweep)
     if experiment is not None and experiment.lifecycle_stage == "deleted":
@@ -99,15 +104,19 @@ def open_experiment(client: MlflowClient, sweep: str, tracking_uri: str, *, resu
             f"or remove it for good with `mlflow gc --experiment-ids {experiment.experiment_id}`"
         )
     if experiment is not None:
-        if not resume:
-            raise ConfigError(f"MLflow already has an experiment {sweep!r}: choose another --name, or --resume {sweep}")
+        if experiment.tags.get("msad.workspace") != str(workspace):
+            raise ConfigError(
+                f"{tracking_uri} has an experiment {sweep!r} already, which is not of the sweep in {workspace}: "
+                "choose another --name"
+            )
         return experiment.experiment_id
+    tags = {"msad.sweep": sweep, "msad.workspace": str(workspace)}
     # A local store keeps its artifacts beside the database; a server decides for itself.
     prefix = "sqlite:///"
     location = None
     if tracking_uri.startswith(prefix):
         location = str(Path(tracking_uri.removeprefix(prefix)).resolve().parent / "mlartifacts" / sweep)
-    return client.create_experiment(sweep, artifact_location=location, tags={"msad.sweep": sweep})
+    return client.create_experiment(sweep, artifact_location=location, tags=tags)
 
 
 class Tracker:
@@ -262,6 +271,8 @@ class Tracker:
         # At the last step and a later time, so that the summary (the best epoch's) is what the table of runs shows.
         metrics += [Metric(name, value, now + 1, summary_step) for name, value in record.metrics.items()]
         tags = {**record.tags, "msad.status": record.status}
+        if record.best in self._run_ids:
+            tags["msad.best_trial"] = self._run_ids[record.best]
         if record.reason:
             tags["msad.reason"] = record.reason[:4000]
         if record.note:
@@ -280,3 +291,18 @@ class Tracker:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def serve_ui(port: int, tracking_uri: str | None = None) -> int:
+    """Run the MLflow UI for a local store until it is stopped, on the loopback address alone; return its exit code."""
+    uri = tracking_uri or default_tracking_uri()
+    if uri.startswith(("http://", "https://", "databricks")):
+        print(f"the MLflow UI of this store is at {uri}")
+        return 0
+    connect(uri)  # a store that cannot be opened is an error here, not a page that stays empty
+    print(f"MLflow UI: http://127.0.0.1:{port} (it takes some seconds; stop it with Ctrl-C)", flush=True)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 13 processes less
+    with contextlib.suppress(KeyboardInterrupt):
+        return subprocess.run([*command, "--port", str(port), "--workers", "1"], env=environment).returncode
+    return 0

@@ -1,0 +1,249 @@
+"""A sweep: every study that one command launches, on one cluster, from the check of the data to the leaderboard."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+
+from data_io.cache import default_cache_dir
+from orchestrator import cluster, tracking
+from orchestrator.cluster import Allotment
+from orchestrator.config import SweepConfig, load, make_config
+from orchestrator.errors import ConfigError, Interrupted
+from orchestrator.finals import final_id, run_finals
+from orchestrator.job import direct_trial, train_storage, train_trial
+from orchestrator.job_config import JobConfig, nearest
+from orchestrator.live import LiveView
+from orchestrator.model_store import deliver_files
+from orchestrator.preflight import Plan, prepare
+from orchestrator.reporting import Reporter
+from orchestrator.study import Study
+from orchestrator.task import Task
+from orchestrator.tracking import Tracker
+from orchestrator.workspace import Workspace, write_atomically
+
+# How long a sweep waits for MLflow at its end while deliveries fail.
+FINISHED_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended: why each study that has no winner has none, and how many runs MLflow did not get."""
+
+    name: str
+    tracking_uri: str
+    failed_studies: dict[str, str]
+    undelivered: int
+
+    @property
+    def ok(self) -> bool:
+        return not self.failed_studies and not self.undelivered
+
+
+def start(config: SweepConfig) -> Outcome:
+    """Run a new sweep to its end.
+
+    Raises
+    ------
+    ConfigError
+        The name is taken, or a setting does not suit the data or the architectures.
+    data_io.errors.DataError, TrackingError, ResourceError
+        The data has errors; MLflow does not answer; the cluster or disk has too little. All before a trial starts.
+    Interrupted
+        The user stopped it.
+    """
+    config = _resolved(config)
+    workspace = Workspace(config.storage / config.name)
+    if workspace.config.exists():
+        raise ConfigError(
+            f"a sweep named {config.name!r} exists in {workspace.root}: go on with --resume {config.name}, "
+            "or choose another --name"
+        )
+    return _run(config, workspace)
+
+
+def resume(name: str, storage: Path) -> Outcome:
+    """Finish what is missing of a sweep that was interrupted, whatever stopped it; see `start` for the errors."""
+    workspace = Workspace(storage.expanduser().resolve() / name)
+    if not workspace.config.exists():
+        names = sorted(path.parent.name for path in workspace.root.parent.glob("*/sweep.yaml"))
+        hint = nearest(name, names) if names else f"; there is no sweep in {workspace.root.parent} (see --storage)"
+        raise ConfigError(f"no sweep named {name!r}{hint}")
+    return _run(make_config(load(workspace.config)), workspace)
+
+
+def _resolved(config: SweepConfig) -> SweepConfig:
+    """Return the configuration with absolute paths and addresses, so that it means the same from any folder."""
+    return config.model_copy(
+        update={
+            "dataset": config.dataset.expanduser().resolve(),
+            "storage": config.storage.expanduser().resolve(),
+            "tracking_uri": config.tracking_uri or tracking.default_tracking_uri(),
+        }
+    )
+
+
+def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
+    cache = default_cache_dir()
+    plan = prepare(config, cache)
+    client = tracking.connect(config.tracking_uri)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with workspace.lock():
+        allotment = cluster.connect(config)
+        experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
+        write_atomically(workspace.config, config.to_yaml().encode())
+        console = Console(stderr=True)
+        tracker = Tracker(client, experiment_id, lambda text: console.print(text, highlight=False), deliver_files)
+        patience = INTERRUPTED_SECONDS
+        try:
+            console.print(
+                f"{config.name}: {len(plan.categories) * len(config.architectures)} studies of {config.trials} trials, "
+                f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
+                f"({allotment.executor}); tracked in {config.tracking_uri}",
+                highlight=False,
+            )
+            failed = _Sweep(config, workspace, plan, allotment, cache, tracker, console).run()
+            patience = FINISHED_SECONDS
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted; nothing is lost: go on with `msad search --resume {config.name} "
+                f"--storage {workspace.root.parent}`"
+            ) from None
+        finally:
+            undelivered = tracker.close(patience)
+    return Outcome(config.name, config.tracking_uri, failed, undelivered)
+
+
+class _Sweep:
+    """The parts of a running sweep, held together."""
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        workspace: Workspace,
+        plan: Plan,
+        allotment: Allotment,
+        cache: Path,
+        tracker: Tracker,
+        console: Console,
+    ) -> None:
+        self.config, self.workspace, self.plan, self.allotment, self.cache = config, workspace, plan, allotment, cache
+        self.code_version = _code_version()
+        storage = optuna.storages.get_storage(workspace.studies)
+        self.studies = [
+            Study(config.job(category, name), plan.spaces[name], config.trials, storage, config.pruner)
+            for category in plan.categories
+            for name in config.architectures
+        ]
+        self.view = LiveView(self.studies, allotment.concurrency, console)
+        tags = {
+            category: {"msad.data_fingerprint": fingerprint, "msad.code_version": self.code_version}
+            for category, fingerprint in plan.fingerprints.items()
+        }
+        self.reporter = Reporter(workspace, self.view, tracker, tags)
+
+    def run(self) -> dict[str, str]:
+        """Search, train the winners, test them; return the reasons of the studies that have no tested winner."""
+        with self.view:
+            for study in self.studies:
+                self.reporter.catch_up(study)
+            if any(not study.finished for study in self.studies):
+                self._search()
+            if any(not study.finished for study in self.studies):
+                raise KeyboardInterrupt  # Tune answers Ctrl-C by ending early, and swallows it
+            return self._finish()
+
+    def _search(self) -> None:
+        from ray import tune
+
+        from orchestrator.sweep_search import OptunaPruning, SweepSearch
+
+        allotment, storage = self.allotment, train_storage(self.workspace)
+        search = SweepSearch(self.studies, self._task, {"train_storage": storage}, self.reporter.on_trial)
+        if allotment.executor == "direct":
+            trainable = tune.with_resources(direct_trial, {"CPU": allotment.cpus, "GPU": allotment.gpus})
+        else:
+            # The trial only waits for its Ray Train job, which asks for the real resources; 0 CPUs are refused.
+            trainable = tune.with_resources(train_trial, {"CPU": 0.01})
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                metric="objective",
+                mode="max",
+                search_alg=search,
+                scheduler=OptunaPruning(search),
+                num_samples=sum(study.trials - study.counts().done for study in self.studies),
+                max_concurrent_trials=allotment.concurrency,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=time.strftime("%Y%m%d-%H%M%S"),
+                storage_path=str(self.workspace.root / "tune"),
+                failure_config=tune.FailureConfig(max_failures=1),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+    def _finish(self) -> dict[str, str]:
+        by_id, tasks, failed = {}, [], {}
+        for study in self.studies:
+            job, job_id = study.winner(), final_id(study.key)
+            by_id[job_id] = study
+            if job is None:
+                first = next(record.failure for record in study.records() if record.state == "failed")
+                failed[study.key] = f"all {study.trials} trials failed, the first one so: {first}"
+                self.reporter.study_failed(study, failed[study.key])
+            elif self.reporter.final(study).read("test") is None:
+                tasks.append(self._task(job_id, job))
+            else:
+                self.reporter.on_final("end", study)
+        run_finals(
+            tasks,
+            self.allotment,
+            train_storage(self.workspace),
+            lambda event, job_id: self.reporter.on_final(event, by_id[job_id]),
+        )
+        for study in self.studies:
+            if (failure := self.reporter.final(study).read("failure")) is not None:
+                failed[study.key] = failure["reason"]
+        return failed
+
+    def _task(self, job_id: str, job: JobConfig) -> Task:
+        return Task(
+            job_id=job_id,
+            job=job,
+            dataset=self.config.dataset,
+            cache=self.cache,
+            directory=self.workspace.job(job_id),
+            cpus=self.allotment.cpus,
+            gpus=self.allotment.gpus,
+            provenance={
+                "sweep": self.config.name,
+                "data_fingerprint": self.plan.fingerprints[job.category],
+                "code_version": self.code_version,
+            },
+        )
+
+
+def _code_version() -> str:
+    """Return the package's version, with the commit where it runs from a checkout."""
+    number = version("msad")
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=Path(__file__).parent,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return f"{number}+{commit.stdout.strip()}"
+    return number
