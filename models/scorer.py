@@ -1,0 +1,266 @@
+"""From a model's anomaly maps to one map and one score per image.
+
+A scoring says which maps to blend, how much to smooth, how to reduce a map to a number and whether to calibrate each
+position by the good images' own error there. It is configuration; the statistics it needs are fitted on good images.
+
+Shapes: B images of a batch, G good images, H×W pixels; a map is float32 B×1×H×W, higher = more anomalous.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.errors import ModelError
+
+REDUCTIONS = ("max", "mean", "top1")
+CALIBRATIONS = ("none", "position")
+
+_TINY = 1e-6
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How maps become scores.
+
+    Parameters
+    ----------
+    weights
+        Share of each map in the blend, by the map's name; zero leaves it out.
+    smoothing
+        Sigma of a Gaussian, in pixels at the model's image size; 0 for none.
+    reduction
+        `max`, `mean`, or `top1`: the mean of the highest 1 % of the pixels.
+    calibration
+        `none`: a map is standardised by one mean and one deviation; `position`: by those of its position.
+
+    Raises
+    ------
+    ModelError
+        A value is out of range or unknown.
+    """
+
+    weights: Mapping[str, float]
+    smoothing: float = 0.0
+    reduction: str = "max"
+    calibration: str = "none"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "weights", {str(name): float(share) for name, share in self.weights.items()})
+        shares = self.weights.values()
+        if not any(shares) or any(not math.isfinite(share) or share < 0 for share in shares):
+            raise ModelError(f"scoring weights must be >= 0 and not all zero, got {self.weights}")
+        if not 0 <= self.smoothing < math.inf:
+            raise ModelError(f"smoothing is a sigma in pixels, 0 or more, got {self.smoothing}")
+        if self.reduction not in REDUCTIONS:
+            raise ModelError(f"reduction must be one of {', '.join(REDUCTIONS)}, got '{self.reduction}'")
+        if self.calibration not in CALIBRATIONS:
+            raise ModelError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got '{self.calibration}'")
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """The maps that count, in order."""
+        return tuple(name for name, share in self.weights.items() if share > 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Scoring:
+        """Build a scoring from what `to_dict` gave."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ModelError(f"not a scoring: {dict(values)} ({error})") from error
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and deviation of one smoothed map on good images: 1×H×W each, or 1×1×1 without calibration."""
+
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A scoring with the good images' statistics: turns a batch's maps into one map and scores, on any device."""
+
+    scoring: Scoring
+    statistics: Mapping[str, Statistics] = field(repr=False)
+
+    def __call__(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Blend, smooth and reduce.
+
+        Parameters
+        ----------
+        maps
+            B×1×H×W each, by name; names that the scoring does not use are ignored.
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            The anomaly map B×1×H×W, in deviations from the good images, and the image scores B; float32.
+
+        Raises
+        ------
+        ModelError
+            A map is missing, or its size is not the one the statistics were fitted on.
+        """
+        missing = [name for name in self.scoring.map_names if name not in maps]
+        if missing:
+            raise ModelError(f"the scoring needs the maps {missing}, the model gives {sorted(maps)}")
+        smoothed = {name: smooth(maps[name].float(), self.scoring.smoothing) for name in self.scoring.map_names}
+        map_B1HW = blend(smoothed, self.scoring.weights, self.statistics)
+        return map_B1HW, reduce(map_B1HW, self.scoring.reduction)
+
+    def state(self) -> dict[str, Tensor]:
+        """Give the statistics as named tensors on the CPU, for a file."""
+        return {
+            f"{name}/{part}": getattr(statistics, part).detach().cpu().contiguous()
+            for name, statistics in self.statistics.items()
+            for part in ("mean", "std")
+        }
+
+    @classmethod
+    def from_state(cls, scoring: Scoring, tensors: Mapping[str, Tensor]) -> Scorer:
+        """Build a scorer from what `state` gave.
+
+        Raises
+        ------
+        ModelError
+            The statistics of a map are missing.
+        """
+        try:
+            statistics = {n: Statistics(tensors[f"{n}/mean"], tensors[f"{n}/std"]) for n in scoring.map_names}
+        except KeyError as error:
+            raise ModelError(f"the scorer's file has no statistics {error}, only {sorted(tensors)}") from error
+        return cls(scoring, statistics)
+
+
+def fit_scorer(scoring: Scoring, good_maps: Mapping[str, Tensor]) -> Scorer:
+    """Fit a scoring's statistics on the maps of good images.
+
+    Parameters
+    ----------
+    scoring
+        What to fit.
+    good_maps
+        G×1×H×W each, by name, all finite.
+
+    Raises
+    ------
+    ModelError
+        A map is missing, empty or not finite.
+    """
+    check_maps(good_maps, scoring.map_names)
+    return Scorer(
+        scoring,
+        {
+            name: fit_statistics(smooth(good_maps[name].float(), scoring.smoothing), scoring.calibration)
+            for name in scoring.map_names
+        },
+    )
+
+
+def fit_statistics(smoothed_G1HW: Tensor, calibration: str) -> Statistics:
+    """Measure mean and deviation of a smoothed map: over everything, or per position.
+
+    A few good images give a noisy deviation per position, so variance is averaged over the neighbourhood and never
+    taken below a tenth of the average variance: a spot that happened to agree must not raise every later difference.
+    """
+    if calibration == "none":
+        mean, std = smoothed_G1HW.mean(), smoothed_G1HW.std(correction=0)
+        return Statistics(mean.reshape(1, 1, 1), std.clamp_min(_TINY).reshape(1, 1, 1))
+    neighbourhood = max(1.0, min(smoothed_G1HW.shape[-2:]) / 64)
+    mean_1HW = smooth(smoothed_G1HW.mean(dim=0, keepdim=True), neighbourhood / 2)[0]
+    variance_1HW = smooth((smoothed_G1HW - mean_1HW).square().mean(dim=0, keepdim=True), neighbourhood)[0]
+    std_1HW = (variance_1HW + 0.1 * variance_1HW.mean()).sqrt().clamp_min(_TINY)
+    return Statistics(mean_1HW, std_1HW)
+
+
+def blend(smoothed: Mapping[str, Tensor], weights: Mapping[str, float], statistics: Mapping[str, Statistics]) -> Tensor:
+    """Average the standardised maps by their weights: B×1×H×W, in deviations."""
+    used = {name: share for name, share in weights.items() if share > 0}
+    total = sum(used.values())
+    result = None
+    for name, share in used.items():
+        map_B1HW, fitted = smoothed[name], statistics[name]
+        if fitted.mean.numel() > 1 and fitted.mean.shape[-2:] != map_B1HW.shape[-2:]:
+            raise ModelError(
+                f"map '{name}' is {tuple(map_B1HW.shape[-2:])}, its statistics {tuple(fitted.mean.shape[-2:])}: resize "
+                "the images to the size the model was trained at"
+            )
+        z_B1HW = (map_B1HW - fitted.mean.to(map_B1HW.device)) * (share / total / fitted.std.to(map_B1HW.device))
+        result = z_B1HW if result is None else result.add_(z_B1HW)
+    return result
+
+
+def reduce(map_B1HW: Tensor, reduction: str) -> Tensor:
+    """Reduce each map to a number: `max`, `mean`, or `top1` (mean of the highest 1 % of the pixels, at least one)."""
+    flat = map_B1HW.flatten(1)
+    if reduction == "max":
+        return flat.amax(dim=1)
+    if reduction == "mean":
+        return flat.mean(dim=1)
+    return flat.topk(max(1, flat.shape[1] // 100), dim=1, sorted=False).values.mean(dim=1)
+
+
+def smooth(map_B1HW: Tensor, sigma: float) -> Tensor:
+    """Blur with a Gaussian of `sigma` pixels, the border repeated; sigma 0 returns the map itself."""
+    if sigma <= 0:
+        return map_B1HW
+    radius = max(1, math.ceil(3 * sigma))
+    offsets = torch.arange(-radius, radius + 1, device=map_B1HW.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).to(map_B1HW.dtype)
+    padded = F.pad(map_B1HW, (0, 0, radius, radius), mode="replicate")
+    rows = F.conv2d(padded, kernel.reshape(1, 1, -1, 1))
+    return F.conv2d(F.pad(rows, (radius, radius, 0, 0), mode="replicate"), kernel.reshape(1, 1, 1, -1))
+
+
+def check_maps(maps: Mapping[str, Tensor], names: Iterable[str]) -> None:
+    """Refuse maps that are missing, empty or not finite."""
+    for name in names:
+        if name not in maps:
+            raise ModelError(f"there is no map '{name}', only {sorted(maps)}")
+        if maps[name].ndim != 4 or maps[name].shape[1] != 1 or not maps[name].numel():
+            raise ModelError(f"map '{name}' must be B×1×H×W with at least one image, got {tuple(maps[name].shape)}")
+        if not bool(torch.isfinite(maps[name]).all()):
+            raise ModelError(f"map '{name}' has values that are not finite: the training diverged")
+
+
+def threshold(good_scores: np.ndarray, false_positive_rate: float = 0.01) -> float:
+    """Choose the score above which an image is called anomalous.
+
+    Parameters
+    ----------
+    good_scores
+        Scores of good images that the scorer was not fitted on.
+    false_positive_rate
+        At most this share of them may lie above, in [0, 1).
+
+    Returns
+    -------
+    float
+        One of the scores: with fewer than 1 / rate images, the highest.
+
+    Raises
+    ------
+    ModelError
+        There is no score, one is not finite, or the rate is out of range.
+    """
+    scores = np.asarray(good_scores, dtype=np.float64)
+    if not scores.size or not np.isfinite(scores).all():
+        raise ModelError(f"a threshold needs finite scores of good images, got {scores.size} scores")
+    if not 0 <= false_positive_rate < 1:
+        raise ModelError(f"a false-positive rate lies in [0, 1), got {false_positive_rate}")
+    return float(np.quantile(scores, 1 - false_positive_rate, method="higher"))

@@ -1,0 +1,250 @@
+"""Choose the scoring of a trained model: good images against their synthetic defects, at no training cost.
+
+Shapes: G good images, D synthetic ones, H×W pixels; maps are float32 G×1×H×W and D×1×H×W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.errors import ModelError
+from models.metrics import average_precision, image_auroc
+from models.scorer import (
+    CALIBRATIONS,
+    REDUCTIONS,
+    Scorer,
+    Scoring,
+    Statistics,
+    blend,
+    check_maps,
+    fit_scorer,
+    fit_statistics,
+    reduce,
+    smooth,
+    threshold,
+)
+from models.synthetic_defects import FAMILIES, GRADES, SyntheticSet
+
+__all__ = [
+    "Choice",
+    "Scorer",
+    "Scoring",
+    "ValidationScore",
+    "choose_scoring",
+    "default_candidates",
+    "fit_scorer",
+    "threshold",
+]
+
+IMAGE_SHARE = 0.8
+"""How much image AUROC counts in the validation score; the rest is pixel average precision."""
+
+_NORMAL_PIXELS = 4096  # of one image, for the pixel average precision; all defect pixels are taken
+
+
+@dataclass(frozen=True)
+class ValidationScore:
+    """What a search maximises: `score` = 0.8 × `image_auroc` + 0.2 × `pixel_ap`, each the mean over all groups.
+
+    `per_group` holds `image_auroc` and `pixel_ap` by "family/grade".
+    """
+
+    score: float
+    image_auroc: float
+    pixel_ap: float
+    per_group: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best scorer, fitted on all good images; how it did; and the good images' cross-fitted scores, G."""
+
+    scorer: Scorer
+    validation: ValidationScore
+    good_scores: np.ndarray = field(repr=False)
+
+
+def default_candidates(map_names: Sequence[str], image_size: int) -> list[Scoring]:
+    """List every single map and their equal blend, with each smoothing (0, 2, 4 pixels at 256), reduction, calibration.
+
+    The simplest come first: of equals, the first is chosen.
+    """
+    blends = [{name: 1.0} for name in map_names]
+    if len(map_names) > 1:
+        blends.append(dict.fromkeys(map_names, 1.0))
+    return [
+        Scoring(weights, sigma * image_size / 256, reduction, calibration)
+        for calibration in CALIBRATIONS
+        for weights in blends
+        for sigma in (0.0, 2.0, 4.0)
+        for reduction in REDUCTIONS
+    ]
+
+
+@torch.no_grad()
+def choose_scoring(
+    good_maps: Mapping[str, Tensor],
+    defect_maps: Mapping[str, Tensor],
+    synthetic: SyntheticSet,
+    candidates: Sequence[Scoring] | None = None,
+) -> Choice:
+    """Find the scoring that best tells good images from synthetic defects.
+
+    Calibration must not be judged on the images it was fitted on. So while choosing, the good images are halved by
+    the parity of their position; each half, with the synthetic images made of it, is scored with the statistics of the
+    other. The two numbers per map that "none" needs hide nothing and come from all good images.
+
+    Parameters
+    ----------
+    good_maps, defect_maps
+        By name, G×1×H×W and D×1×H×W, float32, on one device.
+    synthetic
+        The set that `defect_maps` was computed on; `source` points into the good images.
+    candidates
+        What to try; `default_candidates` if None.
+
+    Returns
+    -------
+    Choice
+
+    Raises
+    ------
+    ModelError
+        Maps and sets do not fit together, a map is not finite, or there are fewer than two good images.
+    """
+    names = tuple(good_maps)
+    _check(good_maps, defect_maps, synthetic, names)
+    candidates = default_candidates(names, min(good_maps[names[0]].shape[-2:])) if candidates is None else candidates
+    if not candidates:
+        raise ModelError("there is no scoring to choose from")
+    device = good_maps[names[0]].device
+    judge = _Judge(synthetic, len(good_maps[names[0]]), device)
+
+    tried: list[tuple[float, int, Scoring, np.ndarray]] = []
+    for (smoothing, _, _), group in _by_map(candidates).items():
+        smoothed = judge.smoothed(good_maps, defect_maps, smoothing, group[0][1].map_names)
+        map_1HW = judge.blended(smoothed, group[0][1])
+        for position, scoring in group:
+            scores = reduce(map_1HW, scoring.reduction).cpu().numpy()
+            tried.append((float(np.mean(judge.image_aurocs(scores))), position, scoring, scores))
+
+    # A candidate whose image AUROC could not win even with a perfect pixel figure needs none.
+    tried.sort(key=lambda item: (-item[0], item[1]))
+    best_score, best, precisions = -1.0, None, {}
+    for auroc, position, scoring, scores in tried:
+        if IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) < best_score:
+            break
+        key = _map_key(scoring)
+        if key not in precisions:
+            smoothed = judge.smoothed(good_maps, defect_maps, scoring.smoothing, scoring.map_names)
+            precisions[key] = judge.pixel_precisions(judge.blended(smoothed, scoring))
+        score = IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) * float(np.mean(precisions[key]))
+        if best is None or score > best_score or (score == best_score and position < best[0]):
+            best_score, best = score, (position, scoring, scores, precisions[key])
+    _, scoring, scores, pixel = best
+    image = judge.image_aurocs(scores)
+    per_group = {
+        name: {"image_auroc": float(a), "pixel_ap": float(p)}
+        for name, a, p in zip(judge.group_names, image, pixel, strict=True)
+    }
+    validation = ValidationScore(best_score, float(np.mean(image)), float(np.mean(pixel)), per_group)
+    return Choice(fit_scorer(scoring, good_maps), validation, scores[: judge.good_count].astype(np.float64))
+
+
+class _Judge:
+    """Holds what every candidate shares: folds, groups, and the pixels that the average precision looks at."""
+
+    def __init__(self, synthetic: SyntheticSet, good_count: int, device: torch.device) -> None:
+        self.good_count = good_count
+        source = np.concatenate([np.arange(good_count), synthetic.source])
+        self.folds = [torch.from_numpy(np.flatnonzero(source % 2 == fold)).to(device) for fold in (0, 1)]
+        groups = sorted(set(zip(synthetic.family.tolist(), synthetic.grade.tolist(), strict=True)))
+        self.group_names = [f"{FAMILIES[family]}/{GRADES[grade]}" for family, grade in groups]
+        self.members = [np.flatnonzero((synthetic.family == f) & (synthetic.grade == g)) for f, g in groups]
+
+        # All defect pixels, and a fixed random part of the normal ones that stand for the rest.
+        masks = np.asarray(synthetic.masks, dtype=bool).reshape(len(synthetic.masks), -1)
+        share = min(1.0, _NORMAL_PIXELS / masks.shape[1])
+        taken = masks | (np.random.default_rng(0).random(masks.shape) < share)
+        self.pixels = []
+        for members in self.members:
+            image, pixel = np.nonzero(taken[members])
+            labels = masks[members][image, pixel]
+            flat = torch.from_numpy((members[image] + good_count) * masks.shape[1] + pixel).to(device)
+            self.pixels.append((flat, labels, np.where(labels, 1.0, 1 / share)))
+        self._cache: dict[tuple[str, float], Tensor] = {}
+
+    def smoothed(
+        self, good: Mapping[str, Tensor], defect: Mapping[str, Tensor], sigma: float, names: Sequence[str]
+    ) -> dict[str, Tensor]:
+        """Smooth the good images' maps followed by the synthetic ones', each once."""
+        for name in names:
+            if (name, sigma) not in self._cache:
+                self._cache[name, sigma] = smooth(torch.cat([good[name], defect[name]]).float(), sigma)
+        return {name: self._cache[name, sigma] for name in names}
+
+    def blended(self, smoothed: Mapping[str, Tensor], scoring: Scoring) -> Tensor:
+        """Blend with cross-fitted statistics."""
+        good = {name: map_B1HW[: self.good_count] for name, map_B1HW in smoothed.items()}
+        if scoring.calibration == "none":
+            return blend(smoothed, scoring.weights, _fit(good, scoring))
+        result = torch.empty_like(next(iter(smoothed.values())))
+        for fold, own in enumerate(self.folds):
+            others = {name: map_G1HW[1 - fold :: 2] for name, map_G1HW in good.items()}
+            part = {name: map_B1HW[own] for name, map_B1HW in smoothed.items()}
+            result[own] = blend(part, scoring.weights, _fit(others, scoring))
+        return result
+
+    def image_aurocs(self, scores: np.ndarray) -> list[float]:
+        """Compute the AUROC of all good images against each group."""
+        good, synthetic = scores[: self.good_count], scores[self.good_count :]
+        return [
+            image_auroc(np.repeat([0, 1], [len(good), len(members)]), np.concatenate([good, synthetic[members]]))
+            for members in self.members
+        ]
+
+    def pixel_precisions(self, map_B1HW: Tensor) -> list[float]:
+        """Compute the pixel average precision on the images of each group."""
+        values = map_B1HW.flatten()
+        return [average_precision(labels, values[flat].cpu().numpy(), w) for flat, labels, w in self.pixels]
+
+
+def _fit(maps: Mapping[str, Tensor], scoring: Scoring) -> dict[str, Statistics]:
+    return {name: fit_statistics(maps[name], scoring.calibration) for name in scoring.map_names}
+
+
+def _map_key(scoring: Scoring) -> tuple[float, str, tuple[tuple[str, float], ...]]:
+    return scoring.smoothing, scoring.calibration, tuple(sorted(scoring.weights.items()))
+
+
+def _by_map(candidates: Sequence[Scoring]) -> dict[tuple, list[tuple[int, Scoring]]]:
+    """Group the candidates that differ in reduction only, each with its position."""
+    groups: dict[tuple, list[tuple[int, Scoring]]] = {}
+    for position, scoring in enumerate(candidates):
+        groups.setdefault(_map_key(scoring), []).append((position, scoring))
+    return groups
+
+
+def _check(good: Mapping[str, Tensor], defect: Mapping[str, Tensor], synthetic: SyntheticSet, names: tuple) -> None:
+    if not names:
+        raise ModelError("the model gives no anomaly map")
+    check_maps(good, names)
+    check_maps(defect, names)
+    count, size = len(good[names[0]]), good[names[0]].shape[1:]
+    if count < 2:
+        raise ModelError(f"choosing a scoring needs at least 2 good validation images, got {count}")
+    for name in names:
+        if good[name].shape[1:] != size or defect[name].shape[1:] != size or len(good[name]) != count:
+            raise ModelError(f"map '{name}' differs in size or number from map '{names[0]}'")
+        if len(defect[name]) != len(synthetic.images) or synthetic.masks.shape[1:] != tuple(size[1:]):
+            raise ModelError(
+                f"map '{name}' of the synthetic images is {tuple(defect[name].shape)}, their masks "
+                f"{synthetic.masks.shape}: compute the maps on this set, at its own size"
+            )
+    if synthetic.source.max() >= count:
+        raise ModelError(f"the synthetic set was made of more than the {count} good images given")
