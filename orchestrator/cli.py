@@ -84,7 +84,7 @@ SWEEP_OPTIONS = [
     click.option(
         "--executor",
         type=click.Choice(["auto", "direct", "train"]),
-        help="How a trial runs: in a Ray Train job of its own, or inside a reused Tune trial. [default: auto]",
+        help="How a trial runs: in a Ray Train job of its own, or inside a warm Tune trial. [default: auto]",
     ),
     click.option("--cpus-per-trial", type=float, help="[default: 1]"),
     click.option("--gpus-per-trial", type=float, help="May be a fraction. [default: 1 where there is a GPU]"),

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from data_io.cache import cached_arrays, fingerprint, load_images
 from data_io.photographs import load_textures
 from data_io.splits import split_good_images
+from models import synthetic_defects
+from models.registry import count_parameters
 from models.synthetic_defects import SyntheticSet, make_synthetic_defects
-from orchestrator.bundles import Bundle
+from orchestrator.bundles import Bundle, good_map_range
 from orchestrator.errors import MsadError
 from orchestrator.job_config import JobConfig
+from orchestrator.pictures import save_training_curves
 from orchestrator.task import Task
-from orchestrator.training import TrainingData, fit
-
-# What a defect looks like in `make_synthetic_defects` may change between versions: a new number makes new caches.
-SYNTHETIC_VERSION = 1
+from orchestrator.training import TrainingData, batches, fit
 
 
 def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_from: Callable[[], Path | None]) -> None:
@@ -68,18 +69,22 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
             "validation": fitted.validation,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         }
-        Bundle(
+        parameters = count_parameters(fitted.model)  # before the bundle freezes them
+        bundle = Bundle(
             model=fitted.model,
             scorer=fitted.scorer,
             threshold=fitted.threshold,
             job=task.job,
             provenance=provenance,
-        ).save(directory.bundle)
+        )
+        good = [bundle.score_batch(batch)[0] for batch in batches(data.validation_NHWC, device, task.job.batch_size)]
+        bundle.map_range = good_map_range(torch.cat(good), task.job.false_positive_rate)
+        bundle.save(directory.bundle)
+        save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
     except (MsadError, ValueError) as error:  # ModelError and DataError are ValueErrors
         directory.write("failure", {"reason": str(error), "kind": type(error).__name__})
         report({"failure": str(error), "objective": 0.0, "best_objective": 0.0}, None)
         return
-    parameters = sum(parameter.numel() for parameter in fitted.model.parameters() if parameter.requires_grad)
     directory.write(
         "result",
         {"epoch": fitted.epoch, "threshold": fitted.threshold, "parameters": parameters, **fitted.validation},
@@ -101,7 +106,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path) -> TrainingDa
         return asdict(make_synthetic_defects(np.asarray(validation_NHWC), job.seed))
 
     content = fingerprint(split.validation_paths, cache)
-    key = f"synthetic-v{SYNTHETIC_VERSION}-{content}-{job.image_size}-{job.seed}"
+    key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{job.seed}"
     return TrainingData(
         train_NHWC=load_images(split.train_paths, job.image_size, cache),
         validation_NHWC=validation_NHWC,

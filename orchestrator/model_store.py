@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import BundleError, ConfigError, TrackingError
 from orchestrator.tracking import RunRecord, connect
+from orchestrator.workspace import write_atomically
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,6 +37,7 @@ def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
     bundle = record.directory.bundle
     if record.status != "complete" or not bundle.is_dir():
         return
+    _write_run_id(bundle / "bundle.json", run_id)
     client.log_artifacts(run_id, str(bundle), "bundle")
     client.set_tag(run_id, "msad.bundle_sha256", _digest(bundle / "bundle.json"))
     model_id = _log_model(client, run_id, record)
@@ -178,6 +181,14 @@ def _register(client: MlflowClient, run_id: str, model_id: str, record: RunRecor
     same_data = holder is not None and holder.tags.get("msad.data_fingerprint") == record.tags["msad.data_fingerprint"]
     if not same_data or score > float(holder.tags.get("validation_score", "-inf")):
         client.set_registered_model_alias(name, ALIAS, version.version)
+
+
+def _write_run_id(description: Path, run_id: str) -> None:
+    """Note in a bundle which run it belongs to: known only now, because workers do not talk to MLflow."""
+    values = json.loads(description.read_text())
+    if values["provenance"].get("run_id") != run_id:
+        values["provenance"]["run_id"] = run_id
+        write_atomically(description, json.dumps(values, indent=2).encode())
 
 
 def _digest(path: Path) -> str:

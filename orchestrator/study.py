@@ -9,15 +9,18 @@ storage, nor runs several studies side by side in one Tuner.
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from models import registry
+from models.corruptions import CorruptionConfig
 from orchestrator.job_config import JobConfig
 
 PRUNERS = {
@@ -199,15 +202,18 @@ class Study:
 
 
 def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Return the point of a space that the architecture's defaults are, without what the space does not contain."""
-    from models.registry import default_parameters as architecture_defaults
-
-    flat = architecture_defaults(base.architecture) | base.flat()
-    return {
-        path: flat[path]
-        for path, distribution in space.items()
-        if path in flat and distribution._contains(distribution.to_internal_repr(flat[path]))
-    }
+    """Return the point of a space that the defaults are, without paths whose default lies outside of it."""
+    kind = registry.architecture(base.architecture)
+    defaults = {f"model/{name}": value for name, value in registry.default_parameters(base.architecture).items()}
+    defaults |= {f"loss_weights/{term}": kind.default_loss_weights.get(term, 0.0) for term in kind.loss_terms}
+    defaults |= {f"corruption/{name}": value for name, value in asdict(CorruptionConfig()).items()}
+    defaults |= base.flat()
+    point = {}
+    for path, distribution in space.items():
+        with contextlib.suppress(KeyError, ValueError, TypeError):  # what Optuna raises for a value outside
+            if distribution._contains(distribution.to_internal_repr(defaults[path])):
+                point[path] = defaults[path]
+    return point
 
 
 def _job_id(trial: FrozenTrial) -> str | None:
