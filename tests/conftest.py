@@ -1,0 +1,35 @@
+"""What tests share: a small demo dataset, the real images where they are, and a cache of the session's own."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keep the decoded images of tests out of the user's cache, in this process and in those that it starts."""
+    cache = tmp_path_factory.mktemp("cache")
+    os.environ["MSAD_CACHE"] = str(cache)
+    return cache
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A demo dataset of a few small images per category; read only."""
+    from data_io.demo import make_demo
+
+    return make_demo(tmp_path_factory.mktemp("demo") / "data", seed=1, image_size=64, train=16, per_defect=3)
+
+
+@pytest.fixture(scope="session")
+def industrial() -> Path:
+    """Real images in the MVTec AD layout with a category `bottle`: $MSAD_DATA, else a folder beside the checkout."""
+    root = Path(os.environ.get("MSAD_DATA") or REPOSITORY.parent / "shared" / "data" / "industrial")
+    if not (root / "bottle").is_dir():
+        pytest.skip(f"no real images in {root}: set MSAD_DATA to a dataset with the category bottle")
+    return root
