@@ -1,7 +1,7 @@
 """The symmetric convolutional autoencoder without skips: everything has to pass the bottleneck.
 
 The plain autoencoder of Bergmann et al. (arXiv 1807.02011) in its role as the floor to beat; here with the double
-convolutions of a U-Net, trained from corrupted to clean images, and with gradient-magnitude similarity in loss and maps.
+convolutions of a U-Net, trained from corrupted to clean, with gradient-magnitude similarity in loss and maps.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The multi-scale autoencoder: a U-Net that is trained to return the good image from a corrupted one.
 
-Skips give sharp reconstructions, and let an untreated network copy the defect as well. The remedy of Collin and
-De Vleeschouwer (AESc, arXiv 2008.12977) is kept: train from corrupted to clean, so that copying costs. Changed: the U-Net of
-Ronneberger et al. (arXiv 1505.04597) with variable depth and joins, the corruptions of `models.corruptions`, and
-the structural losses of RIAD (Zavrtanik et al., Pattern Recognition 112, 2021).
+Skips give sharp reconstructions, and let an untreated network copy the defect as well. The remedy of Collin and De
+Vleeschouwer (AESc, arXiv 2008.12977) is kept: train from corrupted to clean, so that copying costs. Changed: the U-Net
+of Ronneberger et al. (arXiv 1505.04597) with variable depth and joins, the corruptions of `models.corruptions`, and the
+structural losses of RIAD (Zavrtanik et al., Pattern Recognition 112, 2021).
 """
 
 from __future__ import annotations
