@@ -1,0 +1,34 @@
+"""Which knobs a search turns: one short file per architecture, and the knobs that all reconstructing ones share.
+
+A space maps slash paths into a job's configuration (`learning_rate`, `model/depth`, `loss_weights/ssim`) to Optuna
+distributions. They are small on purpose: a study of tens of trials cannot explore more. Every space contains the
+architecture's defaults, so that a search can start from them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+
+from optuna.distributions import BaseDistribution
+
+
+def architectures() -> tuple[str, ...]:
+    """Return the architectures that have a search space, sorted."""
+    return tuple(sorted(name for _, name, _ in pkgutil.iter_modules(__path__) if name != "shared"))
+
+
+def space(architecture: str) -> dict[str, BaseDistribution]:
+    """Return a new dictionary of what a search may change for an architecture.
+
+    Raises
+    ------
+    ValueError
+        The architecture has no search space; the nearest name is given.
+    """
+    if architecture not in architectures():
+        close = difflib.get_close_matches(architecture, architectures(), n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(architectures())}"
+        raise ValueError(f"architecture {architecture!r} has no search space: {hint}")
+    return dict(importlib.import_module(f"search_spaces.{architecture}").SPACE)

@@ -1,0 +1,15 @@
+"""`baseline`: without skips, the bottleneck decides how much of a defect can pass."""
+
+from __future__ import annotations
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+
+from search_spaces.shared import RECONSTRUCTION
+
+SPACE: dict[str, BaseDistribution] = {
+    **RECONSTRUCTION,
+    "model/base_width": CategoricalDistribution((16, 32, 48)),
+    "model/depth": IntDistribution(3, 5),
+    # None continues the doubling of the channels.
+    "model/bottleneck_channels": CategoricalDistribution((None, 16, 64, 128, 256)),
+}
