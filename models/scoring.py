@@ -5,8 +5,10 @@ Shapes: G good images, D synthetic ones, H×W pixels; maps are float32 G×1×H×
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -19,14 +21,14 @@ from models.scorer import (
     REDUCTIONS,
     Scorer,
     Scoring,
-    Statistics,
-    blend,
     check_maps,
     fit_scorer,
     fit_statistics,
     reduce,
     smooth,
+    standardise,
     threshold,
+    weighted,
 )
 from models.synthetic_defects import FAMILIES, GRADES, SyntheticSet
 
@@ -125,26 +127,32 @@ def choose_scoring(
     device = good_maps[names[0]].device
     judge = _Judge(synthetic, len(good_maps[names[0]]), device)
 
-    tried: list[tuple[float, int, Scoring, np.ndarray]] = []
-    for (smoothing, _, _), group in _by_map(candidates).items():
-        smoothed = judge.smoothed(good_maps, defect_maps, smoothing, group[0][1].map_names)
-        map_1HW = judge.blended(smoothed, group[0][1])
-        for position, scoring in group:
-            scores = reduce(map_1HW, scoring.reduction).cpu().numpy()
-            tried.append((float(np.mean(judge.image_aurocs(scores))), position, scoring, scores))
+    tried: list[tuple[float, int, Scoring, np.ndarray, np.ndarray]] = []
+    for smoothing in dict.fromkeys(scoring.smoothing for scoring in candidates):
+        # One sigma at a time bounds the memory; all blends and reductions share its smoothed, standardised maps.
+        maps = judge.standardised(good_maps, defect_maps, smoothing)
+        for _, group in groupby(
+            sorted((_map_key(c), i) for i, c in enumerate(candidates) if c.smoothing == smoothing), lambda item: item[0]
+        ):
+            positions = [position for _, position in group]
+            scoring = candidates[positions[0]]
+            map_B1HW = weighted({name: maps(name, scoring.calibration) for name in scoring.map_names}, scoring.weights)
+            sampled = judge.sample(map_B1HW)
+            for position in positions:
+                scores = judge.in_order(reduce(map_B1HW, candidates[position].reduction))
+                tried.append((judge.image_aurocs(scores).mean(), position, candidates[position], scores, sampled))
 
     # A candidate whose image AUROC could not win even with a perfect pixel figure needs none.
     tried.sort(key=lambda item: (-item[0], item[1]))
     best_score, best, precisions = -1.0, None, {}
-    for auroc, position, scoring, scores in tried:
+    for auroc, position, scoring, scores, sampled in tried:
         if IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) < best_score:
             break
         key = _map_key(scoring)
         if key not in precisions:
-            smoothed = judge.smoothed(good_maps, defect_maps, scoring.smoothing, scoring.map_names)
-            precisions[key] = judge.pixel_precisions(judge.blended(smoothed, scoring))
-        score = IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) * float(np.mean(precisions[key]))
-        if best is None or score > best_score or (score == best_score and position < best[0]):
+            precisions[key] = judge.pixel_precisions(sampled)
+        score = float(IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) * precisions[key].mean())
+        if best is None or (score, -position) > (best_score, -best[0]):
             best_score, best = score, (position, scoring, scores, precisions[key])
     _, scoring, scores, pixel = best
     image = judge.image_aurocs(scores)
@@ -157,12 +165,21 @@ def choose_scoring(
 
 
 class _Judge:
-    """Holds what every candidate shares: folds, groups, and the pixels that the average precision looks at."""
+    """Holds what every candidate shares: folds, groups, and the pixels that the average precision looks at.
+
+    Inside, images lie in the order of their folds, so that a fold is a slice and nothing is copied.
+    """
 
     def __init__(self, synthetic: SyntheticSet, good_count: int, device: torch.device) -> None:
         self.good_count = good_count
         source = np.concatenate([np.arange(good_count), synthetic.source])
-        self.folds = [torch.from_numpy(np.flatnonzero(source % 2 == fold)).to(device) for fold in (0, 1)]
+        order = np.argsort(source % 2, kind="stable")
+        self.place = np.argsort(order)
+        self.order = torch.from_numpy(order).to(device)
+        even, even_good = int(np.sum(source % 2 == 0)), (good_count + 1) // 2
+        odd_good = good_count - even_good
+        self.folds = (slice(0, even), slice(even, None))
+        self.fold_goods = (slice(0, even_good), slice(even, even + odd_good))
         groups = sorted(set(zip(synthetic.family.tolist(), synthetic.grade.tolist(), strict=True)))
         self.group_names = [f"{FAMILIES[family]}/{GRADES[grade]}" for family, grade in groups]
         self.members = [np.flatnonzero((synthetic.family == f) & (synthetic.grade == g)) for f, g in groups]
@@ -170,64 +187,57 @@ class _Judge:
         # All defect pixels, and a fixed random part of the normal ones that stand for the rest.
         masks = np.asarray(synthetic.masks, dtype=bool).reshape(len(synthetic.masks), -1)
         share = min(1.0, _NORMAL_PIXELS / masks.shape[1])
-        taken = masks | (np.random.default_rng(0).random(masks.shape) < share)
-        self.pixels = []
-        for members in self.members:
-            image, pixel = np.nonzero(taken[members])
-            labels = masks[members][image, pixel]
-            flat = torch.from_numpy((members[image] + good_count) * masks.shape[1] + pixel).to(device)
-            self.pixels.append((flat, labels, np.where(labels, 1.0, 1 / share)))
-        self._cache: dict[tuple[str, float], Tensor] = {}
+        image, pixel = np.nonzero(masks | (np.random.default_rng(0).random(masks.shape) < share))
+        self.pixels = torch.from_numpy(self.place[image + good_count] * masks.shape[1] + pixel).to(device)
+        self.labels = masks[image, pixel]
+        self.stands_for = np.where(self.labels, 1.0, 1 / share)
+        self.pixel_members = [np.flatnonzero(np.isin(image, members)) for members in self.members]
 
-    def smoothed(
-        self, good: Mapping[str, Tensor], defect: Mapping[str, Tensor], sigma: float, names: Sequence[str]
-    ) -> dict[str, Tensor]:
-        """Smooth the good images' maps followed by the synthetic ones', each once."""
-        for name in names:
-            if (name, sigma) not in self._cache:
-                self._cache[name, sigma] = smooth(torch.cat([good[name], defect[name]]).float(), sigma)
-        return {name: self._cache[name, sigma] for name in names}
+    def standardised(
+        self, good: Mapping[str, Tensor], defect: Mapping[str, Tensor], sigma: float
+    ) -> Callable[[str, str], Tensor]:
+        """Give a function of map name and calibration: the standardised map of all images, each made once."""
 
-    def blended(self, smoothed: Mapping[str, Tensor], scoring: Scoring) -> Tensor:
-        """Blend with cross-fitted statistics."""
-        good = {name: map_B1HW[: self.good_count] for name, map_B1HW in smoothed.items()}
-        if scoring.calibration == "none":
-            return blend(smoothed, scoring.weights, _fit(good, scoring))
-        result = torch.empty_like(next(iter(smoothed.values())))
-        for fold, own in enumerate(self.folds):
-            others = {name: map_G1HW[1 - fold :: 2] for name, map_G1HW in good.items()}
-            part = {name: map_B1HW[own] for name, map_B1HW in smoothed.items()}
-            result[own] = blend(part, scoring.weights, _fit(others, scoring))
-        return result
+        @cache
+        def smoothed(name: str) -> Tensor:
+            return smooth(torch.cat([good[name], defect[name]]).float()[self.order], sigma)
 
-    def image_aurocs(self, scores: np.ndarray) -> list[float]:
+        @cache
+        def standardised(name: str, calibration: str) -> Tensor:
+            map_B1HW, goods = smoothed(name), [smoothed(name)[fold] for fold in self.fold_goods]
+            if calibration == "none":
+                return standardise(map_B1HW, fit_statistics(torch.cat(goods), calibration))
+            others = (fit_statistics(goods[1], calibration), fit_statistics(goods[0], calibration))
+            return torch.cat([standardise(map_B1HW[f], other) for f, other in zip(self.folds, others, strict=True)])
+
+        return standardised
+
+    def sample(self, map_B1HW: Tensor) -> np.ndarray:
+        """Take the values that the pixel average precision is computed from."""
+        return map_B1HW.flatten()[self.pixels].cpu().numpy()
+
+    def in_order(self, score_B: Tensor) -> np.ndarray:
+        """Bring scores back into the callers' order: good images, then synthetic ones."""
+        return score_B.cpu().numpy()[self.place]
+
+    def image_aurocs(self, scores: np.ndarray) -> np.ndarray:
         """Compute the AUROC of all good images against each group."""
         good, synthetic = scores[: self.good_count], scores[self.good_count :]
-        return [
-            image_auroc(np.repeat([0, 1], [len(good), len(members)]), np.concatenate([good, synthetic[members]]))
-            for members in self.members
-        ]
+        return np.array(
+            [
+                image_auroc(np.repeat([0, 1], [len(good), len(members)]), np.concatenate([good, synthetic[members]]))
+                for members in self.members
+            ]
+        )
 
-    def pixel_precisions(self, map_B1HW: Tensor) -> list[float]:
+    def pixel_precisions(self, sampled: np.ndarray) -> np.ndarray:
         """Compute the pixel average precision on the images of each group."""
-        values = map_B1HW.flatten()
-        return [average_precision(labels, values[flat].cpu().numpy(), w) for flat, labels, w in self.pixels]
-
-
-def _fit(maps: Mapping[str, Tensor], scoring: Scoring) -> dict[str, Statistics]:
-    return {name: fit_statistics(maps[name], scoring.calibration) for name in scoring.map_names}
+        return np.array([average_precision(self.labels[m], sampled[m], self.stands_for[m]) for m in self.pixel_members])
 
 
 def _map_key(scoring: Scoring) -> tuple[float, str, tuple[tuple[str, float], ...]]:
+    """Name the blended map of a scoring: scorings that differ in reduction only share it."""
     return scoring.smoothing, scoring.calibration, tuple(sorted(scoring.weights.items()))
-
-
-def _by_map(candidates: Sequence[Scoring]) -> dict[tuple, list[tuple[int, Scoring]]]:
-    """Group the candidates that differ in reduction only, each with its position."""
-    groups: dict[tuple, list[tuple[int, Scoring]]] = {}
-    for position, scoring in enumerate(candidates):
-        groups.setdefault(_map_key(scoring), []).append((position, scoring))
-    return groups
 
 
 def _check(good: Mapping[str, Tensor], defect: Mapping[str, Tensor], synthetic: SyntheticSet, names: tuple) -> None:
