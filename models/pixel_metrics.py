@@ -78,14 +78,14 @@ def pixel_metrics(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> Pi
     if not total_normal:
         return PixelMetrics(np.nan, average_precision, prevalence, np.nan, np.nan)
     beaten_K = (below_K + not_above_K)[::-1]  # twice the normal pixels below, ties once
-    auroc = float(np.sum(true_K / total_defect * (beaten_K / (2 * total_normal))))
+    auroc = int(np.sum(true_K * beaten_K)) / (2 * total_defect * total_normal)  # whole numbers: exact
 
     overlap_K = np.cumsum(np.add.reduceat(weight, starts)[::-1]) / regions
     before_K = np.concatenate([[0.0], overlap_K[:-1]])
     x = np.stack([false_before_K, false_K], axis=1).ravel() / total_normal
     y = np.stack([before_K, overlap_K], axis=1).ravel()
     x, y = np.concatenate([[0.0], x, [1.0]]), np.minimum(np.concatenate([[0.0], y, [1.0]]), 1.0)
-    return PixelMetrics(min(auroc, 1.0), average_precision, prevalence, area_below(x, y, 0.3), area_below(x, y, 0.05))
+    return PixelMetrics(auroc, average_precision, prevalence, area_below(x, y, 0.3), area_below(x, y, 0.05))
 
 
 def _collect(
@@ -102,7 +102,7 @@ def _collect(
                 )
             if not np.issubdtype(values.dtype, np.floating):
                 values = values.astype(np.float64)
-            if np.isnan(values.sum()) and np.isnan(values).any():
+            if values.size and np.isnan(values.min()):
                 raise ModelError(f"anomaly map {index} has NaN values: the model that made it is broken")
             of_pixel, count = region_sizes(mask)
             if count:
