@@ -1,0 +1,119 @@
+"""The leaderboard of a sweep, read back from a real SQLite store."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import pytest
+
+from orchestrator.compare import COLUMNS, format_leaderboard, leaderboard
+from orchestrator.errors import TrackingError
+
+FIGURES = {
+    "test_image_auroc": 0.9,
+    "test_image_prauc": 0.95,
+    "test_image_prevalence": 0.76,
+    "test_pixel_auroc": 0.93,
+    "test_pixel_prauc": 0.41,
+    "test_pixel_prevalence": 0.056,
+    "test_aupro_30": 0.8,
+    "parameters": 1928483.0,
+    "test_latency_ms": 41.25,
+}
+
+
+def study_run(client, experiment, category, architecture, trials, status="complete", **metrics):
+    study = f"{category}/{architecture}"
+    tags = {"msad.kind": "study", "msad.study": study, "msad.category": category, "msad.architecture": architecture}
+    run = client.create_run(experiment, tags=tags | {"msad.status": status}).info.run_id
+    ids = [
+        client.create_run(experiment, tags={"msad.kind": "trial", "msad.study": study, "mlflow.parentRunId": run})
+        for _ in range(trials)
+    ]
+    if ids:
+        client.set_tag(run, "msad.best_trial", ids[-1].info.run_id)
+    for name, value in metrics.items():
+        client.log_metric(run, name, value)
+    return run
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    first = client.create_experiment("first", tags={"msad.sweep": "first"})
+    client.create_experiment("somebody's own work")
+    runs = {
+        # The test figures point the other way: only the validation score may choose.
+        ("bottle", "baseline"): study_run(
+            client, first, "bottle", "baseline", 3, validation_score=0.7, **FIGURES | {"test_image_auroc": 0.99}
+        ),
+        ("bottle", "multiscale"): study_run(client, first, "bottle", "multiscale", 2, validation_score=0.8, **FIGURES),
+        ("tile", "baseline"): study_run(client, first, "tile", "baseline", 1, validation_score=0.6, **FIGURES),
+        ("tile", "multiscale"): study_run(
+            client, first, "tile", "multiscale", 1, status="failed", validation_score=0.9
+        ),
+        ("wood", "baseline"): study_run(client, first, "wood", "baseline", 0, status="running"),
+    }
+    second = client.create_experiment("second", tags={"msad.sweep": "second"})
+    study_run(client, second, "bottle", "baseline", 1, validation_score=0.5, **FIGURES)
+    return uri, runs
+
+
+def test_leaderboard_marks_the_highest_validation_score_not_the_highest_test_figure(store):
+    uri, runs = store
+    frame = leaderboard("first", uri)
+    assert tuple(frame.columns) == COLUMNS
+    assert frame.loc[frame["best"], ["category", "architecture"]].values.tolist() == [
+        ["bottle", "multiscale"],
+        ["tile", "baseline"],
+    ]
+    found = {(row.category, row.architecture): row for row in frame.itertuples()}
+    assert {key: row.run_id for key, row in found.items()} == runs
+    assert [found[key].trials for key in runs] == [3, 2, 1, 1, 0]
+    winner = found["bottle", "multiscale"]
+    assert (winner.image_auroc, winner.pixel_prevalence, winner.parameters) == (0.9, 0.056, 1928483)
+    assert winner.best_trial_run_id not in (None, winner.run_id)
+
+
+def test_leaderboard_study_without_figures_is_nan_and_never_best(store):
+    row = leaderboard("first", store[0]).set_index("category").loc["wood"]
+    assert row["status"] == "running" and math.isnan(row["validation_score"]) and not row["best"]
+
+
+def test_leaderboard_without_a_name_is_the_newest_sweep(store):
+    assert leaderboard(None, store[0])["validation_score"].tolist() == [0.5]
+
+
+def test_leaderboard_unknown_sweep_names_the_nearest(store):
+    with pytest.raises(TrackingError, match=r"'frist'.*did you mean 'first'"):
+        leaderboard("frist", store[0])
+    with pytest.raises(TrackingError, match=r"known are .*first"):
+        leaderboard("zzzzzz", store[0])
+
+
+def test_leaderboard_missing_database_is_an_error_and_creates_nothing(tmp_path):
+    with pytest.raises(TrackingError, match="no such database"):
+        leaderboard("first", f"sqlite:///{tmp_path / 'mistyped.db'}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_format_leaderboard_plain_has_every_row_and_column_in_full(store):
+    uri, runs = store
+    lines = format_leaderboard(leaderboard("first", uri), terminal=False).splitlines()
+    assert lines[0].split() == list(COLUMNS)
+    assert len(lines) == 1 + len(runs)
+    assert {word for line in lines for word in line.split()} >= set(runs.values())
+
+
+def test_format_leaderboard_terminal_keeps_run_ids_whole_when_narrow(store):
+    uri, runs = store
+    text = format_leaderboard(leaderboard("first", uri), terminal=True, width=80)
+    assert "\x1b[" in text
+    assert all(f"msad pull {run} --to DIR" in text for run in runs.values())
+    assert "multiscale ★" in text and "multiscale (failed)" in text
+    assert "1.93M" not in text and "1.93M" in format_leaderboard(leaderboard("first", uri), terminal=True, width=120)
+    assert all(len(line) <= 80 for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())
