@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import ndimage
 
 Family = Callable[[np.ndarray, np.ndarray, float, float, bool, np.random.Generator], np.ndarray]
 
@@ -39,6 +38,7 @@ def scratch(
     patch: np.ndarray, donor: np.ndarray, size: float, strength: float, grey: bool, rng: np.random.Generator
 ) -> np.ndarray:
     """Draw a thin curved line of uneven pressure, lighter, darker or coloured; `strength` in grey levels."""
+    from scipy import ndimage
     from scipy.spatial import cKDTree
 
     steps = max(8, int(4 * size))
@@ -76,6 +76,8 @@ def warp(
     patch: np.ndarray, donor: np.ndarray, size: float, strength: float, grey: bool, rng: np.random.Generator
 ) -> np.ndarray:
     """Push, twist or squeeze the surface locally; `strength` is the largest displacement in pixels."""
+    from scipy import ndimage
+
     alpha = irregular_alpha(patch.shape[:2], size, 1.0, rng)
     alpha = alpha**2 * (3 - 2 * alpha)
     alpha /= alpha.max()
@@ -100,6 +102,8 @@ def blur(
 
     A negative `strength` triples the detail below |sigma| instead: a roughened spot on a surface too smooth to blur.
     """
+    from scipy import ndimage
+
     alpha = irregular_alpha(patch.shape[:2], size, 0.4, rng)[..., None]
     detail = patch - ndimage.gaussian_filter(patch, (abs(strength), abs(strength), 0), mode="nearest")
     return patch - alpha * (detail if strength > 0 else -2 * detail)
@@ -112,6 +116,8 @@ def fade(
 
     Unlike a transparent stain it keeps the texture (a stain mixes everything towards one colour).
     """
+    from scipy import ndimage
+
     alpha = irregular_alpha(patch.shape[:2], size, 1.0, rng)
     alpha = (alpha**2 * (3 - 2 * alpha))[..., None]
     detail = patch - ndimage.gaussian_filter(patch, (size / 2, size / 2, 0), mode="nearest")

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from models.errors import ModelError
+from models.scorer import REDUCTIONS, Scorer, Scoring, fit_scorer, reduce, smooth, threshold
+
+
+def good_maps(count=12, size=(32, 40), seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ramp = torch.linspace(0.5, 4, size[1])  # the model errs more on the right side
+    return {
+        name: torch.rand(count, 1, *size, generator=generator) * ramp * scale for name, scale in [("a", 1), ("b", 50)]
+    }
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0, 30.0])
+@pytest.mark.parametrize("size", [(32, 32), (17, 45)])
+def test_smooth_equals_scipy_gaussian_with_a_repeated_border(sigma, size):
+    map_B1HW = torch.rand(3, 1, *size, generator=torch.Generator().manual_seed(0))
+    radius = max(1, int(np.ceil(3 * sigma)))
+    expected = ndimage.gaussian_filter(map_B1HW.numpy(), sigma, axes=(2, 3), mode="nearest", radius=radius)
+    np.testing.assert_allclose(smooth(map_B1HW, sigma).numpy(), expected, atol=1e-5)
+
+
+def test_smooth_is_the_same_under_autocast_and_keeps_even_maps_even():
+    map_B1HW = torch.rand(2, 1, 32, 32)
+    outside = smooth(map_B1HW, 2.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(smooth(map_B1HW, 2.0), outside)
+    torch.testing.assert_close(smooth(torch.ones(1, 1, 20, 20), 3.0), torch.ones(1, 1, 20, 20))
+
+
+def test_reductions_are_highest_mean_and_top_percent():
+    map_B1HW = torch.randperm(2000).reshape(1, 1, 40, 50).float()
+    assert reduce(map_B1HW, "max").item() == 1999
+    assert reduce(map_B1HW, "mean").item() == pytest.approx(999.5)
+    assert reduce(map_B1HW, "top1").item() == pytest.approx(np.mean(range(1980, 2000)))
+    assert reduce(torch.tensor([[[[1.0, 3.0]]]]), "top1").item() == 3  # never fewer than one pixel
+
+
+def test_blend_gives_maps_of_different_scale_the_same_say():
+    maps = good_maps()
+    blended, _ = fit_scorer(Scoring({"a": 1, "b": 1}), maps)(maps)
+    alone = [fit_scorer(Scoring({name: 1}), maps)(maps)[0] for name in maps]
+    torch.testing.assert_close(blended, (alone[0] + alone[1]) / 2)
+    for map_B1HW in alone:
+        assert map_B1HW.mean().item() == pytest.approx(0, abs=1e-4) and map_B1HW.std().item() == pytest.approx(
+            1, abs=1e-2
+        )
+
+
+def test_weight_zero_needs_no_map_and_changes_nothing():
+    maps = good_maps()
+    without = fit_scorer(Scoring({"a": 1}), maps)(maps)
+    zeroed = fit_scorer(Scoring({"a": 3, "b": 0}), {"a": maps["a"]})({"a": maps["a"]})
+    torch.testing.assert_close(without, zeroed)
+
+
+def test_position_calibration_finds_a_small_error_where_the_model_never_errs():
+    maps = {"a": good_maps()["a"]}
+    defect = {"a": maps["a"][:1].clone()}
+    defect["a"][0, 0, 14:18, 3:7] += 1.0  # far below what is usual on the right
+    rank = {}
+    for calibration in ("none", "position"):
+        scorer = fit_scorer(Scoring({"a": 1}, smoothing=1.0, calibration=calibration), maps)
+        map_B1HW, _ = scorer(defect)
+        rank[calibration] = (map_B1HW[0, 0] > map_B1HW[0, 0, 14:18, 3:7].max()).sum().item()
+    assert rank["position"] == 0 and rank["none"] > 50
+
+
+def test_position_calibration_of_identical_good_images_stays_finite():
+    maps = {"a": torch.ones(4, 1, 16, 16)}
+    map_B1HW, score_B = fit_scorer(Scoring({"a": 1}, calibration="position"), maps)(maps)
+    assert torch.isfinite(map_B1HW).all() and torch.isfinite(score_B).all()
+
+
+@pytest.mark.parametrize("calibration", ["none", "position"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_scorer_round_trips_through_json_and_tensors(calibration, reduction):
+    maps = good_maps()
+    scorer = fit_scorer(Scoring({"a": 2, "b": 1}, 1.5, reduction, calibration), maps)
+    scoring = Scoring.from_dict(json.loads(json.dumps(scorer.scoring.to_dict())))
+    assert scoring == scorer.scoring
+    again = Scorer.from_state(scoring, scorer.state())
+    for before, after in zip(scorer(maps), again(maps), strict=True):
+        assert torch.equal(before, after)
+        assert before.dtype == torch.float32
+    assert scorer(maps)[0].shape == (12, 1, 32, 40) and scorer(maps)[1].shape == (12,)
+
+
+def test_scoring_one_image_equals_scoring_it_in_a_batch():
+    maps = good_maps()
+    scorer = fit_scorer(Scoring({"a": 1, "b": 1}, 2.0, "top1", "position"), maps)
+    torch.testing.assert_close(scorer({n: m[5:6] for n, m in maps.items()})[1], scorer(maps)[1][5:6])
+
+
+def test_scorer_leaves_its_input_alone():
+    maps = good_maps()
+    before = {name: map_B1HW.clone() for name, map_B1HW in maps.items()}
+    fit_scorer(Scoring({"a": 1, "b": 1}), maps)(maps)
+    assert all(torch.equal(maps[name], before[name]) for name in maps)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"weights": {}}, "weights"),
+        ({"weights": {"a": 0}}, "not all zero"),
+        ({"weights": {"a": -1}}, ">= 0"),
+        ({"weights": {"a": float("nan")}}, ">= 0"),
+        ({"weights": {"a": 1}, "smoothing": -1}, "sigma"),
+        ({"weights": {"a": 1}, "reduction": "median"}, "max, mean, top1"),
+        ({"weights": {"a": 1}, "calibration": "pixel"}, "none, position"),
+        ({"weights": {"a": 1}, "sigma": 1}, "not a scoring"),
+    ],
+)
+def test_scoring_refuses_values_out_of_range(values, said):
+    with pytest.raises(ModelError, match=said):
+        Scoring.from_dict(values)
+
+
+def test_scorer_names_what_is_missing_or_of_the_wrong_size():
+    maps = good_maps()
+    scorer = fit_scorer(Scoring({"a": 1}, calibration="position"), maps)
+    with pytest.raises(ModelError, match=r"needs the maps \['a'\]"):
+        scorer({"b": maps["b"]})
+    with pytest.raises(ModelError, match="resize the images"):
+        scorer({"a": maps["a"][..., :32]})
+    with pytest.raises(ModelError, match="a/std"):
+        Scorer.from_state(scorer.scoring, {"a/mean": torch.zeros(1)})
+    with pytest.raises(ModelError, match="no map 'c'"):
+        fit_scorer(Scoring({"c": 1}), maps)
+    maps["a"][3, 0, 2, 2] = torch.nan
+    with pytest.raises(ModelError, match="'a' has values that are not finite"):
+        fit_scorer(Scoring({"a": 1}), maps)
+
+
+@given(st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=300), st.floats(0, 0.99))
+def test_threshold_flags_at_most_the_rate_and_is_the_lowest_such_score_but_one(scores, rate):
+    cut = threshold(np.array(scores), rate)
+    assert cut in scores
+    assert np.mean(np.array(scores) > cut) <= rate
+
+
+def test_threshold_of_few_images_is_the_highest_score():
+    assert threshold(np.array([1.0, 5.0, 2.0]), 0.01) == 5.0
+    assert threshold(np.arange(1000.0), 0.01) == 990.0
+
+
+@pytest.mark.parametrize(("scores", "rate"), [([], 0.01), ([1.0, np.nan], 0.01), ([1.0], 1.0), ([1.0], -0.1)])
+def test_threshold_refuses_what_has_no_meaning(scores, rate):
+    with pytest.raises(ModelError):
+        threshold(np.array(scores), rate)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_scorer_from_the_cpu_scores_maps_on_the_gpu_alike():
+    maps = good_maps()
+    scorer = fit_scorer(Scoring({"a": 1, "b": 1}, 2.0, "top1", "position"), maps)
+    map_B1HW, score_B = scorer({name: map_B1HW.cuda() for name, map_B1HW in maps.items()})
+    torch.testing.assert_close(map_B1HW.cpu(), scorer(maps)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(score_B.cpu(), scorer(maps)[1], atol=1e-4, rtol=1e-4)
