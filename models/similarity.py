@@ -107,11 +107,12 @@ def _gradient_magnitude(grey_B1HW: Tensor) -> Tensor:
 
 def _ssim_parts(first_BCHW: Tensor, second_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Return SSIM's luminance factor and its contrast-structure factor, B×C×H×W each."""
-    stacked = torch.cat([first_BCHW, second_BCHW, first_BCHW.square(), second_BCHW.square(), first_BCHW * second_BCHW])
-    first, second, first_squared, second_squared, product = _blur(stacked).chunk(5)
-    luminance = (2 * first * second + C1) / (first.square() + second.square() + C1)
-    variances = first_squared - first.square() + second_squared - second.square()
-    return luminance, (2 * (product - first * second) + C2) / (variances + C2)
+    x, y = first_BCHW - 0.5, second_BCHW - 0.5  # smaller squares lose fewer digits in the differences below
+    mean_x, mean_y, square_x, square_y, product = _blur(torch.cat([x, y, x.square(), y.square(), x * y])).chunk(5)
+    variances = square_x - mean_x.square() + square_y - mean_y.square()
+    structure = (2 * (product - mean_x * mean_y) + C2) / (variances + C2)
+    mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
+    return (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1), structure
 
 
 def _blur(image_BCHW: Tensor) -> Tensor:

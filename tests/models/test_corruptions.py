@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+
+from models.corruptions import SMALLEST_CHANGE, CorruptionConfig, Corruptor
+from models.errors import ModelError
+from models.noise import perlin_bank
+
+ROOT = Path(os.environ.get("MSAD_DATA", Path(__file__).parents[2].parent / "shared/data/industrial"))
+FAMILIES = ("stain", "perlin", "cutpaste")
+
+
+def only(family, **options):
+    return CorruptionConfig(**{name: float(name == family) for name in FAMILIES}, **options)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def tensor(images):
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """16 different 64×96 crops of a colour photograph."""
+    image = data.astronaut()
+    return tensor([image[y : y + 64, x : x + 96] for y in (0, 100, 200, 300) for x in (0, 100, 200, 300)])
+
+
+@pytest.fixture(scope="module")
+def textures():
+    return tensor([np.stack([getattr(data, name)()[:128, :128]] * 3, axis=-1) for name in ("brick", "grass", "gravel")])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_corruptor_mask_marks_exactly_what_changed(family, photographs, textures):
+    corrupted, mask = Corruptor(only(family, probability=1.0), textures)(photographs, generator())
+    change = (corrupted - photographs).abs().amax(dim=1, keepdim=True)
+    assert mask.shape == (16, 1, 64, 96) and set(mask.unique().tolist()) == {0.0, 1.0}
+    assert (change[mask == 0] == 0).all() and (change[mask == 1] > SMALLEST_CHANGE).all()
+    assert corrupted.min() >= 0 and corrupted.max() <= 1 and corrupted.dtype == torch.float32
+    assert (mask.mean(dim=(1, 2, 3)) > 0).float().mean() > 0.85  # a pasted place may happen to look the same
+    assert mask.mean(dim=(1, 2, 3)).max() < 0.25
+
+
+def test_corruptor_same_generator_same_corruption(photographs, textures):
+    first, second = (Corruptor(CorruptionConfig(), textures)(photographs, generator(5)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[0], Corruptor(CorruptionConfig(), textures)(photographs, generator(6))[0])
+
+
+def test_corruptor_does_not_depend_on_earlier_calls(photographs):
+    used, fresh = Corruptor(CorruptionConfig()), Corruptor(CorruptionConfig())
+    used(photographs[:2], generator(1))
+    assert torch.equal(used(photographs, generator(2))[0], fresh(photographs, generator(2))[0])
+
+
+def test_corruptor_does_not_change_its_input_nor_global_randomness(photographs):
+    before, state = photographs.clone(), torch.random.get_rng_state()
+    Corruptor(CorruptionConfig(probability=1.0))(photographs, generator())
+    assert torch.equal(photographs, before) and torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_corruptor_probability_is_the_share_of_changed_images(probability, photographs):
+    corruptor, source = Corruptor(only("stain", probability=probability)), generator()
+    shares = [(corruptor(photographs, source)[1].amax(dim=(1, 2, 3)) > 0).float().mean() for _ in range(20)]
+    assert torch.stack(shares).mean().item() == pytest.approx(probability, abs=0.08)
+
+
+def test_corruptor_strength_makes_defects_plainer(photographs, textures):
+    def mean_change(strength):
+        config = CorruptionConfig(probability=1.0, strength=strength)
+        corrupted, mask = Corruptor(config, textures)(photographs, generator())
+        return ((corrupted - photographs).abs().mean(1, keepdim=True) * mask).sum() / mask.sum()
+
+    assert mean_change(0.3) < mean_change(0.6) < mean_change(1.0)
+
+
+def test_corruptor_grades_the_opacity(photographs):
+    corruptor, source = Corruptor(only("stain", probability=1.0)), generator()
+    changes = []
+    for _ in range(10):
+        corrupted, _ = corruptor(photographs, source)
+        changes.append((corrupted - photographs).abs().amax(dim=(1, 2, 3)))
+    assert torch.cat(changes).quantile(0.1) < 0.25 and torch.cat(changes).quantile(0.9) > 0.5
+
+
+def test_corruptor_family_weights_are_respected(photographs):
+    stains, patches = (Corruptor(only(family, probability=1.0)) for family in ("stain", "cutpaste"))
+    mixed = Corruptor(CorruptionConfig(probability=1.0, perlin=0.0))
+    for image in range(16):
+        batch = photographs[image : image + 1]
+        result = mixed(batch, generator(image))[0]
+        assert any(torch.equal(result, one(batch, generator(image))[0]) for one in (stains, patches))
+
+
+def test_corruptor_cutpaste_is_a_rectangle_of_other_pixels():
+    steps = torch.arange(64 * 64).view(1, 1, 64, 64) / (64 * 64)
+    image = torch.cat([steps, 1 - steps, steps.flip(-1)], dim=1)
+    _, mask = Corruptor(only("cutpaste", probability=1.0))(image, generator(3))
+    rows, columns = mask[0, 0].any(dim=1), mask[0, 0].any(dim=0)
+    assert mask.sum() > 0.9 * rows.sum() * columns.sum()
+
+
+def test_corruptor_grey_images_stay_grey(photographs, textures):
+    grey = photographs.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    coloured = textures * torch.tensor([1.0, 0.5, 0.2]).view(1, 3, 1, 1)
+    corrupted, mask = Corruptor(CorruptionConfig(probability=1.0), coloured)(grey, generator())
+    assert mask.any() and (corrupted.amax(dim=1) - corrupted.amin(dim=1)).max() < 1e-6
+
+
+def test_corruptor_single_image_without_textures(photographs):
+    corrupted, mask = Corruptor(CorruptionConfig(probability=1.0))(photographs[:1], generator(2))
+    assert corrupted.shape == (1, 3, 64, 96) and torch.isfinite(corrupted).all() and mask.any()
+
+
+@pytest.mark.skipif(not ROOT.exists(), reason="the real images are not here")
+@pytest.mark.parametrize("category", ["bottle", "magnetic_tile"])
+def test_corruptor_on_real_parts_changes_nearly_every_image(category):
+    paths = sorted((ROOT / category / "train/good").iterdir())[:8]
+    images = tensor([np.array(Image.open(path).convert("RGB").resize((64, 64))) for path in paths])
+    _, mask = Corruptor(CorruptionConfig(probability=1.0))(images.repeat(4, 1, 1, 1), generator())
+    assert (mask.mean(dim=(1, 2, 3)) > 0.001).float().mean() > 0.7
+
+
+def test_corruptor_is_fast():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    corruptor, images, source = Corruptor(CorruptionConfig()), torch.rand(8, 3, 256, 256), generator()
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        corruptor(images, source)
+        seconds.append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    assert min(seconds) < 0.2  # 0.045 on an idle core; the room is for a busy machine
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"probability": 1.5}, "probability is 1.5"),
+        ({"strength": 0.0}, "strength is 0.0"),
+        ({"stain": -1.0}, "stain, perlin, cutpaste"),
+        ({"stain": 0.0, "perlin": 0.0, "cutpaste": 0.0}, "one above 0"),
+        ({"stain": float("nan")}, "corruption"),
+        ({"probability": 2.0, "strength": 2.0}, "strength is 2.0"),
+    ],
+)
+def test_corruption_config_out_of_range(values, message):
+    with pytest.raises(ModelError) as caught:
+        CorruptionConfig(**values)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 1, 8, 8), (3, 8, 8)])
+def test_corruptor_textures_of_a_wrong_shape(shape):
+    with pytest.raises(ModelError, match="textures of shape"):
+        Corruptor(CorruptionConfig(), torch.zeros(shape))
+
+
+def test_perlin_bank_thresholds_mark_exact_areas():
+    bank = perlin_bank(4, 32, 48, seed=1)
+    assert bank.shape == (4, 1, 32, 48)
+    for area in (0.005, 0.1, 0.5):
+        assert ((bank >= 1 - area).flatten(1).float().mean(1) - area).abs().max() <= 1 / (32 * 48)
+
+
+def test_perlin_bank_same_seed_same_fields():
+    assert torch.equal(perlin_bank(3, 32, 32, seed=4), perlin_bank(3, 32, 32, seed=4))
+    assert not torch.equal(perlin_bank(3, 32, 32, seed=4), perlin_bank(3, 32, 32, seed=5))
+
+
+def test_perlin_bank_tiles_without_a_seam():
+    bank = perlin_bank(8, 64, 64)
+    seam, inside = (
+        (bank[..., 0, :] - bank[..., -1, :]).abs().mean(),
+        (bank[..., 1:, :] - bank[..., :-1, :]).abs().mean(),
+    )
+    assert seam < 2 * inside

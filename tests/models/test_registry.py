@@ -1,0 +1,213 @@
+"""One matrix over every architecture: what holds for each is tested here, once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from models.errors import ModelError
+from models.registry import architecture, architectures, build, count_parameters, default_parameters, register
+
+SMALL = {"base_width": 4, "depth": 2}
+VARIANTS = [
+    *((name, SMALL) for name in architectures()),
+    *(("multiscale", {**SMALL, "skip": skip}) for skip in ("add", "gated", "none")),
+    ("multiscale", {**SMALL, "skip_dropout": 0.3, "first_skip": 1}),
+    ("multiscale", {**SMALL, "bottleneck_channels": 5, "norm": "group"}),
+    ("baseline", {**SMALL, "bottleneck_channels": 5, "norm": "group"}),
+]
+EVERY_VARIANT = pytest.mark.parametrize(("name", "parameters"), VARIANTS, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def batch(height=32, width=48, count=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    clean_BCHW = torch.rand(count, 3, height, width, generator=generator)
+    mask_B1HW = torch.zeros(count, 1, height, width)
+    mask_B1HW[..., 8:16, 8:24] = 1
+    return clean_BCHW, torch.where(mask_B1HW > 0, 1 - clean_BCHW, clean_BCHW), mask_B1HW
+
+
+def test_architectures_are_the_registered_ones():
+    assert architectures() == ("baseline", "multiscale")
+
+
+@EVERY_VARIANT
+def test_losses_backward_reaches_every_parameter(name, parameters):
+    torch.manual_seed(0)
+    model = build(name, **parameters)
+    terms = model.losses(*batch())
+    assert set(terms) == set(model.loss_terms) - set(model.costly_terms)
+    assert all(value.shape == () and value.dtype == torch.float32 and value > 0 for value in terms.values())
+    sum(terms.values()).backward()
+    for path, parameter in model.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), path
+
+
+@EVERY_VARIANT
+def test_anomaly_maps_non_square_input(name, parameters):
+    model = build(name, **parameters).eval()
+    image_BCHW, _, _ = batch()
+    maps = model.anomaly_maps(image_BCHW)
+    assert tuple(maps) == model.map_names
+    for map_B1HW in maps.values():
+        assert map_B1HW.shape == (2, 1, 32, 48) and map_B1HW.dtype == torch.float32 and not map_B1HW.requires_grad
+        assert torch.isfinite(map_B1HW).all() and map_B1HW.min() >= 0 and map_B1HW.max() <= 1
+
+
+@EVERY_VARIANT
+def test_anomaly_maps_do_not_depend_on_the_rest_of_the_batch(name, parameters):
+    model = build(name, **parameters).eval()
+    image_BCHW, _, _ = batch(count=3)
+    together, alone = model.anomaly_maps(image_BCHW), model.anomaly_maps(image_BCHW[1:2])
+    for key in together:
+        torch.testing.assert_close(together[key][1:2], alone[key], atol=1e-5, rtol=1e-4)
+
+
+@EVERY_VARIANT
+def test_state_dict_round_trip(name, parameters):
+    torch.manual_seed(1)
+    first, second = build(name, **parameters), build(name, **parameters)
+    first.losses(*batch())  # moves the running statistics
+    second.load_state_dict(first.state_dict())
+    image_BCHW, _, _ = batch(seed=3)
+    for key, map_B1HW in first.eval().anomaly_maps(image_BCHW).items():
+        assert torch.equal(map_B1HW, second.eval().anomaly_maps(image_BCHW)[key])
+
+
+@EVERY_VARIANT
+def test_training_lowers_the_loss_and_finds_the_change(name, parameters):
+    torch.manual_seed(0)
+    model = build(name, **parameters)
+    weights = model.default_loss_weights
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    ramp_W = torch.linspace(0.2, 0.8, 32)
+    clean_BCHW = (ramp_W * ramp_W.view(-1, 1)).expand(4, 3, 32, 32).contiguous()
+    corrupted_BCHW, mask_B1HW = clean_BCHW.clone(), torch.zeros(4, 1, 32, 32)
+    corrupted_BCHW[:2, :, 8:16, 8:16], mask_B1HW[:2, :, 8:16, 8:16] = 1.0, 1.0
+    history = []
+    for _ in range(60):
+        terms = model.losses(clean_BCHW, corrupted_BCHW, mask_B1HW, terms=weights)
+        loss = sum(weights[term] * value for term, value in terms.items())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(loss.item())
+    assert history[-1] < history[0] / 2
+    l1_B1HW = model.eval().anomaly_maps(corrupted_BCHW)["l1"]
+    assert l1_B1HW[:2, :, 8:16, 8:16].mean() > 2 * l1_B1HW[2:].mean()
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_default_loss_weights_name_known_terms(name):
+    model = architecture(name)
+    assert set(model.default_loss_weights) <= set(model.loss_terms)
+    assert set(model.costly_terms) <= set(model.loss_terms) - set(model.default_loss_weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "count"),
+    [
+        ("baseline", {}, 1_734_947),
+        ("multiscale", {}, 1_928_483),
+        ("multiscale", {"depth": 4}, 7_766_051),
+        ("multiscale", {"skip": "none"}, 1_734_947),
+        ("multiscale", {"skip": "add"}, 1_734_947),
+    ],
+)
+def test_count_parameters_published_sizes(name, parameters, count):
+    assert count_parameters(build(name, **parameters)) == count
+
+
+# Means of the maps of one fixed image by a freshly drawn network: they change exactly when the arithmetic does.
+GOLDEN = {
+    "baseline": {"l1": 0.282994, "ssim": 0.38952, "msgms": 0.682923},
+    "multiscale": {"l1": 0.251521, "ssim": 0.381952, "msgms": 0.679994},
+}
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_anomaly_maps_golden_values(name):
+    torch.manual_seed(0)
+    model = build(name, **SMALL).eval()
+    ramp = torch.linspace(0, 1, 32)
+    image_BCHW = torch.stack([ramp.expand(32, 32), ramp.view(-1, 1).expand(32, 32), ramp * ramp.view(-1, 1)])[None]
+    means = {key: map_B1HW.mean().item() for key, map_B1HW in model.anomaly_maps(image_BCHW).items()}
+    assert means == pytest.approx(GOLDEN[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_losses_under_bfloat16_autocast_stay_close_to_float32(name):
+    torch.manual_seed(0)
+    model = build(name, **SMALL)
+    exact = model.losses(*batch())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model.losses(*batch())
+    for term, value in exact.items():
+        assert mixed[term].dtype == torch.float32
+        assert math.isclose(mixed[term].item(), value.item(), rel_tol=0.05)
+
+
+def test_losses_only_asked_terms():
+    model = build("baseline", **SMALL)
+    assert tuple(model.losses(*batch(), terms=["gms", "l1"])) == ("l1", "gms")
+
+
+def test_losses_unknown_term_names_nearest():
+    with pytest.raises(ModelError, match="unknown loss term 'sim'; did you mean 'ssim'"):
+        build("baseline", **SMALL).losses(*batch(), terms=["sim"])
+
+
+def test_losses_no_term():
+    with pytest.raises(ModelError, match="no loss term"):
+        build("baseline", **SMALL).losses(*batch(), terms=[])
+
+
+def test_anomaly_maps_size_that_does_not_fit():
+    with pytest.raises(ModelError, match=r"30×48 pixels do not fit Multiscale.*divisible by 4"):
+        build("multiscale", **SMALL).anomaly_maps(torch.rand(1, 3, 30, 48))
+
+
+def test_anomaly_maps_grey_image():
+    with pytest.raises(ModelError, match="B×3×H×W"):
+        build("multiscale", **SMALL).anomaly_maps(torch.rand(1, 1, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("multiscal", {}, "unknown architecture 'multiscal'; did you mean 'multiscale'"),
+        ("multiscale", {"base_widht": 8}, "unknown parameter 'base_widht' of 'multiscale'; did you mean 'base_width'"),
+        ("baseline", {"skip": "add"}, "unknown parameter 'skip' of 'baseline'"),
+        ("multiscale", {"skip": "gate"}, "skip is 'gate'; did you mean 'gated'"),
+        ("multiscale", {"depth": 0}, "depth is 0; it must be a whole number of at least 1"),
+        ("multiscale", {"bottleneck_channels": -4}, "bottleneck_channels is -4"),
+        ("multiscale", {"bottleneck_channels": 2.5}, "bottleneck_channels is 2.5"),
+        ("multiscale", {"skip_dropout": 1.0}, "skip_dropout is 1.0"),
+        ("multiscale", {"first_skip": -1}, "first_skip is -1"),
+        ("baseline", {"norm": "layer"}, "norm is 'layer'"),
+    ],
+)
+def test_build_bad_input(name, parameters, message):
+    with pytest.raises(ModelError) as caught:
+        build(name, **parameters)
+    assert message in str(caught.value)
+
+
+def test_register_same_name_twice():
+    with pytest.raises(ModelError, match="registered twice"):
+        register("baseline")(architecture("multiscale"))
+
+
+def test_default_parameters_build_the_default():
+    assert default_parameters("multiscale")["skip"] == "concat"
+    assert default_parameters("baseline")["bottleneck_channels"] is None

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import optuna
+import pytest
+import torch
+from optuna.distributions import CategoricalDistribution
+
+import search_spaces
+from models.corruptions import CorruptionConfig, Corruptor
+from models.registry import architecture, architectures, build, default_parameters
+from orchestrator.job_config import JobConfig
+
+EVERY = pytest.mark.parametrize("name", architectures())
+
+
+def defaults(name):
+    """The architecture's default configuration, with everything written out."""
+    corruption = CorruptionConfig()
+    return JobConfig(
+        category="any",
+        architecture=name,
+        model=default_parameters(name),
+        loss_weights=architecture(name).default_loss_weights,
+        corruption={"probability": corruption.probability, "strength": corruption.strength},
+    )
+
+
+def samples(name, count):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [study.ask(search_spaces.space(name)).params for _ in range(count)]
+
+
+def test_every_architecture_has_a_space():
+    assert search_spaces.architectures() == architectures()
+
+
+@EVERY
+def test_space_contains_the_defaults(name):
+    flat = defaults(name).flat()
+    for path, distribution in search_spaces.space(name).items():
+        if isinstance(distribution, CategoricalDistribution):
+            assert flat[path] in distribution.choices, path
+        else:
+            assert distribution.low <= flat[path] <= distribution.high, path
+
+
+@EVERY
+def test_space_names_every_default_loss_weight(name):
+    weights = {path.partition("/")[2] for path in search_spaces.space(name) if path.startswith("loss_weights/")}
+    assert weights >= set(architecture(name).default_loss_weights)  # a weight that is not named would be off
+
+
+@EVERY
+def test_space_random_samples_train_one_step(name):
+    torch.manual_seed(0)
+    for parameters in samples(name, 6):
+        job = JobConfig(category="any", architecture=name).with_parameters(parameters)
+        model = build(name, **{**job.model, "base_width": 4})  # narrow, to be quick
+        clean = torch.rand(2, 3, 64, 64)
+        corrupted, mask = Corruptor(CorruptionConfig(**job.corruption))(clean, torch.Generator().manual_seed(0))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate)
+        terms = model.losses(clean, corrupted, mask, terms=job.loss_weights)
+        loss = sum(job.loss_weights[term] * value for term, value in terms.items())
+        loss.backward()
+        optimizer.step()
+        assert torch.isfinite(loss) and all(torch.isfinite(p).all() for p in model.parameters())
+
+
+@EVERY
+def test_space_full_width_samples_build(name):
+    for parameters in samples(name, 3):
+        model = JobConfig(category="any", architecture=name).with_parameters(parameters).model
+        assert build(name, **model).size_multiple <= 32
+
+
+def test_space_is_a_copy():
+    search_spaces.space("baseline").clear()
+    assert search_spaces.space("baseline")
+
+
+def test_space_unknown_architecture_names_nearest():
+    with pytest.raises(ValueError, match="no search space: did you mean 'baseline'"):
+        search_spaces.space("basline")
