@@ -116,11 +116,22 @@ def _ssim_parts(first_BCHW: Tensor, second_BCHW: Tensor) -> tuple[Tensor, Tensor
 
 
 def _blur(image_BCHW: Tensor) -> Tensor:
-    offsets = torch.arange(-RADIUS, RADIUS + 1, device=image_BCHW.device, dtype=torch.float32)
-    window = torch.exp(-offsets.square() / (2 * SIGMA**2))
-    window = window / window.sum()
     height, width = image_BCHW.shape[-2:]
-    planes_N1HW = image_BCHW.reshape(-1, 1, height, width)
-    planes_N1HW = F.pad(planes_N1HW, (RADIUS,) * 4, mode="reflect")
-    planes_N1HW = F.conv2d(F.conv2d(planes_N1HW, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
-    return planes_N1HW.reshape(image_BCHW.shape)
+    down_HH, across_WW = (_blur_matrix(side, image_BCHW.device) for side in (height, width))
+    return down_HH @ image_BCHW @ across_WW.T
+
+
+@functools.lru_cache(maxsize=16)
+def _blur_matrix(side: int, device: torch.device) -> Tensor:
+    """Return the side×side matrix that blurs a column with SSIM's window, borders mirrored.
+
+    Two products with a banded matrix are an order of magnitude faster on a CPU than convolutions with one channel,
+    forward and backward, although most of their factors are 0.
+    """
+    offsets = torch.arange(-RADIUS, RADIUS + 1)
+    window = torch.exp(-offsets.double().square() / (2 * SIGMA**2))
+    source = torch.arange(side).unsqueeze(1) + offsets
+    source = (side - 1) - ((side - 1) - source.abs()).abs()  # mirrored without repeating the border
+    matrix = torch.zeros(side, side, dtype=torch.float64)
+    matrix.scatter_add_(1, source.clamp(0, side - 1), (window / window.sum()).expand(side, -1))
+    return matrix.float().to(device)

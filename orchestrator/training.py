@@ -105,7 +105,7 @@ def _fit(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=device.type == "cuda"
     )
-    images_NCHW = torch.from_numpy(np.ascontiguousarray(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
+    images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
     steps_per_epoch = math.ceil(len(images_NCHW) / job.batch_size)
     schedule = _schedule(job, optimizer, steps_per_epoch)
     generator = torch.Generator(device)
@@ -253,7 +253,7 @@ def _schedule(job: JobConfig, optimizer: torch.optim.Optimizer, steps_per_epoch:
 def _textures(data: TrainingData, device: torch.device) -> Tensor | None:
     if data.textures_NHWC is None:
         return None
-    return torch.from_numpy(np.ascontiguousarray(data.textures_NHWC)).to(device).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(np.array(data.textures_NHWC)).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:
