@@ -8,8 +8,8 @@ from search_spaces.shared import RECONSTRUCTION
 
 SPACE: dict[str, BaseDistribution] = {
     **RECONSTRUCTION,
-    "model/base_width": CategoricalDistribution((16, 32, 48)),
-    "model/depth": IntDistribution(3, 5),
+    "model/base_width": CategoricalDistribution((16, 24, 32)),
+    "model/depth": IntDistribution(3, 4),
     # None continues the doubling of the channels.
     "model/bottleneck_channels": CategoricalDistribution((None, 16, 64, 128, 256)),
 }

@@ -90,17 +90,20 @@ def test_training_lowers_the_loss_and_finds_the_change(name, parameters):
     model = build(name, **parameters)
     weights = model.default_loss_weights
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    # The step falls to 0, for the running statistics to catch up with the weights.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=80)
     ramp_W = torch.linspace(0.2, 0.8, 32)
     clean_BCHW = (ramp_W * ramp_W.view(-1, 1)).expand(4, 3, 32, 32).contiguous()
     corrupted_BCHW, mask_B1HW = clean_BCHW.clone(), torch.zeros(4, 1, 32, 32)
     corrupted_BCHW[:2, :, 8:16, 8:16], mask_B1HW[:2, :, 8:16, 8:16] = 1.0, 1.0
     history = []
-    for _ in range(60):
+    for _ in range(80):
         terms = model.losses(clean_BCHW, corrupted_BCHW, mask_B1HW, terms=weights)
         loss = sum(weights[term] * value for term, value in terms.items())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        schedule.step()
         history.append(loss.item())
     assert history[-1] < history[0] / 2
     l1_B1HW = model.eval().anomaly_maps(corrupted_BCHW)["l1"]
