@@ -97,7 +97,7 @@ def entry(key: str, write: Callable[[Path], None], directory: Path | str | None 
 
 @contextmanager
 def space_for(folder: Path, needed: int) -> Iterator[None]:
-    """Write `needed` bytes in here: a disk too small for them is told before the work, one that fills up meanwhile then.
+    """Write `needed` bytes in here: a disk too small is told before the work, one that fills up meanwhile then.
 
     Raises
     ------

@@ -52,7 +52,7 @@ def split_good_images(
     paths = list_images(folder)
     if len(paths) < FEWEST_GOOD_IMAGES:
         raise DataError(
-            f"{folder}: {len(paths)} images of good parts; at least {FEWEST_GOOD_IMAGES} are needed, better some hundred"
+            f"{folder}: {len(paths)} good images; at least {FEWEST_GOOD_IMAGES} are needed, some hundred are better"
         )
     count = min(max(minimum, round(validation_fraction * len(paths))), len(paths) // 2)
     chosen = set(np.random.default_rng(seed).permutation(len(paths))[:count].tolist())

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from data_io.cache import load_images
 from data_io.decode import decode_mask
 from data_io.errors import DataError
-from data_io.cache import load_images
 from data_io.layout import choose_categories
 from data_io.parallel import map_in_threads
 from data_io.table import read_table

@@ -1,0 +1,79 @@
+"""What a check of a dataset found, and how it reads in a terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong. An error makes training or measuring wrong or impossible; a warning is worth a look."""
+
+    severity: Literal["error", "warning"]
+    path: Path
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.path}: {self.message}"
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """A dataset root as it was found.
+
+    Attributes
+    ----------
+    root : the root.
+    problems : all of them, in the order of the folders.
+    summary : one row per category, split and defect type: `category`, `split`, `defect_type`, `images` (count, of any
+        state), `masks` (count), `sizes` ("900×900", or "103–632 × 222–403", width first) and `modes` ("RGB", "L",
+        "I;16", ... of Pillow); sizes and modes are empty where files were not to be opened.
+    """
+
+    root: Path
+    problems: list[Problem]
+    summary: pd.DataFrame
+
+    @property
+    def errors(self) -> list[Problem]:
+        """The problems that forbid a search."""
+        return [problem for problem in self.problems if problem.severity == "error"]
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no error; warnings may remain."""
+        return not self.errors
+
+
+def format_report(report: CheckReport) -> str:
+    """The report as plain text: the table of what is there, every problem with its path, one line of verdict."""
+    lines = [f"Dataset {report.root}"]
+    if not report.summary.empty:
+        lines += ["", _table(report.summary)]
+    if report.problems:
+        lines += ["", *map(str, report.problems)]
+    errors = len(report.errors)
+    warnings = len(report.problems) - errors
+    verdict = "not usable until the errors are mended" if errors else "ready for a search"
+    return "\n".join([*lines, "", f"{_count(errors, 'error')}, {_count(warnings, 'warning')}: {verdict}"])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def _table(summary: pd.DataFrame) -> str:
+    rows = [[name.replace("_", " ") for name in summary.columns], *summary.astype(str).to_numpy().tolist()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    numeric = [name in ("images", "masks") for name in summary.columns]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ).rstrip()
+        for row in rows
+    )
