@@ -1,0 +1,45 @@
+"""A bundle with untrained weights but real statistics: small, quick, and every part of it genuine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from data_io.cache import load_images
+from data_io.splits import split_good_images
+from models.registry import build
+from models.scoring import Scoring, fit_scorer, threshold
+from orchestrator.bundles import Bundle, to_tensor
+from orchestrator.job_config import JobConfig
+
+
+@pytest.fixture(scope="session")
+def category(demo):
+    """A category of the demo dataset."""
+    return sorted(path.name for path in demo.iterdir() if path.is_dir())[0]
+
+
+@pytest.fixture(scope="session")
+def make_bundle(demo, category):
+    """Return a function that builds a bundle for the demo's category; `scoring` replaces fields of the scoring."""
+
+    def make(**scoring):
+        torch.manual_seed(0)
+        parameters = {"base_width": 8, "depth": 2}
+        job = JobConfig(category=category, architecture="multiscale", image_size=32, model=parameters)
+        model = build(job.architecture, **parameters).eval()
+        images = load_images(split_good_images(demo, category, seed=0).train_paths, job.image_size)
+        maps = model.anomaly_maps(to_tensor(images))
+        values = {"weights": dict.fromkeys(maps, 1.0), "smoothing": 0.5, "calibration": "position"} | scoring
+        scorer = fit_scorer(Scoring(**values), maps)
+        good_scores = scorer(maps)[1].numpy()
+        provenance = {"run_id": "0123abcd", "validation": {"score": 0.75, "pixel_ap": float("nan")}}
+        return Bundle(model, scorer, threshold(good_scores, 0.2), job, provenance)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bundle(make_bundle):
+    """A bundle that tests only read."""
+    return make_bundle()
