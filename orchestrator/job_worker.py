@@ -19,12 +19,12 @@ from data_io.splits import split_good_images
 from models import synthetic_defects
 from models.registry import count_parameters
 from models.synthetic_defects import SyntheticSet, make_synthetic_defects
-from orchestrator.bundles import Bundle, good_map_range
+from orchestrator.bundles import Bundle
+from orchestrator.curves import save_training_curves
 from orchestrator.errors import MsadError
 from orchestrator.job_config import JobConfig
-from orchestrator.pictures import save_training_curves
 from orchestrator.task import Task
-from orchestrator.training import TrainingData, batches, fit
+from orchestrator.training import TrainingData, fit
 
 
 def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_from: Callable[[], Path | None]) -> None:
@@ -77,8 +77,6 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
             job=task.job,
             provenance=provenance,
         )
-        good = [bundle.score_batch(batch)[0] for batch in batches(data.validation_NHWC, device, task.job.batch_size)]
-        bundle.map_range = good_map_range(torch.cat(good), task.job.false_positive_rate)
         bundle.save(directory.bundle)
         save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
     except (MsadError, ValueError) as error:  # ModelError and DataError are ValueErrors

@@ -26,7 +26,7 @@ from orchestrator.job_config import JobConfig
 PRUNERS = {
     # Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934): at each rung the best third goes on.
     "asha": lambda grace: optuna.pruners.SuccessiveHalvingPruner(min_resource=grace, reduction_factor=3),
-    "median": lambda grace: optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=grace - 1),
+    "median": lambda grace: optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=grace),
     "none": lambda grace: optuna.pruners.NopPruner(),
 }
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}

@@ -1,0 +1,82 @@
+"""The direction of imports: each folder knows only what is below it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+HEAVY = {"ray", "mlflow", "optuna"}
+FORBIDDEN = {
+    "data_io": {"models", "orchestrator", "search_spaces", *HEAVY},
+    "models": {"data_io", "orchestrator", "search_spaces", *HEAVY},
+    "search_spaces": {"data_io", "orchestrator", "ray", "mlflow"},
+}
+# What a machine with torch and numpy but without Ray and MLflow must be able to import.
+WITHOUT_RAY = [
+    *(f"models.{path.stem}" for path in (REPOSITORY / "models").glob("[a-z]*.py")),
+    *(f"data_io.{path.stem}" for path in (REPOSITORY / "data_io").glob("[a-z]*.py")),
+    *(f"orchestrator.{name}" for name in ("training", "job_config", "bundles", "evaluation", "predict", "job_worker")),
+]
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top-level names of every import in a file, at whatever depth it stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("folder", sorted(FORBIDDEN))
+def test_imports_point_downwards_only(folder):
+    found = {path.name: imported(path) & FORBIDDEN[folder] for path in (REPOSITORY / folder).rglob("*.py")}
+    assert not {name: names for name, names in found.items() if names}
+
+
+def test_test_split_is_opened_by_evaluation_alone():
+    users = [
+        path.relative_to(REPOSITORY).as_posix()
+        for folder in ("orchestrator", "models", "data_io", "search_spaces")
+        for path in (REPOSITORY / folder).rglob("*.py")
+        if any(
+            isinstance(node, ast.ImportFrom) and node.module == "data_io.test_split"
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    ]
+    assert users == ["orchestrator/evaluation.py"]
+
+
+def test_training_side_imports_where_ray_and_mlflow_are_missing():
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+import importlib
+for name in {WITHOUT_RAY!r}:
+    importlib.import_module(name)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_command_line_helps_without_loading_heavy_packages():
+    code = """
+import sys
+from click.testing import CliRunner
+from orchestrator.cli import msad
+assert CliRunner().invoke(msad, ["search", "--help"]).exit_code == 0
+print(sorted({"ray", "mlflow", "torch", "optuna", "pandas"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
