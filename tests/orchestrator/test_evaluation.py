@@ -1,0 +1,112 @@
+"""Evaluation of a bundle on the demo's test split, its figures against their definitions."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from data_io.errors import DataError
+from orchestrator.bundles import Bundle
+from orchestrator.errors import ConfigError
+from orchestrator.evaluation import evaluate
+
+REPOSITORY = Path(__file__).parents[2]
+METRICS = {
+    *("image_auroc", "image_auroc_low", "image_auroc_high", "image_prauc", "image_prevalence"),
+    *("pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30", "aupro_05"),
+    *("f1", "recall", "false_positives", "misses", "latency_ms"),
+}
+
+
+@pytest.fixture(scope="module")
+def evaluation(bundle, demo, category):
+    return evaluate(bundle, demo, category, None)
+
+
+def test_evaluate_gives_every_metric_as_a_float_in_its_range(evaluation):
+    assert set(evaluation.metrics) == METRICS
+    assert all(type(value) is float for value in evaluation.metrics.values())
+    counts = {"false_positives", "misses", "latency_ms"}
+    assert all(0 <= evaluation.metrics[name] <= 1 for name in METRICS - counts)
+    low, middle, high = (evaluation.metrics[f"image_auroc{end}"] for end in ("_low", "", "_high"))
+    assert low <= middle <= high
+    assert evaluation.metrics["latency_ms"] > 0
+
+
+def test_evaluate_metrics_agree_with_scikit_learn_on_its_own_scores_and_maps(evaluation):
+    labels, scores = evaluation.scores["label"], evaluation.scores["score"]
+    assert evaluation.metrics["image_auroc"] == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+    assert evaluation.metrics["image_prauc"] == pytest.approx(average_precision_score(labels, scores), abs=1e-9)
+    pixels = evaluation.masks.ravel(), evaluation.maps.ravel()
+    assert evaluation.metrics["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels), abs=1e-9)
+    assert evaluation.metrics["pixel_prauc"] == pytest.approx(average_precision_score(*pixels), abs=1e-6)
+    assert evaluation.metrics["pixel_prevalence"] == pytest.approx(evaluation.masks.mean())
+
+
+def test_evaluate_counts_and_outcomes_follow_the_threshold(evaluation, bundle):
+    table = evaluation.scores
+    flagged = table["score"] > bundle.threshold
+    assert (flagged == (table["verdict"] == "anomalous")).all()
+    assert (
+        evaluation.metrics["misses"] == ((table["label"] == 1) & ~flagged).sum() == (table["outcome"] == "miss").sum()
+    )
+    assert evaluation.metrics["false_positives"] == ((table["label"] == 0) & flagged).sum()
+    assert evaluation.metrics["recall"] == pytest.approx(1 - evaluation.metrics["misses"] / table["label"].sum())
+
+
+def test_evaluate_per_defect_type_covers_all_and_measures_each_against_good(evaluation, demo, category):
+    types = {path.name for path in (demo / category / "test").iterdir()} - {"good"}
+    assert set(evaluation.per_defect_type.index) == types
+    name = sorted(types)[0]
+    part = evaluation.scores.query("label == 0 or defect_type == @name")
+    row = evaluation.per_defect_type.loc[name]
+    assert row["image_auroc"] == pytest.approx(roc_auc_score(part["label"], part["score"]), abs=1e-9)
+    pixels = evaluation.masks[part.index].ravel(), evaluation.maps[part.index].ravel()
+    assert row["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels), abs=1e-9)
+    assert evaluation.per_defect_type["misses"].sum() == evaluation.metrics["misses"]
+
+
+def test_evaluate_scores_are_those_that_predict_gives(evaluation, bundle):
+    rows = evaluation.scores.iloc[[0, len(evaluation.scores) - 1]]
+    for row in rows.itertuples():
+        assert bundle.predict(row.path).score == pytest.approx(row.score, rel=1e-4)
+
+
+def test_evaluate_native_masks_are_counted_at_their_own_size(bundle, demo, category):
+    native = evaluate(bundle, demo, category, None, masks_at="native")
+    masks = [np.asarray(Image.open(path)) > 127 for path in (demo / category / "ground_truth").rglob("*.png")]
+    sizes = [np.prod(Image.open(path).size) for path in native.scores["path"]]
+    assert native.metrics["pixel_prevalence"] == pytest.approx(sum(m.sum() for m in masks) / sum(sizes), abs=1e-12)
+
+
+def test_evaluate_wrong_place_or_category_is_refused(bundle, demo, category):
+    with pytest.raises(ConfigError, match="one of model, native"):
+        evaluate(bundle, demo, category, None, masks_at="nowhere")
+    with pytest.raises(DataError, match=category):
+        evaluate(bundle, demo, category + "s", None)
+
+
+def test_evaluate_on_real_images_after_saving_and_loading(bundle, industrial, tmp_path):
+    loaded = Bundle.load(bundle.save(tmp_path / "bundle"), device="cpu")
+    result = evaluate(loaded, industrial, "bottle", None)
+    assert len(result.scores) == 83 and result.metrics["image_prevalence"] == pytest.approx(63 / 83)
+    assert list(result.per_defect_type["images"]) == [20, 22, 21]
+    assert result.maps.shape == (83, 32, 32) and np.isfinite(result.maps).all()
+
+
+def test_test_split_is_imported_by_evaluation_alone():
+    importers = set()
+    for package in ("orchestrator", "models", "data_io", "search_spaces"):
+        for path in (REPOSITORY / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                names = [alias.name for alias in getattr(node, "names", [])] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom):
+                    names = [f"{node.module}.{alias.name}" for alias in node.names]
+                if any(name.startswith("data_io.test_split") for name in names):
+                    importers.add(path.relative_to(REPOSITORY).as_posix())
+    assert importers == {"orchestrator/evaluation.py"}
