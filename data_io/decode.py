@@ -44,7 +44,8 @@ def read_header(path: Path | str, content: bytes | None = None) -> Header:
     """
     with _open(Path(path), content) as image:
         try:
-            turned = image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
+            # Pillow turns a TIFF by itself and says its size as turned.
+            turned = image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
         except Exception:  # A broken EXIF block leaves the pixels good, and Pillow raises many types on one.
             turned = False
         width, height = reversed(image.size) if turned else image.size

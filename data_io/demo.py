@@ -125,7 +125,8 @@ def _picture(
         if kind == missing and severity is not None:
             broken, _ = draw(pose, size, 0.3 + 0.7 * severity)
             # The same pose and grain: whatever differs by a grey level is the missing part.
-            return broken, np.abs(broken - picture).max(axis=2) > 1 / 255
+            mask = np.abs(broken - picture).max(axis=2) > 1 / 255
+            return np.where(mask[..., None], broken, picture), mask
     if severity is None:
         return picture, np.zeros((size, size), bool)
     return _SURFACE_DEFECTS[kind](picture, body, rng, severity)

@@ -1,6 +1,6 @@
-"""Photographs that lie on every machine that has scikit-image: nothing to download, nothing to license.
+"""Photographs that lie on every machine that has scikit-image: nothing to download.
 
-The images are in scikit-image's wheel, free to use (CC0 or public domain, see its data/README.txt).
+They are read from scikit-image's own folder; its data/README.txt states where each is from and its terms.
 """
 
 from __future__ import annotations

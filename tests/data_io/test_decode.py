@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_io.decode import Header, decode, decode_mask, read_header, resize
+from data_io.errors import DataError
+
+RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_decode_lossless_rgb_gives_the_pixels(tmp_path, suffix):
+    Image.fromarray(RGB).save(tmp_path / f"a.{suffix}")
+    assert np.array_equal(decode(tmp_path / f"a.{suffix}"), RGB)
+
+
+def test_decode_jpeg_grey_gives_three_equal_channels(tmp_path):
+    Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "a.jpg")
+    image = decode(tmp_path / "a.jpg")
+    assert image.shape == (8, 8, 3) and image.dtype == np.uint8
+    assert np.abs(image.astype(int) - 77).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_decode_16_bit_grey_scales_by_the_full_range(tmp_path, suffix):
+    levels = np.array([[0, 257, 32768, 65535]], np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"a.{suffix}")
+    assert decode(tmp_path / f"a.{suffix}")[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_decode_dark_16_bit_image_stays_dark_and_not_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "a.png")
+    assert np.all(decode(tmp_path / "a.png") == 4)
+
+
+def test_decode_rgba_is_composited_on_black(tmp_path):
+    pixels = np.dstack([np.full((2, 2, 3), 200, np.uint8), np.array([[0, 255], [128, 255]], np.uint8)])
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png")[..., 0].tolist() == [[0, 200], [100, 200]]
+
+
+def test_decode_palette_is_looked_up_and_its_transparent_colour_is_black(tmp_path):
+    image = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), mode="P")
+    image.putpalette([255, 0, 0, 0, 255, 0, 10, 20, 30])
+    image.save(tmp_path / "opaque.png")
+    image.save(tmp_path / "see_through.png", transparency=0)
+    assert decode(tmp_path / "opaque.png").tolist() == [[[255, 0, 0], [0, 255, 0]], [[10, 20, 30], [0, 255, 0]]]
+    assert decode(tmp_path / "see_through.png")[0, 0].tolist() == [0, 0, 0]
+
+
+def test_decode_1_bit_gives_black_and_white(tmp_path):
+    Image.fromarray(np.array([[True, False]])).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png")[0, :, 0].tolist() == [255, 0]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_decode_exif_orientation_turns_image_and_header_alike(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90° clockwise
+    stripes = np.repeat(np.repeat(np.array([[0, 255]], np.uint8), 16, axis=0), 16, axis=1)
+    Image.fromarray(np.dstack([stripes] * 3)).save(tmp_path / f"a.{suffix}", exif=exif)
+    image = decode(tmp_path / f"a.{suffix}")
+    assert image.shape == (32, 16, 3)
+    assert image[:12].max() < 30 and image[-12:].min() > 225
+    assert read_header(tmp_path / f"a.{suffix}") == Header(width=16, height=32, mode="RGB")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+def test_decode_truncated_file_is_named(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"cut\.{suffix}: .*(truncated|damaged)"):
+        decode(path)
+
+
+def test_decode_png_with_a_flipped_byte_is_an_error(tmp_path):
+    path = tmp_path / "bad.png"
+    Image.fromarray(RGB).save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"bad\.png"):
+        decode(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"GIF89a" + bytes(20), bytes(1000)])
+def test_decode_something_else_says_it_is_no_image(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png: cannot be decoded: not a PNG, JPEG, BMP or TIFF"):
+        decode(tmp_path / "a.png")
+
+
+def test_decode_missing_file_and_folder_are_told_apart(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        decode(tmp_path / "none.png")
+    with pytest.raises(DataError, match="is a folder"):
+        decode(tmp_path)
+
+
+def test_decode_claim_of_too_many_pixels_is_refused_before_memory_is_taken(tmp_path):
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(bytes(100)))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+    for read in (decode, read_header):
+        with pytest.raises(DataError, match=r"bomb\.png: too large"):
+            read(tmp_path / "bomb.png")
+
+
+def test_decode_float_tiff_is_refused_because_its_range_is_unknown(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: .*8 or 16 bit"):
+        decode(tmp_path / "a.tif")
+
+
+def test_decode_32_bit_values_beyond_16_bit_are_refused(tmp_path):
+    Image.fromarray(np.array([[0, 70_000]], np.int32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match="70000"):
+        decode(tmp_path / "a.tif")
+
+
+def test_decode_mask_8_bit_cuts_above_127(tmp_path):
+    Image.fromarray(np.array([[0, 1, 127, 128, 255]], np.uint8)).save(tmp_path / "m.png")
+    assert decode_mask(tmp_path / "m.png").tolist() == [[False, False, False, True, True]]
+
+
+def test_decode_mask_1_bit_takes_what_is_set(tmp_path):
+    Image.fromarray(np.array([[True, False, True]])).save(tmp_path / "m.png")
+    assert decode_mask(tmp_path / "m.png").tolist() == [[True, False, True]]
+
+
+def test_resize_reduction_averages_and_keeps_no_alias():
+    checkers = np.indices((64, 64)).sum(axis=0) % 2 * 255
+    small = resize(np.dstack([checkers.astype(np.uint8)] * 3), 8)
+    assert small.shape == (8, 8, 3) and small.dtype == np.uint8
+    assert np.abs(small.astype(int) - 127).max() <= 3
+
+
+def test_resize_oblong_image_becomes_square_without_overshoot():
+    edge = np.zeros((30, 90, 3), np.uint8)
+    edge[:, 45:] = 200
+    small = resize(edge, 16)
+    assert small.shape == (16, 16, 3) and small.max() == 200
+    assert np.all(np.diff(small[8, :, 0].astype(int)) >= 0)
+
+
+def test_decode_real_bottle_gives_900_by_900(real_root):
+    path = next((real_root / "bottle" / "train" / "good").iterdir())
+    assert decode(path).shape == (900, 900, 3)
+    assert read_header(path) == Header(900, 900, "RGB")
