@@ -1,4 +1,4 @@
-"""Runs what README.md shows: every line after `$` in its console blocks, and every Python block, in the order they stand.
+"""Runs what README.md shows, in order: every line after `$` in its console blocks, and every Python block.
 
     python tests/readme.py [README.md]
 
