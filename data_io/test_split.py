@@ -77,7 +77,8 @@ class TestSplit:
 
         Parameters
         ----------
-        size : side of the square they are resized to by the nearest pixel; None for their own sizes.
+        size : side of the square they are resized to by the nearest pixel, as the literature does; a defect finer than
+            a pixel of that square can vanish. None for their own sizes.
 
         Returns
         -------

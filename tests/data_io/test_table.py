@@ -85,6 +85,7 @@ def test_read_table_ignores_hidden_files_and_strangers(root):
 def test_reading_train_opens_no_test_file(demo, tmp_path):
     # An audit hook sees every open() of the process, whichever library makes it.
     code = """
+import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 from data_io.cache import fingerprint, load_images
