@@ -41,7 +41,7 @@ def msad() -> None:
     """Find the best defect detector for each product: search on Ray, browse in MLflow, pull by run ID.
 
     \b
-    Example: msad search --categories brick,screw --trials 8 --name first
+    Example: msad search --categories brick,gear --trials 8 --name first
     """
 
 

@@ -1,0 +1,199 @@
+"""The whole path on a real Ray cluster and a real MLflow store: search, finals, test, compare, pull, resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+SMALL = ["--image-size", "32", "--epochs", "2", "--set", "model/base_width=4", "--set", "model/depth=2"]
+
+# Runs the command line under an audit hook that notes every file opened for reading below the dataset, and when.
+WATCHED = """
+import os, sys
+def note(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
+        path = os.fspath(args[0])
+        if isinstance(path, str) and path.startswith(os.environ["MSAD_WATCH"]):
+            with open(os.environ["MSAD_WATCH_LOG"], "a") as log:
+                log.write(path + "\\n")
+sys.addaudithook(note)
+"""
+
+
+def msad(*words: str, folder: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    """Run a command in a folder of its own, so that its default MLflow store is there."""
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", *words],
+        cwd=folder,
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+def runs(folder: Path, sweep: str) -> dict[str, list]:
+    """Return a sweep's MLflow runs by kind."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(sweep)
+    found = client.search_runs([experiment.experiment_id], max_results=1000)
+    return {kind: [run for run in found if run.data.tags["msad.kind"] == kind] for kind in ("study", "trial")}
+
+
+@pytest.fixture(scope="module")
+def swept(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, list[str]]:
+    """A finished sweep of 2 studies of 2 trials: its folder, its process, and the dataset files that were opened."""
+    folder = tmp_path_factory.mktemp("swept")
+    hook = folder / "hook"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(WATCHED)
+    log = folder / "opened.log"
+    done = msad(
+        *("search", "--dataset", str(demo), "--categories", "brick", "--trials", "2", "--name", "first", *SMALL),
+        folder=folder,
+        environment={"PYTHONPATH": str(hook), "MSAD_WATCH": str(demo), "MSAD_WATCH_LOG": str(log)},
+    )
+    return folder, done, log.read_text().splitlines()
+
+
+def test_search_ends_with_every_run_in_mlflow(swept):
+    folder, done, _ = swept
+    assert done.returncode == 0, done.stderr
+    found = runs(folder, "first")
+    assert len(found["study"]) == 2 and len(found["trial"]) == 4
+    for run in found["trial"]:
+        assert run.info.status == "FINISHED" and run.data.tags["msad.status"] == "complete"
+        assert {"train_loss", "validation_score", "learning_rate"} <= set(run.data.metrics)
+        assert run.data.params["image_size"] == "32" and run.data.params["model/base_width"] == "4"
+        assert run.data.tags["mlflow.parentRunId"] in {study.info.run_id for study in found["study"]}
+    for run in found["study"]:
+        assert {"test_image_auroc", "test_pixel_auroc", "test_aupro_30", "validation_score"} <= set(run.data.metrics)
+        assert run.data.tags["msad.best_trial"] in {trial.info.run_id for trial in found["trial"]}
+
+
+def test_search_opens_no_test_file_before_every_winner_is_chosen(swept, demo):
+    _, _, opened = swept
+    test = [position for position, path in enumerate(opened) if "/brick/test/" in path or "/ground_truth/" in path]
+    train = [position for position, path in enumerate(opened) if "/brick/train/" in path]
+    assert train, "the hook saw nothing"
+    assert test, "the winners were never evaluated"
+    assert max(train) < min(test)
+
+
+def test_winner_beats_or_equals_every_trial_on_validation(swept):
+    found = runs(swept[0], "first")
+    for study in found["study"]:
+        best = study.data.tags["msad.best_trial"]
+        scores = {
+            run.info.run_id: run.data.metrics["validation_score"]
+            for run in found["trial"]
+            if run.data.tags["msad.study"] == study.data.tags["msad.study"]
+        }
+        assert scores[best] == max(scores.values())
+
+
+def test_compare_lists_both_studies(swept):
+    done = msad("compare", "first", "--json", "-", folder=swept[0])
+    rows = json.loads(done.stdout)
+    assert {(row["category"], row["architecture"]) for row in rows} == {("brick", "baseline"), ("brick", "multiscale")}
+    assert sum(row["best"] for row in rows) == 1
+    assert all(0 <= row["image_auroc"] <= 1 and 0 < row["image_prevalence"] < 1 for row in rows)
+
+
+def test_pulled_winner_predicts(swept, demo):
+    folder = swept[0]
+    pulled = msad("pull", "brick@best", "--to", "model", folder=folder)
+    assert pulled.returncode == 0, pulled.stderr
+    done = msad("predict", "model", str(demo / "brick" / "test"), "--out", "out", folder=folder)
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "out" / "scores.csv").read_text().splitlines()
+    images = list((demo / "brick" / "test").rglob("*.png"))
+    assert len(lines) == len(images) + 1
+    assert len(list((folder / "out" / "heatmaps").rglob("*.png"))) == len(images)
+    again = msad("pull", "brick@best", "--to", "model", folder=folder)
+    assert again.returncode == 2 and "not an empty folder" in again.stderr
+
+
+def test_resume_of_a_finished_sweep_changes_nothing(swept):
+    folder = swept[0]
+    before = runs(folder, "first")
+    done = msad("search", "--resume", "first", folder=folder)
+    assert done.returncode == 0, done.stderr
+    after = runs(folder, "first")
+    for kind in before:
+        assert {run.info.run_id for run in before[kind]} == {run.info.run_id for run in after[kind]}
+    assert all(run.info.status == "FINISHED" for run in after["study"])
+
+
+def test_search_under_a_taken_name_is_refused(swept, demo):
+    done = msad("search", "--dataset", str(demo), "--name", "first", folder=swept[0])
+    assert done.returncode == 2 and "--resume first" in done.stderr
+
+
+def test_more_gpus_than_the_cluster_has_are_refused(demo, tmp_path):
+    done = msad("search", "--dataset", str(demo), "--gpus-per-trial", "64", *SMALL, folder=tmp_path)
+    assert done.returncode == 2 and "64 GPUs per trial were asked for" in done.stderr
+    assert not (tmp_path / "sweeps").exists() or not list((tmp_path / "sweeps").glob("*/sweep.yaml"))
+
+
+def test_sweep_whose_trials_all_diverge_says_why_and_fails(demo, tmp_path):
+    words = ["search", "--dataset", str(demo), "--categories", "brick", "--architectures", "baseline", "--trials", "1"]
+    fixed = ["--set", "learning_rate=1e30", "--set", "gradient_clip=0", "--set", "schedule=constant"]
+    done = msad(*words, "--name", "nan", *SMALL, *fixed, folder=tmp_path)
+    assert done.returncode == 1
+    assert "brick/baseline has no result" in done.stderr and "the loss is nan in epoch 1" in done.stderr
+    (trial,) = runs(tmp_path, "nan")["trial"]
+    assert trial.info.status == "FAILED" and "the loss is nan" in trial.data.tags["msad.reason"]
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_sweep_stopped_in_the_middle_resumes_without_a_duplicate(demo, tmp_path, signal_number):
+    words = [
+        "search",
+        "--dataset",
+        str(demo),
+        "--categories",
+        "brick,gear",
+        "--trials",
+        "3",
+        "--name",
+        "killed",
+        *SMALL,
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", *words, *SMALL],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    jobs = tmp_path / "sweeps" / "killed" / "jobs"
+    deadline = time.monotonic() + 240
+    while len(list(jobs.glob("*/result.json"))) < 4:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
+        time.sleep(0.1)
+    finished = {path.parent.name: path.stat().st_mtime_ns for path in jobs.glob("*/result.json")}
+    process.send_signal(signal_number)
+    output, _ = process.communicate(timeout=120)
+    if signal_number == signal.SIGINT:
+        assert process.returncode == 130 and "--resume killed" in output
+
+    done = msad("search", "--resume", "killed", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = runs(tmp_path, "killed")
+    assert len(found["study"]) == 4 and len(found["trial"]) == 12
+    names = [run.data.tags["msad.trial_id"] for run in found["study"] + found["trial"]]
+    assert len(set(names)) == len(names)
+    assert all(run.info.status in ("FINISHED", "KILLED") for run in found["trial"])
+    # What had ended before was not trained again (but for the trial or two whose end was not yet on record).
+    unchanged = [name for name, when in finished.items() if (jobs / name / "result.json").stat().st_mtime_ns == when]
+    assert len(unchanged) >= len(finished) - 2
