@@ -1,33 +1,22 @@
-"""A finished model as a folder: weights, scoring, threshold and where it came from. No pickle on the load path.
-
-    BUNDLE/
-      bundle.json          job, scoring, threshold, provenance, SHA-256 of the two files below
-      model.safetensors    the network's state
-      scorer.safetensors   what the scorer learned from good images
+"""A finished model, ready to predict: network, scorer, threshold and where it came from; saved, loaded, pulled.
 
 Shapes: B images, H×W pixels; `image_BCHW` is float32 RGB in [0, 1], `map_B1HW` higher where more anomalous.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import importlib.metadata
 import io
-import json
 import math
 import os
 import platform
-import shutil
 import tempfile
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
@@ -38,12 +27,11 @@ from models.base import AnomalyModel
 from models.errors import ModelError
 from models.registry import build
 from models.scoring import Scorer, Scoring
+from orchestrator import bundle_files
 from orchestrator.errors import BundleError
 from orchestrator.job_config import JobConfig
 
-FORMAT = 1
 NORMALISATION = "RGB / 255"
-MODEL_FILE, SCORER_FILE, DESCRIPTION_FILE = "model.safetensors", "scorer.safetensors", "bundle.json"
 
 ImageLike = np.ndarray | Image.Image | str | Path
 
@@ -109,38 +97,12 @@ class Bundle:
         BundleError
             The folder is taken or cannot be written.
         """
-        directory = Path(directory)
-        beside = f".{directory.name}.{uuid.uuid4().hex[:8]}"
-        unfinished, replaced = directory.with_name(f"{beside}.unfinished"), directory.with_name(f"{beside}.replaced")
-        try:
-            _refuse_foreign(directory)
-            unfinished.mkdir(parents=True)
-            checksums = {}
-            for name, tensors in ((MODEL_FILE, self.model.state_dict()), (SCORER_FILE, self.scorer.state())):
-                content = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
-                checksums[name] = hashlib.sha256(content).hexdigest()
-                _write_through(unfinished / name, content)
-            description = json.dumps(_json_safe(self._describe(checksums)), indent=2, allow_nan=False)
-            _write_through(unfinished / DESCRIPTION_FILE, description.encode())
-            # A folder cannot be renamed onto a full one, so the older bundle steps aside first.
-            with contextlib.suppress(FileNotFoundError):
-                directory.rename(replaced)
-            unfinished.rename(directory)
-        except OSError as error:
-            raise BundleError(f"{directory}: the bundle cannot be written: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
-        return directory
-
-    def _describe(self, checksums: Mapping[str, str]) -> dict[str, Any]:
         versions = {
             "msad": importlib.metadata.version("msad"),
             "torch": torch.__version__,
             "python": platform.python_version(),
         }
-        return {
-            "format": FORMAT,
+        description = {
             "category": self.job.category,
             "architecture": self.job.architecture,
             "image_size": self.job.image_size,
@@ -148,9 +110,10 @@ class Bundle:
             "threshold": self.threshold,
             "scoring": self.scorer.scoring.to_dict(),
             "job": self.job.to_dict(),
-            "provenance": {"versions": versions, **self.provenance},
-            "sha256": dict(checksums),
+            "provenance": {**self.provenance, "versions": versions},
         }
+        bundle_files.write(Path(directory), self.model.state_dict(), self.scorer.state(), description)
+        return Path(directory)
 
     @classmethod
     def load(
@@ -272,72 +235,21 @@ def _to_array(image: ImageLike) -> np.ndarray:
 
 def _read(directory: Path, device: str | torch.device | None) -> Bundle:
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    description = _read_description(directory)
+    description, model_tensors, scorer_tensors = bundle_files.read(directory)
+    path = directory / bundle_files.DESCRIPTION_FILE
+    if description.get("normalisation") != NORMALISATION:
+        raise BundleError(f"{path}: unknown normalisation {description.get('normalisation')!r}; upgrade msad")
     try:
         job = JobConfig.from_dict(description["job"])
         scoring = Scoring.from_dict(description["scoring"])
-        threshold, checksums = float(description["threshold"]), description["sha256"]
-        provenance = dict(description["provenance"])
-        tensors = {name: _read_tensors(directory / name, checksums[name]) for name in (MODEL_FILE, SCORER_FILE)}
+        threshold, provenance = float(description["threshold"]), dict(description["provenance"])
         model = build(job.architecture, **job.model)
-        model.load_state_dict(tensors[MODEL_FILE])
-        scorer = Scorer.from_state(scoring, {key: value.to(device) for key, value in tensors[SCORER_FILE].items()})
+        model.load_state_dict(model_tensors)
+        scorer = Scorer.from_state(scoring, {name: tensor.to(device) for name, tensor in scorer_tensors.items()})
     except KeyError as error:
-        raise BundleError(f"{directory / DESCRIPTION_FILE}: {error} is missing; pull the bundle again") from error
-    except (TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{path}: {error} is missing; pull the bundle again") from error
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         # ModelError is a ValueError whose text already says what to do; the others mean values of the wrong kind.
         advice = "" if isinstance(error, ModelError) else "; pull the bundle again"
         raise BundleError(f"{directory}: not a readable bundle: {error}{advice}") from error
     return Bundle(model.to(device), scorer, threshold, job, provenance)
-
-
-def _read_description(directory: Path) -> dict[str, Any]:
-    path = directory / DESCRIPTION_FILE
-    try:
-        description = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; {directory} holds no bundle, or only part of one") from error
-    except ValueError as error:
-        raise BundleError(f"{path}: damaged ({error}); pull the bundle again") from error
-    version = description.get("format") if isinstance(description, dict) else None
-    if not isinstance(version, int):
-        raise BundleError(f"{path}: this is not the description of a bundle")
-    if version > FORMAT:
-        raise BundleError(f"{path}: format {version} is newer than this program reads ({FORMAT}); upgrade msad")
-    if description.get("normalisation") != NORMALISATION:
-        raise BundleError(f"{path}: unknown normalisation {description.get('normalisation')!r}; upgrade msad")
-    return description
-
-
-def _read_tensors(path: Path, checksum: str) -> dict[str, torch.Tensor]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; the bundle is incomplete, pull it again") from error
-    if hashlib.sha256(content).hexdigest() != checksum:
-        raise BundleError(f"{path}: damaged: its SHA-256 is not the one in {DESCRIPTION_FILE}; pull the bundle again")
-    return safetensors.torch.load(content)
-
-
-def _refuse_foreign(directory: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        if any(directory.iterdir()) and not (directory / DESCRIPTION_FILE).is_file():
-            raise BundleError(f"{directory}: holds something that is no bundle; choose another folder")
-
-
-def _write_through(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _json_safe(value: Any) -> Any:
-    """Replace what JSON has no word for: NaN and infinities by null, numpy numbers by Python's."""
-    if isinstance(value, Mapping):
-        return {str(key): _json_safe(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_safe(part) for part in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

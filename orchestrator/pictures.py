@@ -97,7 +97,7 @@ def _in_turn(*sequences: np.ndarray) -> list[int]:
 
 def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     picture = image.copy()
-    picture[edge(mask)] = TRUTH
+    picture[edge(~mask)] = TRUTH  # around the defect: a line inside would cover the small ones
     return picture
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from data_io.decode import resize
 from data_io.errors import DataError
-from orchestrator.bundles import DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE, Bundle, to_tensor
+from orchestrator.bundle_files import DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE
+from orchestrator.bundles import Bundle, to_tensor
 from orchestrator.errors import BundleError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ def test_save_that_fails_midway_leaves_no_bundle(bundle, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.bundles.os.fsync", full)
+    monkeypatch.setattr("orchestrator.bundle_files.os.fsync", full)
     with pytest.raises(BundleError, match="No space left on device"):
         bundle.save(tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
