@@ -11,8 +11,8 @@ from optuna.distributions import BaseDistribution
 from data_io.cache import fingerprint
 from data_io.check import check
 from data_io.errors import DataError
+from data_io.layout import choose_categories
 from data_io.splits import split_good_images
-from data_io.table import list_categories, read_table
 from models.errors import ModelError
 from models.registry import build
 from orchestrator.config import SweepConfig
@@ -43,8 +43,7 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     ResourceError
         The disk is full.
     """
-    categories = config.categories or tuple(list_categories(config.dataset))
-    read_table(config.dataset, categories, splits=("train",))  # names a category that is not there
+    categories = tuple(choose_categories(config.dataset, config.categories or None))
     report = check(config.dataset, splits=("train",), categories=categories)
     errors = [problem for problem in report.problems if problem.severity == "error"]
     if errors:
