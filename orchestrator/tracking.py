@@ -146,7 +146,8 @@ class Tracker:
         self._run_ids: dict[str, str] = {}
         self._failing: str | None = None
         self._changed = threading.Condition()
-        self._busy = self._closing = False
+        self._current: str | None = None  # the record that is being delivered: neither pending nor done
+        self._closing = False
         self._thread = threading.Thread(target=self._deliver_all, name="msad-tracking", daemon=True)
         self._thread.start()
 
@@ -170,11 +171,11 @@ class Tracker:
         """Wait until all is delivered, at most so long while deliveries fail; return how many records are not."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._pending or self._busy:
+            while self._pending or self._current:
                 if self._failing and time.monotonic() > deadline:
                     break
                 self._changed.wait(0.2)
-            return len(self._pending)
+            return len({*self._pending, self._current} - {None})
 
     def close(self, seconds: float = 60.0) -> int:
         """Flush, stop the thread, and return how many records could not be delivered."""
@@ -194,7 +195,7 @@ class Tracker:
                     return
                 # A run's parent comes first: it is put first, and a dictionary keeps that order.
                 record = self._pending.pop(next(iter(self._pending)))
-                self._busy = True
+                self._current = record.record_id
             try:
                 self._deliver(record)
                 if self._failing:
@@ -204,7 +205,7 @@ class Tracker:
             except Exception as caught:  # whatever it is, training goes on and the record is kept
                 error = caught
             with self._changed:
-                self._busy = False
+                self._current = None
                 if error is not None:
                     if not self._failing:
                         self._warn(f"tracking failed and will be tried again, training goes on: {_first_line(error)}")
