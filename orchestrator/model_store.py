@@ -166,9 +166,10 @@ def _register(client: MlflowClient, run_id: str, model_id: str, record: RunRecor
     score = record.metrics["validation_score"]
     tags = {name: value for name, value in record.tags.items() if name.startswith("msad.")}
     if version is None:
+        # Not `models:/ID`: a local store would look that up in MLflow's global tracking URI, which need not be its own.
         version = client.create_model_version(
             name,
-            source=f"models:/{model_id}",
+            source=client.get_logged_model(model_id).artifact_location,
             run_id=run_id,
             model_id=model_id,
             tags={"validation_score": f"{score:.6f}", **tags},
