@@ -55,7 +55,10 @@ def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[st
         path, equals, value = line.partition("=")
         if not equals:
             raise click.BadParameter(f"{line!r}: expected PATH=VALUE, e.g. model/base_width=16")
-        settings[path.strip()] = yaml.safe_load(value)
+        try:
+            settings[path.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"{line!r}: the value is not valid YAML") from None
     return settings or None
 
 
@@ -143,12 +146,12 @@ def _config(file: Path | None, options: dict[str, Any]) -> Any:
 
     values = load(file) if file else {}
     given = {name: value for name, value in options.items() if value is not None}
-    resources = dict(values.get("resources") or {})
     for option, name in (("cpus_per_trial", "cpus"), ("gpus_per_trial", "gpus"), ("concurrency", "concurrency")):
         if option in given:
-            resources[name] = given.pop(option)
-    if resources:
-        values["resources"] = resources
+            given.setdefault("resources", {})[name] = given.pop(option)
+    for name in ("resources", "parameters"):  # one option replaces one entry of the file's, not all of them
+        if name in given and isinstance(values.get(name), dict):
+            given[name] = values[name] | given[name]
     values |= given
     values.setdefault("name", time.strftime("sweep-%Y%m%d-%H%M%S"))
     if "dataset" not in values:
