@@ -90,6 +90,17 @@ class SweepConfig(_Part):
             raise ValueError(f"name at least one of {', '.join(known)}")
         return names
 
+    @field_validator("parameters")
+    @classmethod
+    def _numbers(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Read `1e-3` as the number it is: YAML 1.1 takes it for text, because it has no point."""
+
+        def number(value: Any) -> Any:
+            looks_so = isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value)
+            return float(value) if looks_so else value
+
+        return {path: number(value) for path, value in parameters.items()}
+
     @model_validator(mode="after")
     def _jobs_are_valid(self) -> SweepConfig:
         for architecture in self.architectures:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 SCHEDULES = ("constant", "plateau", "cosine", "one_cycle")
@@ -76,6 +77,15 @@ class JobConfig:
     corruption: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        kinds = {"int": (Integral, "a whole number"), "float": (Real, "a number")}
+        values = {f.name: (getattr(self, f.name), *kinds[f.type]) for f in dataclasses.fields(self) if f.type in kinds}
+        problems = [
+            f"{name} is {value!r}; it must be {noun}"
+            for name, (value, kind, noun) in values.items()
+            if isinstance(value, bool) or not isinstance(value, kind)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
         problems = [
             f"{name} is {getattr(self, name)}; it must be {rule}"
             for name, allowed, rule in (
