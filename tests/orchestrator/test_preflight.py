@@ -1,0 +1,127 @@
+"""What is refused before anything starts, and that no test image is looked at meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from data_io.errors import DataError
+from orchestrator.config import make_config
+from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.preflight import FREE_BYTES, prepare
+
+WATCH = """
+import sys
+from pathlib import Path
+from orchestrator.config import make_config
+from orchestrator.preflight import prepare
+
+root, opened = sys.argv[1], []
+sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+prepare(make_config({"name": "a", "dataset": root, "image_size": 32, "storage": sys.argv[2]}), Path(sys.argv[3]))
+inside = [path for path in opened if path.startswith(root)]
+print(sum("/train/" in path for path in inside))
+print(*[path for path in inside if "/test/" in path or "/ground_truth/" in path], sep="\\n", end="")
+"""
+
+
+@pytest.fixture
+def make(demo, tmp_path):
+    def make(**settings):
+        return make_config({"name": "a", "dataset": demo, "image_size": 64, "storage": tmp_path / "sweeps", **settings})
+
+    return make
+
+
+@pytest.fixture
+def broken(demo, category, tmp_path):
+    """A copy of one category with an undecodable image, an empty one and a mask that is missing."""
+    root = tmp_path / "broken"
+    shutil.copytree(demo / category, root / category)
+    images = sorted((root / category / "train" / "good").iterdir())
+    images[0].write_bytes(images[0].read_bytes()[:200])
+    images[1].write_bytes(b"no image at all")
+    mask = min((root / category / "ground_truth").rglob("*.png"))
+    mask.unlink()
+    return root, [images[0].name, images[1].name]
+
+
+def test_plan_names_every_category_with_its_fingerprint_and_the_ranges(make, demo, own_cache):
+    plan = prepare(make(parameters={"model/depth": 3}), own_cache)
+    assert plan.categories == tuple(sorted(path.name for path in demo.iterdir() if path.is_dir()))
+    assert len(set(plan.fingerprints.values())) == len(plan.categories)
+    assert set(plan.spaces) == {"baseline", "multiscale"}
+    assert "model/depth" not in plan.spaces["multiscale"] and "learning_rate" in plan.spaces["multiscale"]
+
+
+def test_plan_without_a_search_has_no_ranges(make, category, own_cache):
+    assert prepare(make(trials=0, categories=[category]), own_cache).spaces == {"baseline": {}, "multiscale": {}}
+
+
+def test_fingerprint_changes_with_a_training_image_alone(make, demo, category, tmp_path, own_cache):
+    root = tmp_path / "copy"
+    shutil.copytree(demo / category, root / category)
+    first = prepare(make(dataset=root), own_cache).fingerprints[category]
+    assert first == prepare(make(categories=[category]), own_cache).fingerprints[category]
+    good = sorted((root / category / "train" / "good").iterdir())
+    shutil.rmtree(root / category / "test" / "good")
+    assert prepare(make(dataset=root), own_cache).fingerprints[category] == first
+    good[-1].unlink()
+    assert prepare(make(dataset=root), own_cache).fingerprints[category] != first
+
+
+def test_dataset_with_errors_is_refused_with_all_of_them(make, broken, own_cache):
+    root, names = broken
+    with pytest.raises(DataError, match="msad data check") as error:
+        prepare(make(dataset=root), own_cache)
+    assert "3 error(s)" in str(error.value) and all(name in str(error.value) for name in names)
+    assert not (root.parent / "sweeps").exists()  # nothing is made for a sweep that is refused
+
+
+def test_unknown_category_is_refused_with_the_nearest_name(make, category, own_cache):
+    with pytest.raises(DataError, match=rf"{category}x.*{category}"):
+        prepare(make(categories=[f"{category}x"]), own_cache)
+
+
+def test_missing_dataset_is_refused_by_its_path(make, tmp_path, own_cache):
+    with pytest.raises(DataError, match="nowhere"):
+        prepare(make(dataset=tmp_path / "nowhere"), own_cache)
+
+
+def test_image_size_that_the_deepest_model_cannot_halve_names_the_nearest(make, own_cache):
+    """The space goes to depth 4: sides must be divisible by 16, although the default depth of 3 needs only 8."""
+    with pytest.raises(ConfigError) as error:
+        prepare(make(image_size=72), own_cache)
+    text = str(error.value)
+    assert "baseline" in text and "multiscale" in text and "divisible by 16" in text and "nearest is 64" in text
+    assert prepare(make(image_size=72, parameters={"model/depth": 3}), own_cache).categories
+
+
+def test_misspelt_model_parameter_is_refused_with_the_nearest_name(make, own_cache):
+    with pytest.raises(ConfigError, match=r"base_widht.*base_width"):
+        prepare(make(parameters={"model/base_widht": 8}), own_cache)
+
+
+def test_full_disk_is_refused_naming_the_folder(make, tmp_path, own_cache, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage(2**40, 2**40 - 2**20, FREE_BYTES - 1))
+    with pytest.raises(ResourceError, match=r"499 MiB free.*--storage") as error:
+        prepare(make(), own_cache)
+    assert str(tmp_path / "sweeps") in str(error.value)
+
+
+def test_no_test_image_or_mask_is_opened(demo, tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-c", WATCH, str(demo), str(tmp_path / "sweeps"), str(tmp_path / "cache")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    train, *others = result.stdout.splitlines()
+    assert int(train) > 0 and not others
