@@ -1,0 +1,277 @@
+"""The commands as a user meets them: examples, exit codes, and one message instead of a traceback."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from orchestrator import cli
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def commands(group: click.Group, words: tuple[str, ...] = ()):
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name), command
+
+
+COMMANDS = dict(commands(cli.msad))
+
+
+@pytest.fixture
+def msad(tmp_path, monkeypatch, capsys):
+    """Return a function that runs a command in a folder of its own; gives exit code, output and error output."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def msad(*words):
+        monkeypatch.setattr("sys.argv", ["msad", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:  # anything else that is raised would be a traceback
+            cli.main()
+        output = capsys.readouterr()
+        return exit_.value.code, output.out, output.err
+
+    return msad
+
+
+@pytest.fixture
+def refused(msad, tmp_path):
+    """Return a function that runs a command which must end with 2 and do nothing; gives its message."""
+
+    def refused(*words):
+        before = sorted(tmp_path.iterdir())
+        code, out, err = msad(*words)
+        assert code == 2 and out == "" and "Traceback" not in err
+        assert sorted(tmp_path.iterdir()) == before
+        return err.strip()
+
+    return refused
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_of_every_command_has_an_example_that_it_understands(words):
+    result = CliRunner().invoke(cli.msad, [*words, "--help"])
+    assert result.exit_code == 0
+    examples = re.findall(rf"^ *(?:Example: )?(msad {' '.join(words)} .+)$", result.output, re.MULTILINE)
+    assert examples, result.output
+    for example in examples:
+        arguments = shlex.split(example)[1 + len(words) :]
+        COMMANDS[words].make_context(words[-1], arguments)  # parses it, without running it
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_option_of_every_command_is_explained(words):
+    options = [option for option in COMMANDS[words].params if isinstance(option, click.Option)]
+    bare = [option.opts[0] for option in options if not option.help and not option.show_default]
+    assert not bare
+
+
+def test_help_loads_none_of_the_heavy_packages():
+    code = (
+        "import sys; sys.argv = ['msad', 'search', '--help']; from orchestrator.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "print(*({'torch', 'ray', 'mlflow', 'optuna', 'pandas'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "", "loaded by --help"
+
+
+def test_module_run_as_a_program_ends_with_the_exit_code(tmp_path):
+    command = [sys.executable, "-m", "orchestrator", "search", "--resume", "nothing", "--storage", str(tmp_path)]
+    result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert result.stderr.startswith("error: no sweep named 'nothing'") and str(tmp_path) in result.stderr
+
+
+@pytest.mark.parametrize("command", ["search", "train"])
+def test_unknown_category_is_one_line_with_the_nearest_name(refused, demo, category, command):
+    message = refused(command, "--dataset", demo, "--categories", f"{category}z")
+    assert message.startswith("error: ") and len(message.splitlines()) == 1
+    assert f"{category}z" in message and f"'{category}'" in message.replace('"', "'")
+
+
+def test_unknown_architecture_is_one_line_with_the_nearest_name(refused, demo):
+    message = refused("search", "--dataset", demo, "--architectures", "baseline,multiscal")
+    assert len(message.splitlines()) == 1 and "'multiscal'; did you mean 'multiscale'?" in message
+
+
+def test_missing_dataset_is_one_line_with_its_path(refused, tmp_path):
+    message = refused("search", "--dataset", tmp_path / "nowhere")
+    assert len(message.splitlines()) == 1 and str(tmp_path / "nowhere") in message
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("model/base_width", "expected PATH=VALUE"),
+        ("model/base_widht=8", "base_width"),
+        ("learning_rat=0.1", "did you mean 'learning_rate'"),
+        ("learning_rate=-1", "learning_rate is -1"),
+        ("learning_rate=fast", "learning_rate is 'fast'; it must be a number"),
+        ("epochs=2.5", "epochs is 2.5; it must be a whole number"),
+        ("modle/depth=3", "model"),
+        ("model/skip=[concat", "model/skip"),
+    ],
+)
+def test_bad_setting_is_refused_by_name(refused, demo, setting, expected):
+    message = refused("train", "--dataset", demo, "--image-size", 64, "--set", setting)
+    assert expected in message
+
+
+def test_several_mistakes_are_all_named_at_once(refused, demo):
+    message = refused("search", "--dataset", demo, "--trials", -1, "--objective", "best", "--name", "a/b")
+    assert all(f"\n{word}: " in f"\n{message.removeprefix('error: ')}" for word in ("trials", "objective", "name"))
+
+
+def test_image_size_that_does_not_suit_is_refused_with_the_nearest(refused, demo):
+    assert "nearest is 64" in refused("search", "--dataset", demo, "--image-size", 65)
+
+
+def test_resume_of_a_sweep_that_is_not_there_names_the_nearest(refused, tmp_path):
+    (tmp_path / "sweeps" / "first").mkdir(parents=True)
+    (tmp_path / "sweeps" / "first" / "sweep.yaml").write_text("name: first\n")
+    assert refused("search", "--resume", "frist") == "error: no sweep named 'frist'; did you mean 'first'?"
+
+
+def test_name_of_a_sweep_that_exists_is_refused(refused, demo, tmp_path):
+    (tmp_path / "sweeps" / "first").mkdir(parents=True)
+    (tmp_path / "sweeps" / "first" / "sweep.yaml").write_text("name: first\n")
+    assert "--resume first" in refused("search", "--dataset", demo, "--name", "first")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, "no such configuration file"),
+        ("a: [1", "not valid YAML"),
+        ("- a\n", "`key: value` lines, found list"),
+        ("epoch: 3\n", "did you mean 'epochs'"),
+        ("resources: 3\n", "resources"),
+    ],
+)
+def test_bad_configuration_file_is_refused(refused, demo, tmp_path, text, expected):
+    file = tmp_path / "sweep.yaml"
+    if text is not None:
+        file.write_text(text)
+    assert expected in refused("search", file, "--dataset", demo, "--categories", "refused anyway")
+
+
+def test_options_are_laid_over_the_configuration_file(tmp_path, demo, monkeypatch):
+    file = tmp_path / "sweep.yaml"
+    file.write_text(
+        f"name: a\ndataset: {demo}\nepochs: 9\ntrials: 3\nresources: {{cpus: 2, concurrency: 4}}\n"
+        "parameters: {learning_rate: 1e-3, weight_decay: 0.01, model/depth: 3}\n"
+    )
+    seen = []
+    monkeypatch.setattr("orchestrator.sweep.start", lambda config: seen.append(config) or exit_with_nothing())
+    words = [
+        "search",
+        str(file),
+        "--epochs",
+        "5",
+        "--concurrency",
+        "2",
+        "--set",
+        "model/depth=4",
+        "--set",
+        "weight_decay=1e-4",
+    ]
+    CliRunner().invoke(cli.msad, words)
+    [config] = seen
+    assert (config.name, config.epochs, config.trials) == ("a", 5, 3)
+    assert (config.resources.cpus, config.resources.concurrency) == (2, 2)
+    assert config.parameters == {"learning_rate": 1e-3, "weight_decay": 1e-4, "model/depth": 4}
+
+
+def exit_with_nothing():
+    raise click.Abort
+
+
+def test_tracking_store_that_cannot_be_opened_ends_a_search_before_it_starts(msad, demo, category, tmp_path):
+    store = tmp_path / "mlflow.db"
+    store.write_text("no database\n" * 100)
+    words = ("search", "--dataset", demo, "--categories", category, "--image-size", 64, "--name", "first")
+    code, _, err = msad(*words, "--tracking-uri", f"sqlite:///{store}")
+    assert code == 2 and "cannot be reached" in err and str(store) in err and "Traceback" not in err
+    assert not (tmp_path / "sweeps" / "first").exists()
+
+
+def test_data_check_of_a_sound_dataset_is_0_and_of_a_broken_one_1(msad, demo, category, tmp_path):
+    code, out, _ = msad("data", "check", demo)
+    assert code == 0 and category in out
+    shutil.copytree(demo / category, tmp_path / "broken" / category)
+    image = min((tmp_path / "broken" / category / "train" / "good").iterdir())
+    image.write_bytes(image.read_bytes()[:200])
+    mask = min((tmp_path / "broken" / category / "ground_truth").rglob("*.png"))
+    mask.unlink()
+    code, out, _ = msad("data", "check", tmp_path / "broken")
+    assert code == 1 and image.name in out and mask.name.removesuffix("_mask.png") in out
+
+
+def test_data_check_of_a_folder_that_is_not_there_is_1_and_names_it(msad, tmp_path):
+    code, out, _ = msad("data", "check", tmp_path / "nowhere")
+    assert code == 1 and "nowhere" in out
+
+
+def test_data_demo_makes_a_dataset_that_passes_its_check_and_spares_other_folders(msad, tmp_path):
+    code, out, _ = msad("data", "demo", tmp_path / "demo", "--seed", 3)
+    assert code == 0 and str(tmp_path / "demo") in out
+    assert msad("data", "check", tmp_path / "demo")[0] == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("precious")
+    code, _, err = msad("data", "demo", tmp_path / "other")
+    assert code == 2 and str(tmp_path / "other") in err
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
+
+
+def test_predict_scores_a_folder_and_is_1_where_an_image_is_corrupt(msad, bundle, demo, category, tmp_path):
+    model, images = bundle.save(tmp_path / "model"), tmp_path / "images"
+    shutil.copytree(demo / category / "test" / "good", images)
+    code, out, _ = msad("predict", model, images, "--out", tmp_path / "out")
+    assert code == 0 and f"{len(list(images.iterdir()))} image(s) scored" in out
+    (images / "zz.png").write_bytes(b"nothing")
+    code, _, err = msad("predict", model, images, "--out", tmp_path / "again")
+    assert code == 1 and "skipped" in err and "zz.png" in err
+    assert (tmp_path / "again" / "scores.csv").read_text().count("\n") == len(list(images.iterdir()))
+
+
+def test_evaluate_prints_the_figures_and_writes_the_pictures(msad, bundle, demo, tmp_path):
+    code, out, _ = msad("evaluate", bundle.save(tmp_path / "model"), demo, "--out", tmp_path / "report")
+    assert code == 0 and re.search(r"^image_auroc +[01]\.\d{4}$", out, re.MULTILINE)
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert "scores.csv" in names and any(name.endswith(".png") for name in names)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "./nowhere", "image.png"),
+        ("evaluate", "./nowhere", "data"),
+        ("pull", "0123", "--to", "full"),
+        ("pull", "0123"),
+        ("predict",),
+        ("serch",),
+    ],
+    ids=" ".join,
+)
+def test_model_or_word_that_is_not_there_is_refused(refused, tmp_path, words):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("precious")
+    assert refused(*words)
+
+
+def test_compare_of_an_unknown_sweep_is_refused(msad, tmp_path):
+    code, out, err = msad("compare", "first", "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert (code, out) == (2, "") and "no such database" in err and str(tmp_path) in err
