@@ -7,7 +7,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/msad data demo demo
 	$(BIN)/msad search --dataset demo --categories brick,gear --architectures baseline,multiscale \
-	    --trials 2 --epochs 4 --image-size 64 --set model/base_width=8
+	    --trials 2 --epochs 20 --image-size 64 --set model/base_width=8
 
 test: .venv/installed
 	$(BIN)/python -m pytest

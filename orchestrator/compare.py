@@ -91,7 +91,8 @@ def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width:
         Columns of the terminal; None asks the terminal.
     """
     if not (sys.stdout.isatty() if terminal is None else terminal):
-        return frame.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
+        whole = frame.astype({"parameters": "Int64"})
+        return whole.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
     from rich import box
     from rich.console import Console
     from rich.table import Table

@@ -127,6 +127,7 @@ def _log_model(client: MlflowClient, run_id: str, record: RunRecord) -> str:
     if ready:
         return ready[0].model_id
     import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it advises on signatures and pip at every model
     params = {name: str(value) for name, value in record.params.items()}
@@ -148,6 +149,7 @@ def _log_model(client: MlflowClient, run_id: str, record: RunRecord) -> str:
         )
         client.log_model_artifacts(model.model_id, str(path))
     client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])  # the link on the run's page
     for name, value in run.data.metrics.items():
         if name.startswith(("validation_", "test_")):
             client.log_metric(run_id, name, value, model_id=model.model_id)

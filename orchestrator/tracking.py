@@ -110,7 +110,9 @@ def open_experiment(client: MlflowClient, sweep: str, tracking_uri: str, workspa
                 "choose another --name"
             )
         return experiment.experiment_id
-    tags = {"msad.sweep": sweep, "msad.workspace": str(workspace)}
+    # The kind makes the UI open on runs and models rather than on its pages for language models.
+    kind = "custom_model_development"
+    tags = {"msad.sweep": sweep, "msad.workspace": str(workspace), "mlflow.experimentKind": kind}
     # A local store keeps its artifacts beside the database; a server decides for itself.
     prefix = "sqlite:///"
     location = None
