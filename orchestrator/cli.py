@@ -33,6 +33,9 @@ def main() -> None:
     except USER_ERRORS as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:  # a folder that is missing or may not be written, a full disk
+        click.echo(f"error: {error.filename or ''}: {error.strerror or error}", err=True)
+        sys.exit(1)
 
 
 @click.group(context_settings=CONTEXT)

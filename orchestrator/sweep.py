@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ class _Sweep:
         from orchestrator.sweep_search import OptunaPruning, SweepSearch
 
         allotment, storage = self.allotment, train_storage(self.workspace)
-        search = SweepSearch(self.studies, self._task, {"train_storage": storage}, self.reporter.on_trial)
+        search = SweepSearch(self.studies, self._task, {"train_storage": storage}, self._on_trial)
         if allotment.executor == "direct":
             trainable = tune.with_resources(direct_trial, {"CPU": allotment.cpus, "GPU": allotment.gpus})
         else:
@@ -192,6 +193,12 @@ class _Sweep:
             ),
         )
         tuner.fit()
+
+    def _on_trial(self, event: str, study: Study, job_id: str) -> None:
+        if event == "end":  # a trial that is stopped early is killed, and cannot clear up behind itself
+            self.workspace.job(job_id).checkpoint.unlink(missing_ok=True)
+            shutil.rmtree(Path(train_storage(self.workspace)) / job_id, ignore_errors=True)
+        self.reporter.on_trial(event, study, job_id)
 
     def _finish(self) -> dict[str, str]:
         by_id, tasks, failed = {}, [], {}

@@ -143,16 +143,14 @@ def _fit(
             for name, value in {"train_loss": loss, **{f"loss_{k}": v for k, v in terms.items()}}.items():
                 sums[name] = sums.get(name, 0) + value.detach() * (len(index) / len(images_NCHW))
         metrics = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the one wait of the epoch
-        if not math.isfinite(metrics["train_loss"]):
-            raise TrainingError(
-                f"the loss is {metrics['train_loss']} in epoch {epoch} at learning_rate {job.learning_rate:g}: "
-                f"lower it or clip the gradient (gradient_clip is {job.gradient_clip:g})"
-            )
+        _refuse_divergence(job, epoch, math.isfinite(metrics["train_loss"]), "loss is")
         if job.schedule == "plateau":
             schedule.step(metrics["train_loss"])
         if epoch % job.evaluate_every and epoch != job.epochs:
             continue
 
+        # The last step's damage shows in no loss yet.
+        _refuse_divergence(job, epoch, all(p.isfinite().all() for p in model.parameters()), "weights are")
         seconds = (time.perf_counter() - began) / (epoch - since)
         choice = validate(model, data, device, batch_size=job.batch_size)
         metrics |= {
@@ -184,6 +182,14 @@ def _fit(
             "per_group": choice.validation.per_group,
         },
     )
+
+
+def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> None:
+    if not finite:
+        raise TrainingError(
+            f"the {what} not finite in epoch {epoch} at learning_rate {job.learning_rate:g}: "
+            f"lower it or clip the gradient (gradient_clip is {job.gradient_clip:g})"
+        )
 
 
 @torch.no_grad()

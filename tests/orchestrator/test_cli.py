@@ -275,3 +275,9 @@ def test_model_or_word_that_is_not_there_is_refused(refused, tmp_path, words):
 def test_compare_of_an_unknown_sweep_is_refused(msad, tmp_path):
     code, out, err = msad("compare", "first", "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}")
     assert (code, out) == (2, "") and "no such database" in err and str(tmp_path) in err
+
+
+def test_output_that_cannot_be_written_is_a_message_with_its_path(msad, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, _, err = msad("data", "demo", tmp_path / "file" / "demo")
+    assert code in (1, 2) and "file" in err and "Traceback" not in err
