@@ -121,8 +121,8 @@ def test_checkpoint_that_would_run_code_is_not_unpickled(make_task, tmp_path):
         ({"loss_weights": {"l3": 1.0}}, "ModelError", "l3"),
         ({"image_size": 34}, "ModelError", "divisible by 4"),
         ({"category": "bricks"}, "DataError", "brick"),
-        ({"learning_rate": 1e30, "gradient_clip": 0.0, "evaluate_every": 3}, "TrainingError", "loss is not finite in epoch"),
-        ({"learning_rate": 1e30, "gradient_clip": 0.0}, "ModelError", "the training diverged"),
+        ({"learning_rate": 1e30, "gradient_clip": 0.0, "evaluate_every": 3}, "TrainingError", "loss is not finite in"),
+        ({"learning_rate": 1e30, "gradient_clip": 0.0}, "TrainingError", "not finite in epoch 1"),
     ],
 )
 def test_job_that_cannot_succeed_is_reported_with_its_reason_and_returns(make_task, settings, kind, reason):
