@@ -149,10 +149,11 @@ def _fit(
         if epoch % job.evaluate_every and epoch != job.epochs:
             continue
 
-        # The last step's damage shows in no loss yet.
-        _refuse_divergence(job, epoch, all(p.isfinite().all() for p in model.parameters()), "weights are")
         seconds = (time.perf_counter() - began) / (epoch - since)
-        choice = validate(model, data, device, batch_size=job.batch_size)
+        try:
+            choice = validate(model, data, device, batch_size=job.batch_size)
+        except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
+            _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {
             "epoch": epoch,
             "learning_rate": optimizer.param_groups[0]["lr"],
@@ -194,7 +195,13 @@ def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> N
 
 @torch.no_grad()
 def validate(model: AnomalyModel, data: TrainingData, device: torch.device, batch_size: int = 8) -> Choice:
-    """Score held-out good images against their synthetic defects and choose the scoring that separates them best."""
+    """Score held-out good images against their synthetic defects and choose the scoring that separates them best.
+
+    Raises
+    ------
+    FloatingPointError
+        The model has diverged: a map is not finite.
+    """
     model.eval()
     good = _maps(model, data.validation_NHWC, device, batch_size)
     defects = _maps(model, data.synthetic.images, device, batch_size)
@@ -206,7 +213,10 @@ def _maps(model: AnomalyModel, images_NHWC: np.ndarray, device: torch.device, ba
     for batch_BCHW in batches(images_NHWC, device, batch_size):
         for name, map_B1HW in model.anomaly_maps(batch_BCHW).items():
             parts.setdefault(name, []).append(map_B1HW.float())
-    return {name: torch.cat(maps) for name, maps in parts.items()}
+    whole = {name: torch.cat(maps) for name, maps in parts.items()}
+    if not all(maps.isfinite().all() for maps in whole.values()):
+        raise FloatingPointError("anomaly maps")
+    return whole
 
 
 def batches(images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> Iterator[Tensor]:
@@ -217,7 +227,7 @@ def batches(images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> I
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Return whether bfloat16 is the faster arithmetic: on CUDA, and on a CPU with instructions for it (2 to 3 times).
+    """Return whether bfloat16 is the faster arithmetic: on CUDA, and on a CPU with instructions for it.
 
     Only training uses it: maps and scores are float32 everywhere, so that a threshold holds on any machine.
     """

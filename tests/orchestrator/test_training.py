@@ -99,7 +99,7 @@ def test_fit_stops_early_without_a_better_score(data):
 
 def test_fit_whose_loss_is_not_finite_names_the_epoch_and_the_remedy(data):
     with pytest.raises(
-        TrainingError, match=r"(loss is|weights are) not finite in epoch 1 at learning_rate 1e\+30: lower it"
+        TrainingError, match=r"(loss is|maps are) not finite in epoch 1 at learning_rate 1e\+30: lower it"
     ):
         run(job(learning_rate=1e30, gradient_clip=0.0, schedule="constant"), data)
 
