@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # MLflow's default of 7 retries keeps a command hanging for minutes when a server is down; the tracker retries itself.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+# Its progress bars for three files would stand between the sweep's own lines.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 RUN_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 RETRY_SECONDS = 5.0
