@@ -17,6 +17,7 @@ VARIANTS = [
     ("multiscale", {**SMALL, "skip_dropout": 0.3, "first_skip": 1}),
     ("multiscale", {**SMALL, "bottleneck_channels": 5, "norm": "group"}),
     ("baseline", {**SMALL, "bottleneck_channels": 5, "norm": "group"}),
+    ("multiscale_segmenter", {**SMALL, "segment_width": 4, "skip": "gated", "first_skip": 1, "norm": "group"}),
 ]
 EVERY_VARIANT = pytest.mark.parametrize(("name", "parameters"), VARIANTS, ids=str)
 
@@ -38,7 +39,7 @@ def batch(height=32, width=48, count=2, seed=0):
 
 
 def test_architectures_are_the_registered_ones():
-    assert architectures() == ("baseline", "multiscale")
+    assert architectures() == ("baseline", "multiscale", "multiscale_segmenter")
 
 
 @EVERY_VARIANT
@@ -61,7 +62,7 @@ def test_anomaly_maps_non_square_input(name, parameters):
     assert tuple(maps) == model.map_names
     for map_B1HW in maps.values():
         assert map_B1HW.shape == (2, 1, 32, 48) and map_B1HW.dtype == torch.float32 and not map_B1HW.requires_grad
-        assert torch.isfinite(map_B1HW).all() and map_B1HW.min() >= 0 and map_B1HW.max() <= 1
+        assert torch.isfinite(map_B1HW).all() and map_B1HW.min() >= 0
 
 
 @EVERY_VARIANT
@@ -125,6 +126,8 @@ def test_default_loss_weights_name_known_terms(name):
         ("multiscale", {"depth": 4}, 7_766_051),
         ("multiscale", {"skip": "none"}, 1_734_947),
         ("multiscale", {"skip": "add"}, 1_734_947),
+        ("multiscale_segmenter", {}, 14_749_540),
+        ("multiscale_segmenter", {"depth": 3}, 3_664_228),
     ],
 )
 def test_count_parameters_published_sizes(name, parameters, count):
@@ -135,6 +138,7 @@ def test_count_parameters_published_sizes(name, parameters, count):
 GOLDEN = {
     "baseline": {"l1": 0.282994, "ssim": 0.38952, "msgms": 0.682923},
     "multiscale": {"l1": 0.251521, "ssim": 0.381952, "msgms": 0.679994},
+    "multiscale_segmenter": {"mask": 0.891167, "l1": 0.282994, "ssim": 0.38952, "msgms": 0.682923},
 }
 
 
