@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from models.errors import ModelError, did_you_mean
 
-
 Encoded = Tensor | tuple[Tensor, ...]
 """What a model's `encode` makes of a batch: the images themselves, or the features of a frozen backbone."""
 
@@ -127,9 +126,7 @@ class AnomalyModel(nn.Module, ABC):
             )
 
     @abstractmethod
-    def _losses(
-        self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]
-    ) -> dict[str, Tensor]: ...
+    def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]: ...
 
     @abstractmethod
     def _maps(self, image: Encoded) -> dict[str, Tensor]: ...

@@ -43,10 +43,9 @@ class ReconstructionModel(AnomalyModel):
     def reconstruct(self, image_BCHW: Tensor) -> Tensor:
         """Return B×3×H×W images in [0, 1]."""
 
-    def _losses(
-        self, clean_BCHW: Tensor, corrupted_BCHW: Tensor, mask_B1HW: Tensor, terms: list[str]
-    ) -> dict[str, Tensor]:
-        made_BCHW, clean_BCHW = self.reconstruct(corrupted_BCHW).float(), clean_BCHW.float()
+    def distances(self, made_BCHW: Tensor, clean_BCHW: Tensor, terms: list[str]) -> dict[str, Tensor]:
+        """Return the named losses of a reconstruction, float32 scalars."""
+        made_BCHW, clean_BCHW = made_BCHW.float(), clean_BCHW.float()
         distances: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "l1": F.l1_loss,
             "mse": F.mse_loss,
@@ -57,10 +56,19 @@ class ReconstructionModel(AnomalyModel):
         }
         return {term: distances[term](made_BCHW, clean_BCHW) for term in terms}
 
-    def _maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
-        made_BCHW, image_BCHW = self.reconstruct(image_BCHW).float(), image_BCHW.float()
+    def residuals(self, made_BCHW: Tensor, image_BCHW: Tensor) -> dict[str, Tensor]:
+        """Return the maps of a reconstruction, B×1×H×W in [0, 1]; 0 where it equals the image."""
+        made_BCHW, image_BCHW = made_BCHW.float(), image_BCHW.float()
         return {
             "l1": (made_BCHW - image_BCHW).abs().mean(dim=1, keepdim=True),
             "ssim": (1 - ssim_map(made_BCHW, image_BCHW).mean(dim=1, keepdim=True)) / 2,
             "msgms": 1 - gradient_similarity_map(made_BCHW, image_BCHW),
         }
+
+    def _losses(
+        self, clean_BCHW: Tensor, corrupted_BCHW: Tensor, mask_B1HW: Tensor, terms: list[str]
+    ) -> dict[str, Tensor]:
+        return self.distances(self.reconstruct(corrupted_BCHW), clean_BCHW, terms)
+
+    def _maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
+        return self.residuals(self.reconstruct(image_BCHW), image_BCHW)

@@ -26,6 +26,9 @@ Keep = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
 VIEWS_IN_ALL = 800
 """Views of all images together whose features are computed ahead: small categories get more views of each image."""
 
+VERSION = 1
+"""Part of the key of kept features: raise it when the same images and seed give others."""
+
 _MOST_VIEWS = 12
 _FEATURE_BYTES = 16 << 30  # features beyond this stay in the host's memory
 
@@ -82,7 +85,9 @@ class ImageBatches:
     def _textures(self) -> Tensor | None:
         if self._data.textures_NHWC is None:
             return None
-        return torch.from_numpy(np.array(self._data.textures_NHWC)).to(self._device).permute(0, 3, 1, 2).float().div_(255)
+        return (
+            torch.from_numpy(np.array(self._data.textures_NHWC)).to(self._device).permute(0, 3, 1, 2).float().div_(255)
+        )
 
 
 class FeatureBatches:
@@ -102,7 +107,14 @@ class FeatureBatches:
         self._count = len(self._images)
         self._views = max(1, min(_MOST_VIEWS, round(VIEWS_IN_ALL / self._count)))
         what = json.dumps(
-            [job.architecture, job.model.get("backbone"), job.image_size, job.seed, dict(always.corruption), self._views],
+            [
+                job.architecture,
+                job.model.get("backbone"),
+                job.image_size,
+                job.seed,
+                dict(always.corruption),
+                self._views,
+            ],
             sort_keys=True,
         )
         key = f"features-v1-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
@@ -189,4 +201,3 @@ def batches(images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> I
     for first in range(0, len(images_NHWC), batch_size):
         batch_BHWC = torch.from_numpy(np.array(images_NHWC[first : first + batch_size])).to(device)
         yield batch_BHWC.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)
-

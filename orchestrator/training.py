@@ -3,8 +3,9 @@
 Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set.
 
 The whole category lives on the device (`orchestrator.batches`); batches and their corruption are made there, and the
-host waits for the device once an epoch (the habit of airbench, github.com/KellerJordan/airbench). Every epoch draws from a seed of its
-own, so a run that resumes after epoch k goes on exactly as the uninterrupted one would: no generator has to be saved.
+host waits for the device once an epoch (the habit of airbench, github.com/KellerJordan/airbench). Every epoch draws
+from a seed of its own, so a run that resumes after epoch k goes on exactly as the uninterrupted one would: no generator
+has to be saved.
 """
 
 from __future__ import annotations
