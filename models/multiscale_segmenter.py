@@ -51,8 +51,6 @@ class MultiscaleSegmenter(ReconstructionModel):
         "dice": 1.0,
     }
     map_names: ClassVar[tuple[str, ...]] = ("mask", *ReconstructionModel.map_names)
-    # Long, for a GPU: minutes there, days on a CPU. Other lengths are asked for by name.
-    training_defaults: ClassVar[dict[str, Any]] = {"epochs": 300, "learning_rate": 1e-3, "batch_size": 8}
 
     def __init__(
         self,

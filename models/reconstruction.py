@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,6 +34,8 @@ class ReconstructionModel(AnomalyModel):
     costly_terms: ClassVar[tuple[str, ...]] = ("perceptual",)
     default_loss_weights: ClassVar[dict[str, float]] = {"l1": 1.0, "mse": 1.0, "ssim": 1.0, "gms": 1.0}
     map_names: ClassVar[tuple[str, ...]] = ("l1", "ssim", "msgms")
+    # Long, for a GPU: minutes there, hours on a CPU. A job that names its own epochs gets those.
+    training_defaults: ClassVar[dict[str, Any]] = {"epochs": 300, "learning_rate": 1e-3, "batch_size": 8}
 
     def __init__(self, perceptual_backbone: str = "efficientnet_lite0") -> None:
         super().__init__()

@@ -60,7 +60,7 @@ class ImageBatches:
     def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
         self._data, self._device, self._batch_size = data, device, job.batch_size
         self._images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
-        self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures())
+        self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), data.train_NHWC)
 
     def __len__(self) -> int:
         return len(self._images_NCHW)

@@ -11,11 +11,14 @@ from models.errors import ModelError
 from models.registry import architecture, architectures, build, count_parameters, default_parameters, register
 
 SMALL = {"base_width": 4, "depth": 2}
-SMALLEST = {name: SMALL for name in architectures()} | {"feature_pyramid": {"width": 8, "bottleneck_channels": 4}}
+SMALLEST = dict.fromkeys(architectures(), SMALL) | {"feature_pyramid": {"width": 8, "bottleneck_channels": 4}}
 VARIANTS = [
     *SMALLEST.items(),
-    *(("multiscale", {**SMALL, "skip": skip}) for skip in ("add", "gated", "none")),
-    ("multiscale", {**SMALL, "skip_dropout": 0.3, "first_skip": 1}),
+    *(
+        ("multiscale", {**SMALL, "skip": skip, "skip_dropout": 0.0, "first_skip": 0})
+        for skip in ("concat", "add", "none")
+    ),
+    ("multiscale", {**SMALL, "skip": "concat", "skip_dropout": 0.3, "first_skip": 0}),
     ("multiscale", {**SMALL, "bottleneck_channels": 5, "norm": "group"}),
     ("baseline", {**SMALL, "bottleneck_channels": 5, "norm": "group"}),
     ("multiscale_segmenter", {**SMALL, "segment_width": 4, "skip": "gated", "first_skip": 1, "norm": "group"}),
@@ -128,8 +131,9 @@ def test_default_loss_weights_name_known_terms(name):
     ("name", "parameters", "count"),
     [
         ("baseline", {}, 1_734_947),
-        ("multiscale", {}, 1_928_483),
-        ("multiscale", {"depth": 4}, 7_766_051),
+        ("multiscale", {}, 1_776_099),
+        ("multiscale", {"skip": "concat", "first_skip": 0}, 1_928_483),
+        ("multiscale", {"skip": "concat", "first_skip": 0, "depth": 4}, 7_766_051),
         ("multiscale", {"skip": "none"}, 1_734_947),
         ("multiscale", {"skip": "add"}, 1_734_947),
         ("feature_pyramid", {}, 1_529_257),
@@ -145,7 +149,7 @@ def test_count_parameters_published_sizes(name, parameters, count):
 GOLDEN = {
     "baseline": {"l1": 0.282994, "ssim": 0.38952, "msgms": 0.682923},
     "feature_pyramid": {"cosine": 1.0269, "squared": 149.321, "mask": 0.92202},
-    "multiscale": {"l1": 0.251521, "ssim": 0.381952, "msgms": 0.679994},
+    "multiscale": {"l1": 0.29411, "ssim": 0.389207, "msgms": 0.679684},
     "multiscale_segmenter": {"mask": 0.891167, "l1": 0.282994, "ssim": 0.38952, "msgms": 0.682923},
 }
 
@@ -225,5 +229,5 @@ def test_register_same_name_twice():
 
 
 def test_default_parameters_build_the_default():
-    assert default_parameters("multiscale")["skip"] == "concat"
+    assert default_parameters("multiscale")["skip"] == "gated"
     assert default_parameters("baseline")["bottleneck_channels"] is None
