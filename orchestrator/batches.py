@@ -26,10 +26,14 @@ Keep = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
 VIEWS_IN_ALL = 800
 """Views of all images together whose features are computed ahead: small categories get more views of each image."""
 
-VERSION = 1
+EPOCH_IMAGES = 200
+"""An epoch of a smaller category goes round its features several times, to show about this many images."""
+
+VERSION = 2
 """Part of the key of kept features: raise it when the same images and seed give others."""
 
 _MOST_VIEWS = 12
+_ENCODED = 16  # images through a frozen encoder at once
 _FEATURE_BYTES = 16 << 30  # features beyond this stay in the host's memory
 
 
@@ -106,18 +110,9 @@ class FeatureBatches:
         self._probability = CorruptionConfig(**job.corruption).probability
         self._count = len(self._images)
         self._views = max(1, min(_MOST_VIEWS, round(VIEWS_IN_ALL / self._count)))
-        what = json.dumps(
-            [
-                job.architecture,
-                job.model.get("backbone"),
-                job.image_size,
-                job.seed,
-                dict(always.corruption),
-                self._views,
-            ],
-            sort_keys=True,
-        )
-        key = f"features-v1-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+        decisive = [job.architecture, job.model.get("backbone"), job.image_size, job.seed, dict(always.corruption)]
+        decisive = json.dumps([*decisive, self._views], sort_keys=True)
+        key = f"features-v{VERSION}-{hashlib.sha256(decisive.encode()).hexdigest()[:16]}"
         kept = data.keep(key, lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
         fits = device.type == "cuda" and sum(array.nbytes for array in kept.values()) <= _FEATURE_BYTES
@@ -126,14 +121,14 @@ class FeatureBatches:
         )
 
     def __len__(self) -> int:
-        return self._count
+        return self._count * max(1, round(EPOCH_IMAGES / self._count))
 
     def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
         """Return the clean features of the images at `index_B`, corrupted ones, and the mask at the finest stage."""
         count = len(index_B)
         view_B = torch.randint(self._views, (count,), generator=generator, device=self._device)
         corrupted_B = torch.rand(count, generator=generator, device=self._device) < self._probability
-        at_B = view_B * self._count + index_B
+        at_B = view_B * self._count + index_B % self._count
         clean = self._take("clean", at_B)
         corrupted = tuple(
             torch.where(corrupted_B.view(-1, 1, 1, 1), changed, kept)
@@ -177,7 +172,7 @@ class FeatureBatches:
                 parts.setdefault(f"{name}{stage}", []).append(feature_BCHW.half().cpu().numpy())
 
         for _ in range(self._views):
-            for index_B in torch.arange(self._count, device=self._device).split(self._batch_size):
+            for index_B in torch.arange(self._count, device=self._device).split(_ENCODED):
                 clean_BCHW, corrupted_BCHW, mask_B1HW = self._images.draw(index_B, generator)
                 clean = self._model.encode(clean_BCHW)
                 add("clean", clean)
