@@ -4,9 +4,13 @@ Three families, disjoint from those that validate a model (`models.synthetic_def
 
 - stain: an irregular ellipse of one colour with a rim from sharp to soft. Collin and De Vleeschouwer (AESc, arXiv
   2008.12977); here in colour, its contour made irregular by noise.
-- perlin: a Perlin noise mask filled with a photograph, an image of the batch, or a colour. Zavrtanik et al. (DRAEM,
-  arXiv 2108.07610); here with masks by area and a fixed bank of noise.
+- perlin: a Perlin noise mask with a sharp or soft rim, filled with a photograph (turned, scaled, lit, inverted, its
+  channels permuted), an image of the batch, or a colour. Zavrtanik et al. (DRAEM, arXiv 2108.07610); here with masks by
+  area and a fixed bank of noise.
 - cutpaste: a rectangle from another place of this or another image. Li et al. (CutPaste, arXiv 2104.04015).
+
+On a product with an empty background most of the defects lie on the product, as those of GLASS do (Chen et al., arXiv
+2407.09359): a background that never has a defect teaches nothing.
 
 All are blended with an opacity that is drawn per image, so that defects range from faint to plain, and some images stay
 clean, so that a model learns to leave good parts alone. Everything is computed for all images and then selected: no
@@ -21,20 +25,28 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.errors import ModelError
+from models.foreground import empty_background
 from models.noise import perlin_bank
 
-NOISE_FIELDS = 32
+NOISE_FIELDS = 64
 FAINTEST = 0.2  # lowest opacity at strength 1, as in DRAEM
 STAIN_AXES = (0.01, 0.12)  # semi-axes as shares of the shorter side, as in AESc
-PERLIN_AREA = (0.005, 0.2)  # shares of the image
+PERLIN_AREA = (0.005, 0.3)  # shares of the image
+PERLIN_REACH = (0.05, 1.5)  # how far from its centre a mask reaches, as shares of the shorter side
+PERLIN_RIM = (0.01, 1.0)  # shares of the area over which a mask rises to its full opacity
 PATCH_AREA = (0.005, 0.1)
 PATCH_ASPECT = (0.3, 3.3)
-TEXTURE_SHARE, COLOUR_SHARE = 0.5, 0.2  # of the Perlin masks' fillings; the rest is filled from the batch
+TEXTURE_SHARE, COLOUR_SHARE = 0.6, 0.15  # of the Perlin masks' fillings; the rest is filled from the batch
+TEXTURE_SCALE = (0.5, 2.0)
+INVERTED_SHARE = 0.25  # of the fillings
+PRODUCT_SHARE = 0.85  # of the defects lie on the product where there is an empty background
+GRID = 32  # cells per side of the map that says where the product is
 SMALLEST_CHANGE = 2 / 255  # a pixel counts as changed above this
 
 
@@ -60,7 +72,7 @@ class CorruptionConfig:
     probability: float = 0.5
     strength: float = 1.0
     stain: float = 1.0
-    perlin: float = 1.0
+    perlin: float = 2.0
     cutpaste: float = 1.0
 
     def __post_init__(self) -> None:
@@ -92,6 +104,8 @@ class Corruptor:
         See `CorruptionConfig`.
     textures_NCHW
         Float RGB photographs in [0, 1] to fill Perlin masks with, of any size; None fills from the batch instead.
+    good_NHWC
+        uint8 images of the product, to see whether it has an empty background; None puts defects everywhere.
 
     Raises
     ------
@@ -99,7 +113,12 @@ class Corruptor:
         The textures are no N×3×H×W tensor of at least one image.
     """
 
-    def __init__(self, config: CorruptionConfig, textures_NCHW: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        config: CorruptionConfig,
+        textures_NCHW: Tensor | None = None,
+        good_NHWC: np.ndarray | None = None,
+    ) -> None:
         if textures_NCHW is not None and (
             textures_NCHW.ndim != 4 or textures_NCHW.shape[1] != 3 or not len(textures_NCHW)
         ):
@@ -108,6 +127,7 @@ class Corruptor:
             )
         self.config = config
         self._textures_NCHW = textures_NCHW
+        self._background = None if good_NHWC is None else empty_background(good_NHWC)
         self._banks: dict[tuple, tuple[Tensor, Tensor | None]] = {}
 
     @torch.no_grad()
@@ -126,20 +146,25 @@ class Corruptor:
         corrupted_BCHW
             New images in [0, 1], equal to the clean ones wherever the mask is 0.
         mask_B1HW
-            Float: 1 where some channel changed by more than 2/255, else 0.
+            Float: 1 in a defect where some channel changed by more than 2/255 within 2 pixels, else 0.
         """
         draw = _Draws(clean_BCHW, generator)
         noise_N1HW, textures_NCHW = self._bank(clean_BCHW)
-        noise_B1HW = draw.shifted(noise_N1HW[draw.index(len(noise_N1HW))])
+        product_B1hw = None if self._background is None else _product(clean_BCHW, self._background.tolerance / 255)
+        centre, allowed_B1HW = draw.place(product_B1hw)
+        noise_B1HW = draw.shifted(noise_N1HW[draw.index(len(noise_N1HW))], centre)
         stain, perlin, cutpaste = self._families(draw)
 
-        shape_B1HW = torch.where(stain, _stain(draw, noise_B1HW), _patch(draw))
-        shape_B1HW = torch.where(perlin, (noise_B1HW >= 1 - draw.log(*PERLIN_AREA)).to(shape_B1HW), shape_B1HW)
+        shape_B1HW = torch.where(stain, _stain(draw, noise_B1HW, centre), _patch(draw, centre))
+        shape_B1HW = torch.where(perlin, _blobs(draw, noise_B1HW, centre) * allowed_B1HW, shape_B1HW)
         filling_BCHW = _filling(draw, clean_BCHW, textures_NCHW, plain=stain, copied=cutpaste)
 
         opacity = draw(FAINTEST, 1) * self.config.strength * (draw() < self.config.probability)
-        blended_BCHW = torch.lerp(clean_BCHW, filling_BCHW, shape_B1HW * opacity)
-        changed_B1HW = (blended_BCHW - clean_BCHW).abs().amax(dim=1, keepdim=True) > SMALLEST_CHANGE
+        shape_B1HW = shape_B1HW * opacity
+        blended_BCHW = torch.lerp(clean_BCHW, filling_BCHW, shape_B1HW)
+        change_B1HW = (blended_BCHW - clean_BCHW).abs().amax(dim=1, keepdim=True)
+        # A pixel that looks as before by chance, amid others that do not, is a part of the defect all the same.
+        changed_B1HW = (F.max_pool2d(change_B1HW, 5, stride=1, padding=2) > SMALLEST_CHANGE) & (shape_B1HW > 0)
         return torch.where(changed_B1HW, blended_BCHW, clean_BCHW), changed_B1HW.to(clean_BCHW)
 
     def _families(self, draw: _Draws) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,7 +182,7 @@ class Corruptor:
                 textures_NCHW = textures_NCHW.to(clean_BCHW)
                 if textures_NCHW.shape[-2:] != size:
                     textures_NCHW = F.interpolate(textures_NCHW, size, mode="bilinear", antialias=True).clamp(0, 1)
-            self._banks[size, device] = perlin_bank(NOISE_FIELDS, *size).to(device), textures_NCHW
+            self._banks[size, device] = _peaks_first(perlin_bank(NOISE_FIELDS, *size)).to(device), textures_NCHW
         return self._banks[size, device]
 
 
@@ -185,20 +210,78 @@ class _Draws:
         rows, columns = torch.arange(self.height, device=self.device), torch.arange(self.width, device=self.device)
         return rows.view(1, 1, -1, 1), columns.view(1, 1, 1, -1)
 
-    def shifted(self, image_BCHW: Tensor) -> Tensor:
-        """Each image rolled by a random way and mirrored by chance, along both axes."""
+    def place(self, product_B1hw: Tensor | None) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """A pixel per image, as row and column, and where around it a defect may reach, B×1×H×W.
+
+        Most of the pixels lie in the product's cells, where those are known, and then so do their defects.
+        """
+        if product_B1hw is None:
+            cells_B1hw = torch.ones(self.count, 1, 1, 1, device=self.device)
+        else:
+            cells_B1hw = torch.maximum(product_B1hw, (self() >= PRODUCT_SHARE).to(product_B1hw))
+        height, width = cells_B1hw.shape[-2:]
+        keys_BN = torch.rand(self.count, height * width, generator=self.generator, device=self.device)
+        cell = (keys_BN * cells_B1hw.flatten(1)).argmax(dim=1).view(-1, 1, 1, 1)
+        row = ((cell // width + self()) * (self.height / height)).floor()
+        column = ((cell % width + self()) * (self.width / width)).floor()
+        near_B1hw = F.max_pool2d(cells_B1hw, 3, stride=1, padding=1)
+        near_B1HW = F.interpolate(near_B1hw, (self.height, self.width), mode="bilinear", align_corners=False) > 0.5
+        return (row, column), near_B1HW.to(cells_B1hw)
+
+    def shifted(self, image_BCHW: Tensor, start: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Each image rolled until its corner is at `start`, or a random way, and mirrored by chance along both axes."""
         batch = torch.arange(self.count, device=self.device).view(-1, 1, 1)
+        starts = start or ((self() * self.height).floor(), (self() * self.width).floor())
         rows, columns = (
-            ((position * (1 - 2 * (self() < 0.5).long()) + (self() * length).long()) % length).squeeze(1)
-            for position, length in zip(self.grid(), (self.height, self.width), strict=True)
+            (((position - first) * (1 - 2 * (self() < 0.5).long())).long() % length).squeeze(1)
+            for position, first, length in zip(self.grid(), starts, (self.height, self.width), strict=True)
         )
         return image_BCHW[batch, :, rows, columns].permute(0, 3, 1, 2)
 
+    def turned(self, image_BCHW: Tensor) -> Tensor:
+        """Each image shifted, scaled and turned by any angle, mirrored beyond its borders."""
+        angle, scale = self(0, 2 * math.pi), self.log(*TEXTURE_SCALE)
+        sine, cosine = angle.sin() * scale, angle.cos() * scale
+        ratio = self.height / self.width
+        affine_B6 = torch.cat(
+            [cosine, sine * ratio, self(-1), -sine / ratio, cosine, self(-1)],
+            dim=1,
+        )
+        grid_BHW2 = F.affine_grid(affine_B6.view(-1, 2, 3), list(image_BCHW.shape), align_corners=False)
+        return F.grid_sample(image_BCHW, grid_BHW2, padding_mode="reflection", align_corners=False)
 
-def _stain(draw: _Draws, noise_B1HW: Tensor) -> Tensor:
+
+def _product(image_BCHW: Tensor, tolerance: float) -> Tensor:
+    """Return 1 for the cells of a grid that show a product, B×1×h×w: those unlike the median of their image's border.
+
+    The border is each image's own, for training also changes the light of whole images.
+    """
+    edges = image_BCHW[..., 0, :], image_BCHW[..., -1, :], image_BCHW[..., :, 0], image_BCHW[..., :, -1]
+    border_BC11 = torch.cat(edges, dim=2).median(dim=2).values[..., None, None]
+    away_B1HW = (image_BCHW - border_BC11).abs().amax(dim=1, keepdim=True) > tolerance
+    cells = [min(GRID, side) for side in image_BCHW.shape[-2:]]
+    return (F.adaptive_avg_pool2d(away_B1HW.to(image_BCHW), cells) > 0.5).to(image_BCHW)
+
+
+def _peaks_first(noise_N1HW: Tensor) -> Tensor:
+    """Roll each field until its highest value is in the corner, so that rolling on puts a mask where it shall be."""
+    peaks = [divmod(int(field.argmax()), field.shape[-1]) for field in noise_N1HW]
+    fields = zip(noise_N1HW, peaks, strict=True)
+    return torch.stack([field.roll((-row, -column), dims=(-2, -1)) for field, (row, column) in fields])
+
+
+def _blobs(draw: _Draws, noise_B1HW: Tensor, centre: tuple[Tensor, Tensor]) -> Tensor:
+    """One spot or many: the noise's peaks, lowered with the distance from the centre, where the highest of them is."""
+    rows, columns = draw.grid()
+    area, reach = draw.log(*PERLIN_AREA), draw.log(*PERLIN_REACH) * min(draw.height, draw.width)
+    lowered_B1HW = noise_B1HW - area * (((rows - centre[0]).square() + (columns - centre[1]).square()) / reach.square())
+    return ((lowered_B1HW - (1 - area)) / (area * draw.log(*PERLIN_RIM))).clamp(0, 1)
+
+
+def _stain(draw: _Draws, noise_B1HW: Tensor, centre: tuple[Tensor, Tensor]) -> Tensor:
     rows, columns = draw.grid()
     # Centred on a pixel and at least a pixel wide, so that no stain falls between pixels.
-    down, right = rows - (draw() * draw.height).floor(), columns - (draw() * draw.width).floor()
+    down, right = rows - centre[0], columns - centre[1]
     angle = draw(0, math.pi)
     long, short = ((draw(*STAIN_AXES) * min(draw.height, draw.width)).clamp(min=1) for _ in range(2))
     along, across = down * angle.cos() + right * angle.sin(), right * angle.cos() - down * angle.sin()
@@ -207,12 +290,13 @@ def _stain(draw: _Draws, noise_B1HW: Tensor) -> Tensor:
     return ((contour_B1HW - radius_B1HW) / draw.log(0.05, 0.5)).clamp(0, 1)
 
 
-def _patch(draw: _Draws) -> Tensor:
+def _patch(draw: _Draws, centre: tuple[Tensor, Tensor]) -> Tensor:
     rows, columns = draw.grid()
     area, aspect = draw.log(*PATCH_AREA) * draw.height * draw.width, draw.log(*PATCH_ASPECT)
     height = (area * aspect).sqrt().clamp(1, draw.height).round()
     width = (area / aspect).sqrt().clamp(1, draw.width).round()
-    top, left = (draw() * (draw.height - height + 1)).floor(), (draw() * (draw.width - width + 1)).floor()
+    top = (centre[0] - (height / 2).floor()).clamp(min=0).minimum(draw.height - height)
+    left = (centre[1] - (width / 2).floor()).clamp(min=0).minimum(draw.width - width)
     return ((rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)).float()
 
 
@@ -221,13 +305,15 @@ def _filling(
 ) -> Tensor:
     """What shows in the shapes: a colour if `plain`, a place of the batch if `copied`, else either or a texture."""
     choice = draw()
-    pasted_BCHW = clean_BCHW[draw.index(len(clean_BCHW))]
+    pasted_BCHW = draw.shifted(clean_BCHW[draw.index(len(clean_BCHW))])
     if textures_NCHW is not None:
-        textured = (choice < TEXTURE_SHARE) & ~copied
-        pasted_BCHW = torch.where(textured, textures_NCHW[draw.index(len(textures_NCHW))], pasted_BCHW)
-    pasted_BCHW = draw.shifted(pasted_BCHW)
+        photograph_BCHW = draw.turned(textures_NCHW[draw.index(len(textures_NCHW))])
+        pasted_BCHW = torch.where((choice < TEXTURE_SHARE) & ~copied, photograph_BCHW, pasted_BCHW)
     # A copied patch keeps its own light; other fillings vary in it, so that few photographs go a long way.
-    lit_BCHW = (pasted_BCHW * draw(0.5, 1.5) + draw(-0.2, 0.2)).clamp(0, 1)
+    contrast = draw(0.4, 1.6) * torch.where(draw() < INVERTED_SHARE, -1.0, 1.0)
+    channel_BC = (torch.arange(3, device=draw.device) + draw.index(3)[:, None]) % 3
+    permuted_BCHW = pasted_BCHW[torch.arange(draw.count, device=draw.device)[:, None], channel_BC]
+    lit_BCHW = (0.5 + (permuted_BCHW - 0.5) * contrast + draw(-0.25, 0.25)).clamp(0, 1)
     pasted_BCHW = torch.where(copied, pasted_BCHW, lit_BCHW)
     colour_BC11 = torch.lerp(draw(), draw(channels=3), draw())  # from grey to vivid
     flat = plain | ((choice > 1 - COLOUR_SHARE) & ~copied)

@@ -1,9 +1,12 @@
 """The multi-scale autoencoder: a U-Net that is trained to return the good image from a corrupted one.
 
-Skips give sharp reconstructions, and let an untreated network copy the defect as well. The remedy of Collin and De
-Vleeschouwer (AESc, arXiv 2008.12977) is kept: train from corrupted to clean, so that copying costs. Changed: the U-Net
-of Ronneberger et al. (arXiv 1505.04597) with variable depth and joins, the corruptions of `models.corruptions`, and the
-structural losses of RIAD (Zavrtanik et al., Pattern Recognition 112, 2021).
+Skips give sharp reconstructions, and let an untreated network copy the defect as well: plainly concatenated at every
+level, they reconstruct better than none and detect no better. The remedy of Collin and De Vleeschouwer (AESc, arXiv
+2008.12977) is kept: train from corrupted to clean, so that copying costs. Besides, skips start closed behind gates,
+lose channels at random and leave out the full resolution, where an image passes unchanged most easily.
+
+Changed: the U-Net of Ronneberger et al. (arXiv 1505.04597) with variable depth and joins, the corruptions of
+`models.corruptions`, and the structural losses of RIAD (Zavrtanik et al., Pattern Recognition 112, 2021).
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from models.registry import register
 
 @register("multiscale")
 class Multiscale(ReconstructionModel):
-    """U-Net autoencoder; 1,928,483 parameters with the defaults, 7,766,051 with 4 levels.
+    """U-Net autoencoder; 1,776,099 parameters with the defaults.
+
+    As a plain U-Net, with `skip="concat"` and `first_skip=0`, it has 1,928,483 parameters, with 4 levels 7,766,051.
 
     Parameters
     ----------
@@ -33,9 +38,9 @@ class Multiscale(ReconstructionModel):
         base_width: int = 32,
         depth: int = 3,
         bottleneck_channels: int | None = None,
-        skip: str = "concat",
-        skip_dropout: float = 0.0,
-        first_skip: int = 0,
+        skip: str = "gated",
+        skip_dropout: float = 0.1,
+        first_skip: int = 1,
         norm: str = "batch",
         perceptual_backbone: str = "efficientnet_lite0",
     ) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,6 +34,8 @@ class ReconstructionModel(AnomalyModel):
     costly_terms: ClassVar[tuple[str, ...]] = ("perceptual",)
     default_loss_weights: ClassVar[dict[str, float]] = {"l1": 1.0, "mse": 1.0, "ssim": 1.0, "gms": 1.0}
     map_names: ClassVar[tuple[str, ...]] = ("l1", "ssim", "msgms")
+    # Long, for a GPU: minutes there, hours on a CPU. A job that names its own epochs gets those.
+    training_defaults: ClassVar[dict[str, Any]] = {"epochs": 300, "learning_rate": 1e-3, "batch_size": 8}
 
     def __init__(self, perceptual_backbone: str = "efficientnet_lite0") -> None:
         super().__init__()
@@ -43,10 +45,9 @@ class ReconstructionModel(AnomalyModel):
     def reconstruct(self, image_BCHW: Tensor) -> Tensor:
         """Return B×3×H×W images in [0, 1]."""
 
-    def _losses(
-        self, clean_BCHW: Tensor, corrupted_BCHW: Tensor, mask_B1HW: Tensor, terms: list[str]
-    ) -> dict[str, Tensor]:
-        made_BCHW, clean_BCHW = self.reconstruct(corrupted_BCHW).float(), clean_BCHW.float()
+    def distances(self, made_BCHW: Tensor, clean_BCHW: Tensor, terms: list[str]) -> dict[str, Tensor]:
+        """Return the named losses of a reconstruction, float32 scalars."""
+        made_BCHW, clean_BCHW = made_BCHW.float(), clean_BCHW.float()
         distances: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "l1": F.l1_loss,
             "mse": F.mse_loss,
@@ -57,10 +58,19 @@ class ReconstructionModel(AnomalyModel):
         }
         return {term: distances[term](made_BCHW, clean_BCHW) for term in terms}
 
-    def _maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
-        made_BCHW, image_BCHW = self.reconstruct(image_BCHW).float(), image_BCHW.float()
+    def residuals(self, made_BCHW: Tensor, image_BCHW: Tensor) -> dict[str, Tensor]:
+        """Return the maps of a reconstruction, B×1×H×W in [0, 1]; 0 where it equals the image."""
+        made_BCHW, image_BCHW = made_BCHW.float(), image_BCHW.float()
         return {
             "l1": (made_BCHW - image_BCHW).abs().mean(dim=1, keepdim=True),
             "ssim": (1 - ssim_map(made_BCHW, image_BCHW).mean(dim=1, keepdim=True)) / 2,
             "msgms": 1 - gradient_similarity_map(made_BCHW, image_BCHW),
         }
+
+    def _losses(
+        self, clean_BCHW: Tensor, corrupted_BCHW: Tensor, mask_B1HW: Tensor, terms: list[str]
+    ) -> dict[str, Tensor]:
+        return self.distances(self.reconstruct(corrupted_BCHW), clean_BCHW, terms)
+
+    def _maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
+        return self.residuals(self.reconstruct(image_BCHW), image_BCHW)

@@ -30,6 +30,19 @@ def tensor(images):
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
+def nearby(change_B1HW):
+    """The largest change within 2 pixels."""
+    return torch.nn.functional.max_pool2d(change_B1HW, 5, stride=1, padding=2)
+
+
+def parts_on_a_table(count=8):
+    """Dark squares left of the middle of a light table, uint8."""
+    images = np.full((count, 64, 96, 3), 220, dtype=np.uint8)
+    images += np.random.default_rng(0).integers(0, 5, images.shape, dtype=np.uint8)
+    images[:, 16:48, 10:42] = 60
+    return images
+
+
 @pytest.fixture(scope="module")
 def photographs():
     """16 different 64×96 crops of a colour photograph."""
@@ -47,7 +60,8 @@ def test_corruptor_mask_marks_exactly_what_changed(family, photographs, textures
     corrupted, mask = Corruptor(only(family, probability=1.0), textures)(photographs, generator())
     change = (corrupted - photographs).abs().amax(dim=1, keepdim=True)
     assert mask.shape == (16, 1, 64, 96) and set(mask.unique().tolist()) == {0.0, 1.0}
-    assert (change[mask == 0] == 0).all() and (change[mask == 1] > SMALLEST_CHANGE).all()
+    assert (change[mask == 0] == 0).all() and (nearby(change)[mask == 1] > SMALLEST_CHANGE).all()
+    assert (change[mask == 1] > SMALLEST_CHANGE).float().mean() > 0.85
     assert corrupted.min() >= 0 and corrupted.max() <= 1 and corrupted.dtype == torch.float32
     assert (mask.mean(dim=(1, 2, 3)) > 0).float().mean() > 0.85  # a pasted place may happen to look the same
     assert mask.mean(dim=(1, 2, 3)).max() < 0.25
@@ -123,6 +137,46 @@ def test_corruptor_grey_images_stay_grey(photographs, textures):
 def test_corruptor_single_image_without_textures(photographs):
     corrupted, mask = Corruptor(CorruptionConfig(probability=1.0))(photographs[:1], generator(2))
     assert corrupted.shape == (1, 3, 64, 96) and torch.isfinite(corrupted).all() and mask.any()
+
+
+def test_corruptor_defects_lie_on_the_product_where_the_background_is_empty():
+    good_NHWC = parts_on_a_table()
+    images = tensor(good_NHWC)
+    on_product = torch.zeros(64, 96, dtype=torch.bool)
+    on_product[14:50, 8:44] = True  # a cell of the grid around it
+    shares = {}
+    for good in (good_NHWC, None):
+        corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good_NHWC=good), generator()
+        masks = torch.cat([corruptor(images, source)[1] for _ in range(20)])
+        shares[good is None] = (masks * on_product).sum(dim=(1, 2, 3)) / masks.sum(dim=(1, 2, 3)).clamp(min=1)
+        assert (masks.sum(dim=(1, 2, 3)) > 0).float().mean() > 0.85
+    assert (shares[False] > 0.5).float().mean() > 0.75 > 0.5 > (shares[True] > 0.5).float().mean()
+    assert (shares[False] == 0).any()  # the table is not spared altogether
+
+
+def test_corruptor_finds_the_product_in_another_light():
+    good_NHWC = parts_on_a_table()
+    dimmed = tensor(good_NHWC) * 0.9
+    corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good_NHWC=good_NHWC), generator()
+    masks = torch.cat([corruptor(dimmed, source)[1] for _ in range(20)])
+    assert (masks[:, 0, 16:48, 10:42].amax(dim=(1, 2)) > 0).float().mean() > 0.75
+
+
+def test_corruptor_a_texture_gets_defects_everywhere(photographs, textures):
+    good_NHWC = (textures.permute(0, 2, 3, 1) * 255).byte().numpy()
+    corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good_NHWC=good_NHWC), generator()
+    masks = torch.cat([corruptor(textures, source)[1] for _ in range(100)])
+    quarters = masks.mean(dim=(0, 1)).view(2, 64, 2, 64).mean(dim=(1, 3))
+    assert quarters.min() > 0.7 * quarters.max()
+
+
+def test_corruptor_perlin_masks_are_single_spots_and_many(photographs, textures):
+    from scipy import ndimage
+
+    corruptor, source = Corruptor(only("perlin", probability=1.0), textures), generator()
+    masks = torch.cat([corruptor(photographs, source)[1] for _ in range(4)])
+    spots = [ndimage.label(mask[0])[1] for mask in masks.numpy()]
+    assert sum(count == 1 for count in spots) > 5 and sum(count > 3 for count in spots) > 5
 
 
 @pytest.mark.skipif(not ROOT.exists(), reason="the real images are not here")
