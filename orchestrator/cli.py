@@ -74,9 +74,9 @@ SWEEP_OPTIONS = [
     click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
     click.option("--categories", callback=_names, metavar="A,B", help="[default: all the dataset has]"),
     click.option("--architectures", callback=_names, metavar="A,B", help="[default: baseline,multiscale]"),
-    click.option("--epochs", type=int, help="Most passes over the training images per trial. [default: 60]"),
+    click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
-    click.option("--batch-size", type=int, help="[default: 8]"),
+    click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),
     click.option("--seed", type=int, help="[default: 0]"),
     click.option("--objective", help="validation_score, validation_image_auroc or validation_pixel_ap."),
     click.option(

@@ -11,18 +11,8 @@ import pytest
 from orchestrator.bundles import Bundle
 from orchestrator.errors import BundleError, ConfigError, TrackingError
 from orchestrator.model_store import deliver_files, pull
-from orchestrator.tracking import RunRecord, connect, open_experiment
+from orchestrator.tracking import RunRecord, open_experiment
 from orchestrator.workspace import JobDirectory
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="module")
-def client(uri):
-    return connect(uri)
 
 
 @pytest.fixture(scope="module")

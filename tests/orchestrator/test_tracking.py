@@ -14,16 +14,6 @@ from orchestrator.tracking import RunRecord, Tracker, connect, open_experiment
 from orchestrator.workspace import JobDirectory
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="module")
-def client(uri):
-    return connect(uri)
-
-
 @pytest.fixture
 def experiment(client, uri, tmp_path):
     return open_experiment(client, tmp_path.name, uri, tmp_path)

@@ -81,6 +81,7 @@ def test_space_is_a_copy():
     assert search_spaces.space("baseline")
 
 
-def test_space_unknown_architecture_names_nearest():
-    with pytest.raises(ValueError, match="no search space: did you mean 'baseline'"):
+def test_space_unknown_architecture_names_nearest_and_all():
+    with pytest.raises(ValueError, match="'basline' has no search space; did you mean 'baseline'\\?") as error:
         search_spaces.space("basline")
+    assert str(error.value).endswith(f"known are {', '.join(search_spaces.architectures())}")
