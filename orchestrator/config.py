@@ -124,7 +124,7 @@ class SweepConfig(_Part):
             "objective": self.objective,
             "false_positive_rate": self.false_positive_rate,
         }
-        defaults = getattr(architecture_class(architecture), "training_defaults", {})
+        defaults = architecture_class(architecture).training_defaults
         settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
         job = JobConfig(category=category, architecture=architecture, **settings).with_parameters(self.parameters)
         if "evaluate_every" in settings or "evaluate_every" in self.parameters:

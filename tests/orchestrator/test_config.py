@@ -55,7 +55,7 @@ def test_job_takes_the_sweeps_settings():
 def patient_baseline(monkeypatch):
     """The baseline as if it stated settings to be trained with."""
     defaults = {"epochs": 300, "learning_rate": 3e-3, "corruption": {"probability": 0.25}}
-    monkeypatch.setattr(architecture("baseline"), "training_defaults", defaults, raising=False)
+    monkeypatch.setattr(architecture("baseline"), "training_defaults", defaults)
 
 
 def test_job_without_settings_is_trained_as_its_architecture_says(patient_baseline):
