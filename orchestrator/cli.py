@@ -183,7 +183,8 @@ def _demo() -> Path:
 
 
 def _report(outcome: Any) -> int:
-    from orchestrator.compare import format_leaderboard, leaderboard
+    from orchestrator.compare import leaderboard
+    from orchestrator.leaderboard_text import format_leaderboard
 
     for study, reason in outcome.failed_studies.items():
         click.echo(f"{study} has no result: {reason}", err=True)
@@ -210,7 +211,8 @@ def compare(sweep: str | None, csv_file: str | None, json_file: str | None, trac
     \b
     Example: msad compare first --json -
     """
-    from orchestrator.compare import format_leaderboard, leaderboard
+    from orchestrator.compare import leaderboard
+    from orchestrator.leaderboard_text import format_leaderboard
     from orchestrator.tracking import default_tracking_uri
 
     table = leaderboard(sweep, tracking_uri or default_tracking_uri())

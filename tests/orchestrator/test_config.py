@@ -33,6 +33,11 @@ def test_config_with_several_mistakes_names_them_all():
     assert all(word in text for word in ("name", "trials", "resources.cpus"))
 
 
+def test_winner_is_trained_at_least_once():
+    with pytest.raises(ConfigError, match=r"final_seeds: .*greater than or equal to 1"):
+        make_config({"name": "a", "dataset": "d", "final_seeds": 0})
+
+
 def test_misspelt_key_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match=r"unknown setting 'epoch'; did you mean 'epochs'"):
         make_config({"name": "a", "dataset": "d", "epoch": 3})
