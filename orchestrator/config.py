@@ -53,6 +53,11 @@ class SweepConfig(_Part):
     means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`; with a
     search they replace the searched ranges. `epochs` and `batch_size` of None are the architecture's own;
     `evaluate_every` of None evaluates about ten times.
+
+    `final_seeds` trains each study's winner so often, with the seeds `seed`, `seed` + 1, ... and so with as many draws
+    of the validation split; the first one's model is delivered. No seed trains on all good images: scoring and
+    threshold need some that the network has not seen. `report_trials` measures every complete trial on the test split
+    once all winners are tested, for the report on the selection alone.
     """
 
     name: str
@@ -69,6 +74,8 @@ class SweepConfig(_Part):
     pruner: Literal["asha", "median", "none"] = "asha"
     false_positive_rate: float = Field(0.01, gt=0, lt=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    final_seeds: int = Field(1, ge=1)
+    report_trials: bool = False
     executor: Literal["auto", "direct", "train"] = "auto"
     resources: Resources = Resources()
     storage: Path = Path("sweeps")
@@ -124,7 +131,7 @@ class SweepConfig(_Part):
             "objective": self.objective,
             "false_positive_rate": self.false_positive_rate,
         }
-        defaults = getattr(architecture_class(architecture), "training_defaults", {})
+        defaults = architecture_class(architecture).training_defaults
         settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
         job = JobConfig(category=category, architecture=architecture, **settings).with_parameters(self.parameters)
         if "evaluate_every" in settings or "evaluate_every" in self.parameters:

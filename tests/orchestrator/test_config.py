@@ -33,6 +33,11 @@ def test_config_with_several_mistakes_names_them_all():
     assert all(word in text for word in ("name", "trials", "resources.cpus"))
 
 
+def test_winner_is_trained_at_least_once():
+    with pytest.raises(ConfigError, match=r"final_seeds: .*greater than or equal to 1"):
+        make_config({"name": "a", "dataset": "d", "final_seeds": 0})
+
+
 def test_misspelt_key_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match=r"unknown setting 'epoch'; did you mean 'epochs'"):
         make_config({"name": "a", "dataset": "d", "epoch": 3})
@@ -55,7 +60,7 @@ def test_job_takes_the_sweeps_settings():
 def patient_baseline(monkeypatch):
     """The baseline as if it stated settings to be trained with."""
     defaults = {"epochs": 300, "learning_rate": 3e-3, "corruption": {"probability": 0.25}}
-    monkeypatch.setattr(architecture("baseline"), "training_defaults", defaults, raising=False)
+    monkeypatch.setattr(architecture("baseline"), "training_defaults", defaults)
 
 
 def test_job_without_settings_is_trained_as_its_architecture_says(patient_baseline):

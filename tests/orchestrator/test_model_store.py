@@ -69,6 +69,17 @@ def test_delivered_twice_leaves_one_logged_model_and_one_version(client, experim
     assert [item.path for item in client.list_artifacts(run_id, "pictures")] == ["pictures/training.png"]
 
 
+def test_delivered_again_uploads_the_new_report_but_not_the_bundle_that_is_there(client, log, monkeypatch):
+    run_id, record = log("nut", 0.7)
+    record.directory.write("selection", {"image_auroc": {"spearman": 0.5}})
+    uploaded = []
+    real = client.log_artifacts
+    monkeypatch.setattr(client, "log_artifacts", lambda *words: uploaded.append(words[-1]) or real(*words))
+    deliver_files(client, run_id, record)
+    assert uploaded == ["pictures"]
+    assert [item.path for item in client.list_artifacts(run_id)] == ["bundle", "pictures", "selection.json"]
+
+
 def test_logged_model_interrupted_while_it_was_made_is_made_anew(client, experiment, log):
     run_id, record = log("interrupted", 0.5, register=False)
     [model] = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")

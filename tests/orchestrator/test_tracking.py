@@ -163,6 +163,21 @@ def test_record_that_becomes_complete_ends_its_run_once(start, client, experimen
     assert delivered_files == [(r.record_id, runs[r.record_id].info.run_id) for r in (trial, study)]
 
 
+def test_finished_run_that_gets_new_figures_is_delivered_again(start, client, experiment, study, trial):
+    tracker = start()
+    tracker.put(study)
+    tracker.put(complete(trial, metrics={"validation_score": 0.2}))
+    tracker.close()
+    later = start()
+    later.put(study)
+    metrics = {"validation_score": 0.2, "report_test_image_auroc": 0.9}
+    later.put(complete(trial, metrics=metrics, tags={"msad.test_metrics": "reporting only, after selection"}))
+    later.close()
+    run = runs_by_id(client, experiment)[trial.record_id]
+    assert run.info.status == "FINISHED" and run.data.metrics["report_test_image_auroc"] == 0.9
+    assert run.data.tags["msad.test_metrics"].startswith("reporting only")
+
+
 @pytest.mark.parametrize(("status", "shown"), [("failed", "FAILED"), ("pruned", "KILLED")])
 def test_trial_without_a_result_shows_how_it_ended_and_why(start, client, experiment, study, trial, status, shown):
     tracker = start()
