@@ -32,7 +32,7 @@ def test_job_config_with_several_bad_values_names_them_all():
 def test_unknown_setting_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"'lerning_rate'; did you mean 'learning_rate'"):
         JobConfig.from_dict({"category": "a", "architecture": "b", "lerning_rate": 1})
-    with pytest.raises(ValueError, match="only model, loss_weights, corruption have parts"):
+    with pytest.raises(ValueError, match="only model, loss_weights, corruption, augmentation have parts"):
         JobConfig(category="a", architecture="b").with_parameters({"optimizer/beta": 1})
 
 
