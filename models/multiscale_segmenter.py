@@ -11,20 +11,15 @@ one cycle of the step size; the corruptions of `models.corruptions`; and the map
 
 from __future__ import annotations
 
-import math
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from models.blocks import EncoderDecoder
 from models.reconstruction import ReconstructionModel
 from models.registry import register
-from models.segmentation import dice_loss, focal_loss
-
-RARE = 0.01  # what share of the pixels the untrained head calls defective, as in the focal loss's paper
-FLOOR = 5.0  # logits below -5 (a chance under 0.7 %) count as sure of a good pixel
+from models.segmentation import dice_loss, evidence, focal_loss, start_rare
 
 
 @register("multiscale_segmenter")
@@ -33,10 +28,7 @@ class MultiscaleSegmenter(ReconstructionModel):
 
     The mask's gradient reaches the autoencoder too, as in DRAEM: it is asked for reconstructions that differ visibly.
 
-    The anomaly map `mask` is softplus(logit + 5). A probability reaches 1 in float32 for any logit above 17 and then
-    ranks no more, and good pixels deviate so little in it that a map in units of their deviation explodes. A bare logit
-    ranks, but its differences between -10 and -20, which say nothing, drown the few pixels of a defect in means over
-    space. Above the floor this map is the logit, below it fades out as the probability does.
+    The anomaly map `mask` is `models.segmentation.evidence`.
 
     Parameters
     ----------
@@ -85,7 +77,7 @@ class MultiscaleSegmenter(ReconstructionModel):
         self.segmenter = EncoderDecoder(
             6, 1, base_width=segment_width, bottleneck_channels=None, skip="concat", first_skip=0, **shared
         )
-        nn.init.constant_(self.segmenter.head.bias, math.log(RARE / (1 - RARE)))
+        start_rare(self.segmenter.head)
         self.size_multiple = 2**depth
 
     def reconstruct(self, image_BCHW: Tensor) -> Tensor:
@@ -103,8 +95,8 @@ class MultiscaleSegmenter(ReconstructionModel):
 
     def _maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
         made_BCHW = self.reconstruct(image_BCHW)
-        logit_B1HW = self._segment(image_BCHW, made_BCHW).float()
-        return {"mask": F.softplus(logit_B1HW + FLOOR), **self.residuals(made_BCHW, image_BCHW)}
+        logit_B1HW = self._segment(image_BCHW, made_BCHW)
+        return {"mask": evidence(logit_B1HW), **self.residuals(made_BCHW, image_BCHW)}
 
     def _segment(self, image_BCHW: Tensor, made_BCHW: Tensor) -> Tensor:
         return self.segmenter(torch.cat([image_BCHW.to(made_BCHW.dtype), made_BCHW], dim=1))

@@ -12,7 +12,7 @@ from torch import nn
 from models.base import AnomalyModel
 from models.errors import ModelError, did_you_mean
 
-_FILES = ("baseline", "multiscale", "multiscale_segmenter")
+_FILES = ("baseline", "feature_pyramid", "multiscale", "multiscale_segmenter")
 _BUILDERS: dict[str, type[AnomalyModel]] = {}
 
 

@@ -1,15 +1,35 @@
-"""Losses of a predicted mask, from its logits, in float32 even under autocast.
+"""A predicted defect mask: its losses and its anomaly map, from its logits, in float32 even under autocast.
 
 Tensors are named by shape: B images, H×W pixels.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 FOCUS = 2.0  # the exponent of the paper, and of DRAEM
+RARE = 0.01  # what share of the pixels an untrained head should call defective, as in the focal loss's paper
+FLOOR = 5.0  # logits below -5 (a chance under 0.7 %) count as sure of a good pixel
+
+
+def start_rare(head: nn.Conv2d) -> None:
+    """Set a head's bias so that it begins by calling `RARE` of the pixels defective."""
+    nn.init.constant_(head.bias, math.log(RARE / (1 - RARE)))
+
+
+def evidence(logit_B1HW: Tensor) -> Tensor:
+    """Return the anomaly map softplus(logit + 5), above 0.
+
+    A probability reaches 1 in float32 for any logit above 17 and then ranks no more, and good pixels deviate so little
+    in it that a map in units of their deviation explodes. A bare logit ranks, but its differences between -10 and -20,
+    which say nothing, drown the few pixels of a defect in means over space. Above the floor this map is the logit,
+    below it fades out as the probability does.
+    """
+    return F.softplus(logit_B1HW.float() + FLOOR)
 
 
 def focal_loss(logit_B1HW: Tensor, mask_B1HW: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from data_io.decode import decode, resize
 from data_io.errors import DataError
+from models.backbones import untrained
 from models.base import AnomalyModel
 from models.errors import ModelError
 from models.registry import build
@@ -243,7 +244,8 @@ def _read(directory: Path, device: str | torch.device | None) -> Bundle:
         job = JobConfig.from_dict(description["job"])
         scoring = Scoring.from_dict(description["scoring"])
         threshold, provenance = float(description["threshold"]), dict(description["provenance"])
-        model = build(job.architecture, **job.model)
+        with untrained():  # a frozen backbone's weights are in the file too
+            model = build(job.architecture, **job.model)
         model.load_state_dict(model_tensors)
         scorer = Scorer.from_state(scoring, {name: tensor.to(device) for name, tensor in scorer_tensors.items()})
     except KeyError as error:

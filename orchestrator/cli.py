@@ -74,9 +74,9 @@ SWEEP_OPTIONS = [
     click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
     click.option("--categories", callback=_names, metavar="A,B", help="[default: all the dataset has]"),
     click.option("--architectures", callback=_names, metavar="A,B", help="[default: baseline,multiscale]"),
-    click.option("--epochs", type=int, help="Most passes over the training images per trial. [default: 60]"),
+    click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
-    click.option("--batch-size", type=int, help="[default: 8]"),
+    click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),
     click.option("--seed", type=int, help="[default: 0]"),
     click.option("--objective", help="validation_score, validation_image_auroc or validation_pixel_ap."),
     click.option(
@@ -86,6 +86,12 @@ SWEEP_OPTIONS = [
         callback=_settings,
         metavar="PATH=VALUE",
         help="Fix a parameter, e.g. model/base_width=16. Repeatable.",
+    ),
+    click.option(
+        "--final-seeds",
+        type=int,
+        help="Train the winner with so many seeds, each on another split of the good images, and report mean ± sd; the "
+        "first one's model is delivered. None trains on all good images: the threshold needs unseen ones. [default: 1]",
     ),
     click.option(
         "--executor",
@@ -112,6 +118,11 @@ def _sweep_options(command: Any) -> Any:
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--trials", type=int, help="Configurations to try per category and architecture. [default: 10]")
 @click.option("--pruner", type=click.Choice(["asha", "median", "none"]), help="Stops weak trials. [default: asha]")
+@click.option(
+    "--report-trials/--no-report-trials",
+    default=None,
+    help="Once every winner is chosen and tested, test all complete trials too, to report how well validation chose.",
+)
 @click.option("--resume", metavar="NAME", help="Finish an interrupted sweep; only --storage is used beside it.")
 @_sweep_options
 def search(config: Path | None, resume: str | None, **options: Any) -> int:
@@ -172,7 +183,8 @@ def _demo() -> Path:
 
 
 def _report(outcome: Any) -> int:
-    from orchestrator.compare import format_leaderboard, leaderboard
+    from orchestrator.compare import leaderboard
+    from orchestrator.leaderboard_text import format_leaderboard
 
     for study, reason in outcome.failed_studies.items():
         click.echo(f"{study} has no result: {reason}", err=True)
@@ -199,7 +211,8 @@ def compare(sweep: str | None, csv_file: str | None, json_file: str | None, trac
     \b
     Example: msad compare first --json -
     """
-    from orchestrator.compare import format_leaderboard, leaderboard
+    from orchestrator.compare import leaderboard
+    from orchestrator.leaderboard_text import format_leaderboard
     from orchestrator.tracking import default_tracking_uri
 
     table = leaderboard(sweep, tracking_uri or default_tracking_uri())

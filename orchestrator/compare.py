@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ import pandas as pd
 
 from orchestrator.errors import TrackingError
 from orchestrator.job_config import nearest
+from orchestrator.selection import SEED_FIGURES
 from orchestrator.tracking import connect
 
 if TYPE_CHECKING:
@@ -31,6 +30,13 @@ METRICS = {
     "aupro_30": "test_aupro_30",
     "parameters": "parameters",
     "latency_ms": "test_latency_ms",
+    "false_positives": "test_false_positives",
+    "good_images": "test_good_images",
+    "misses": "test_misses",
+    "defective_images": "test_defective_images",
+    "final_seeds": "final_seeds",
+    **{f"{name}_{part}": f"test_{name}_{part}" for name in SEED_FIGURES for part in ("mean", "sd")},
+    **{f"selection_{name}": f"selection_{name}" for name in ("trials", "spearman", "gap", "random")},
 }
 COLUMNS = ("category", "architecture", "best", "status", "trials", *METRICS, "run_id", "best_trial_run_id")
 
@@ -50,7 +56,11 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
     pandas.DataFrame
         One row per category × architecture with the columns `COLUMNS`, sorted by category, then by falling
         validation score. `best` marks one study per category, the highest validation score among those that have not
-        failed: test figures choose nothing. Figures a study does not have yet are NaN.
+        failed: test figures choose nothing. `false_positives` and `misses` are counts, of `good_images` and
+        `defective_images`. With several final seeds `final_seeds` of them have a mean and a sample standard deviation
+        (`image_auroc_mean`, `image_auroc_sd`, ...), and the figures without a suffix are the delivered model's, the
+        first seed's. `selection_...` is `SelectionReport`, where it was asked for. Figures a study does not have are
+        NaN.
 
     Raises
     ------
@@ -75,71 +85,6 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
     eligible = frame[frame["validation_score"].notna() & (frame["status"] != "failed")]
     frame["best"] = frame.index.isin(eligible.groupby("category")["validation_score"].idxmax())
     return frame
-
-
-def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width: int | None = None) -> str:
-    """Lay the leaderboard out as text.
-
-    Parameters
-    ----------
-    frame
-        What `leaderboard` returned.
-    terminal
-        True: a coloured table for people, and how to fetch each winner. False: plain aligned columns, a row a line,
-        nothing shortened, for files and other programs. None: whichever standard output is.
-    width
-        Columns of the terminal; None asks the terminal.
-    """
-    if not (sys.stdout.isatty() if terminal is None else terminal):
-        whole = frame.astype({"parameters": "Int64"})
-        return whole.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    text = StringIO()
-    console = Console(file=text, force_terminal=True, width=width)
-    # What a narrow terminal has no room for stays in the CSV and JSON.
-    extras = ("Para-\nmeters", "ms per\nimage") if console.width >= 96 else ()
-    caption = "★ best by validation score; the others are the test split's. (.nn): chance level"
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), caption=caption)
-    table.add_column("Architecture", overflow="fold", min_width=14)
-    for heading in "Tri-\nals", "Valid.\nscore", "image\nAUROC", "image\nPRAUC", "pixel\nAUROC", "pixel\nPRAUC":
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in "AU-\nPRO", *extras:
-        table.add_column(heading, justify="right", no_wrap=True)
-    category = None
-    for row in frame.to_dict("records"):
-        if row["category"] != category:
-            category = row["category"]
-            table.add_row(f"[bold cyan]{category}[/]")
-        name = row["architecture"] + (" ★" if row["best"] else "")
-        table.add_row(
-            name if row["status"] == "complete" else f"{name} ({row['status']})",
-            str(row["trials"]),
-            _figure(row["validation_score"]),
-            _figure(row["image_auroc"]),
-            _with_chance(row["image_prauc"], row["image_prevalence"]),
-            _figure(row["pixel_auroc"]),
-            _with_chance(row["pixel_prauc"], row["pixel_prevalence"]),
-            _figure(row["aupro_30"]),
-            *(f"{row['parameters'] / 1e6:.2f}M", _figure(row["latency_ms"], 1))[: len(extras)],
-            style="bold" if row["best"] else None,
-        )
-    console.print(table, "")
-    for row in frame.to_dict("records"):
-        name = f"{row['category']} / {row['architecture']}{' ★' if row['best'] else ''}"
-        console.print(f"{name}: msad pull {row['run_id']} --to DIR", soft_wrap=True, highlight=False)
-    return text.getvalue().rstrip()
-
-
-def _figure(value: float, digits: int = 3) -> str:
-    return "-" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def _with_chance(precision: float, prevalence: float) -> str:
-    """An average precision with the level a random score reaches, its prevalence, beside it."""
-    return "-" if math.isnan(precision) else f"{precision:.3f} ({prevalence:.2f})".replace("(0.", "(.")
 
 
 def _row(run: Run, trials: Counter[str | None]) -> dict[str, Any]:

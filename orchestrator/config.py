@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from models.registry import architecture as architecture_class
 from models.registry import architectures as known_architectures
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
@@ -49,7 +51,13 @@ class SweepConfig(_Part):
 
     `trials` of 0 trains the given `parameters` once per study, without a search (`msad train`). `categories` left empty
     means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`; with a
-    search they replace the searched ranges. `evaluate_every` of None evaluates about ten times.
+    search they replace the searched ranges. `epochs` and `batch_size` of None are the architecture's own;
+    `evaluate_every` of None evaluates about ten times.
+
+    `final_seeds` trains each study's winner so often, with the seeds `seed`, `seed` + 1, ... and so with as many draws
+    of the validation split; the first one's model is delivered. No seed trains on all good images: scoring and
+    threshold need some that the network has not seen. `report_trials` measures every complete trial on the test split
+    once all winners are tested, for the report on the selection alone.
     """
 
     name: str
@@ -57,15 +65,17 @@ class SweepConfig(_Part):
     categories: tuple[str, ...] = ()
     architectures: tuple[str, ...] = FIRST_ARCHITECTURES
     trials: int = Field(10, ge=0)
-    epochs: int = Field(60, ge=1)
+    epochs: int | None = Field(None, ge=1)
     evaluate_every: int | None = Field(None, ge=1)
     image_size: int = Field(256, ge=16)
-    batch_size: int = Field(8, ge=1)
+    batch_size: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     objective: Literal["validation_score", "validation_image_auroc", "validation_pixel_ap"] = "validation_score"
     pruner: Literal["asha", "median", "none"] = "asha"
     false_positive_rate: float = Field(0.01, gt=0, lt=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    final_seeds: int = Field(1, ge=1)
+    report_trials: bool = False
     executor: Literal["auto", "direct", "train"] = "auto"
     resources: Resources = Resources()
     storage: Path = Path("sweeps")
@@ -108,18 +118,25 @@ class SweepConfig(_Part):
         return self
 
     def job(self, category: str, architecture: str) -> JobConfig:
-        """Return the job that a study's trials vary: the architecture's defaults under this sweep's settings."""
-        return JobConfig(
-            category=category,
-            architecture=architecture,
-            image_size=self.image_size,
-            epochs=self.epochs,
-            evaluate_every=self.evaluate_every or max(1, self.epochs // 10),
-            batch_size=self.batch_size,
-            seed=self.seed,
-            objective=self.objective,
-            false_positive_rate=self.false_positive_rate,
-        ).with_parameters(self.parameters)
+        """Return the job that a study's trials vary.
+
+        This sweep's settings come before the architecture's `training_defaults`, those before `JobConfig`'s.
+        """
+        given = {
+            "image_size": self.image_size,
+            "epochs": self.epochs,
+            "evaluate_every": self.evaluate_every,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "objective": self.objective,
+            "false_positive_rate": self.false_positive_rate,
+        }
+        defaults = architecture_class(architecture).training_defaults
+        settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+        job = JobConfig(category=category, architecture=architecture, **settings).with_parameters(self.parameters)
+        if "evaluate_every" in settings or "evaluate_every" in self.parameters:
+            return job
+        return dataclasses.replace(job, evaluate_every=max(1, job.epochs // 10))
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML; `load` reads it back."""

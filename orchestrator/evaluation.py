@@ -38,8 +38,9 @@ class Evaluation:
         `image_auroc` (and the ends of its 95 % bootstrap interval, `image_auroc_low`, `image_auroc_high`),
         `image_prauc` (average precision; its chance level is `image_prevalence`), `pixel_auroc`, `pixel_prauc`,
         `pixel_prevalence`, `aupro_30`, `aupro_05` (AU-PRO up to that false-positive rate), `f1`, `recall`,
-        `false_positives` and `misses` (counts of images) at the bundle's threshold, and `latency_ms`, the median time
-        of one image of the model's size through network and scorer. NaN where a class is missing.
+        `false_positives` and `misses` (counts of images) at the bundle's threshold, the counts `good_images` and
+        `defective_images` that they are of, and `latency_ms`, the median time of one image of the model's size through
+        network and scorer. NaN where a class is missing.
     per_defect_type
         One row per type, measured with that type and the good images only: `images`, `image_auroc`, `recall`,
         `misses`, `pixel_auroc`, `pixel_prauc`, `aupro_30`; the index is the type.
@@ -171,6 +172,8 @@ def _image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> 
         "recall": float(flagged[defective].mean()) if defective.any() else float("nan"),
         "false_positives": float(np.sum(flagged & ~defective)),
         "misses": float(np.sum(~flagged & defective)),
+        "good_images": float(np.sum(~defective)),
+        "defective_images": float(np.sum(defective)),
     }
 
 

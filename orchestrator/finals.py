@@ -1,18 +1,27 @@
-"""After a study: its winner is trained to the end by a Ray Train job of its own, and meets the test split once."""
+"""After a study: its winner is trained to the end by a Ray Train job of its own, and meets the test split once.
+
+When asked, it is trained with several seeds, and every complete trial is measured on the test split afterwards, for the
+report alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.cluster import Allotment
 from orchestrator.errors import USER_ERRORS
 from orchestrator.task import Task
 
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
-def run_finals(
-    tasks: list[Task], allotment: Allotment, train_storage: str, listener: Callable[[str, str], None]
-) -> None:
+    from orchestrator.evaluation import Evaluation
+
+Listener = Callable[[str, str], None]
+
+
+def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, listener: Listener) -> None:
     """Train and evaluate the winners, as many at once as the cluster has room for.
 
     Each leaves its bundle, `test.json` and pictures in its folder, or `failure.json`. `listener(event, job_id)` hears
@@ -23,51 +32,73 @@ def run_finals(
     # The task that waits for Ray Train needs next to nothing; the job itself asks for what it needs.
     train = ray.remote(num_cpus=0.01, max_retries=1)(_train)
     evaluate = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=1)(_evaluate)
+
+    def submit(task: Task) -> ObjectRef:
+        return evaluate.remote(task.to_dict(), train.remote(task.to_dict(), train_storage))
+
+    _run_all(tasks, submit, allotment.concurrency, "failure", listener)
+
+
+def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> None:
+    """Measure finished trials on the test split, for the report on a study whose winner is tested already.
+
+    Each leaves `test_report.json` in its folder, or `test_report_failure.json`; `listener` as in `run_finals`.
+    """
+    import ray
+
+    report = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=1)(_report)
+    _run_all(tasks, lambda task: report.remote(task.to_dict()), allotment.concurrency, "test_report_failure", listener)
+
+
+def final_id(study_key: str, index: int = 0) -> str:
+    """Return the job ID of a study's final training; `index` counts its seeds, the first one's model is delivered."""
+    return f"{study_key.replace('/', '-')}-final" + (f"-seed{index}" if index else "")
+
+
+def _run_all(
+    tasks: list[Task], submit: Callable[[Task], ObjectRef], concurrency: int, failure: str, listener: Listener
+) -> None:
+    """Submit tasks, so many at once, and wait for all; a task that Ray could not run leaves `FAILURE.json`."""
+    import ray
+
     waiting, running = list(tasks), {}
     while waiting or running:
-        while waiting and len(running) < allotment.concurrency:
+        while waiting and len(running) < concurrency:
             task = waiting.pop(0)
             listener("start", task.job_id)
-            trained = train.remote(task.to_dict(), train_storage)
-            running[evaluate.remote(task.to_dict(), trained)] = task
+            running[submit(task)] = task
         done, _ = ray.wait(list(running), timeout=1.0)
         for reference in done:
             task = running.pop(reference)
             try:
                 ray.get(reference)
             except ray.exceptions.RayError as error:
-                task.directory.write("failure", {"reason": str(error).strip().splitlines()[-1], "kind": "RayError"})
+                task.directory.write(failure, {"reason": str(error).strip().splitlines()[-1], "kind": "RayError"})
             listener("end", task.job_id)
 
 
-def _train(task: dict[str, Any], train_storage: str) -> None:
+def _train(values: dict[str, Any], train_storage: str) -> None:
     from orchestrator.job import train_job
 
-    directory = Task.from_dict(task).directory
+    directory = Task.from_dict(values).directory
     (directory.path / "failure.json").unlink(missing_ok=True)
     if directory.read("result"):
         return
     try:
-        train_job(task, train_storage)
+        train_job(values, train_storage)
     except USER_ERRORS as error:
         directory.write("failure", {"reason": str(error), "kind": type(error).__name__})
 
 
-def _evaluate(task_values: dict[str, Any], _trained: None) -> None:
+def _evaluate(values: dict[str, Any], _trained: None) -> None:
     """Measure a trained winner on the test split; the first time in a sweep that a test file is opened."""
-    import torch
-
-    from orchestrator.bundles import Bundle
-    from orchestrator.evaluation import evaluate
     from orchestrator.pictures import save_evaluation
 
-    task = Task.from_dict(task_values)
+    task = Task.from_dict(values)
     if task.directory.read("failure"):
         return
-    torch.set_num_threads(max(1, int(task.cpus)))
     try:
-        bundle = Bundle.load(task.directory.bundle, device="cuda" if task.gpus else "cpu")
-        evaluation = evaluate(bundle, task.dataset, task.job.category, task.cache)
+        evaluation = _measure(task)
         save_evaluation(evaluation, task.directory.path / "pictures")
         evaluation.scores.to_csv(task.directory.path / "test_scores.csv", index=False)
         task.directory.write("test", evaluation.metrics)
@@ -75,6 +106,21 @@ def _evaluate(task_values: dict[str, Any], _trained: None) -> None:
         task.directory.write("failure", {"reason": f"evaluation on the test split: {error}", "kind": "Evaluation"})
 
 
-def final_id(study_key: str) -> str:
-    """Return the job ID of a study's final training."""
-    return f"{study_key.replace('/', '-')}-final"
+def _report(values: dict[str, Any]) -> None:
+    task = Task.from_dict(values)
+    (task.directory.path / "test_report_failure.json").unlink(missing_ok=True)
+    try:
+        task.directory.write("test_report", _measure(task).metrics)
+    except USER_ERRORS as error:
+        task.directory.write("test_report_failure", {"reason": str(error), "kind": "Evaluation"})
+
+
+def _measure(task: Task) -> Evaluation:
+    import torch
+
+    from orchestrator.bundles import Bundle
+    from orchestrator.evaluation import evaluate
+
+    torch.set_num_threads(max(1, int(task.cpus)))
+    bundle = Bundle.load(task.directory.bundle, device="cuda" if task.gpus else "cpu")
+    return evaluate(bundle, task.dataset, task.job.category, task.cache)

@@ -19,12 +19,13 @@ from data_io.splits import split_good_images
 from models import synthetic_defects
 from models.registry import count_parameters
 from models.synthetic_defects import SyntheticSet, make_synthetic_defects
+from orchestrator.batches import TrainingData
 from orchestrator.bundles import Bundle
 from orchestrator.curves import save_training_curves
 from orchestrator.errors import MsadError
 from orchestrator.job_config import JobConfig
 from orchestrator.task import Task
-from orchestrator.training import TrainingData, fit
+from orchestrator.training import fit
 
 
 def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_from: Callable[[], Path | None]) -> None:
@@ -103,6 +104,10 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path) -> TrainingDa
     def make() -> dict[str, np.ndarray]:
         return asdict(make_synthetic_defects(np.asarray(validation_NHWC), job.seed))
 
+    def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        images = fingerprint([*split.train_paths, *split.validation_paths], cache)
+        return cached_arrays(f"{name}-{images}", make_arrays, cache)
+
     content = fingerprint(split.validation_paths, cache)
     key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{job.seed}"
     return TrainingData(
@@ -110,4 +115,5 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path) -> TrainingDa
         validation_NHWC=validation_NHWC,
         synthetic=SyntheticSet(**cached_arrays(key, make, cache)),
         textures_NHWC=load_textures(job.image_size),
+        keep=keep,
     )

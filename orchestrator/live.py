@@ -57,9 +57,9 @@ class LiveView:
             self.note(f"{job_id}: {outcome} after {_duration(seconds)} ({study.key} {done}{left})")
 
     def stage(self, study: Study, text: str) -> None:
-        """Show what a study does after its trials, e.g. `training the winner`."""
-        self._stage[study.key] = text
-        if not self.console.is_terminal:
+        """Show what a study does after its trials, e.g. `training the winner`; the same again is no second line."""
+        before, self._stage[study.key] = self._stage.get(study.key), text
+        if text != before and not self.console.is_terminal:
             self.note(f"{study.key}: {text}")
 
     def seconds_left(self) -> float:

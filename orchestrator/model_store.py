@@ -29,17 +29,21 @@ def registered_name(category: str) -> str:
 def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
     """Upload a finished record's pictures, bundle and logged model; register the model where the record says so.
 
-    Doing it twice leaves one logged model and one model version.
+    Doing it twice leaves one logged model and one model version, and uploads a bundle that is there only once.
     """
-    pictures = record.directory.path / "pictures"
+    pictures, selection = record.directory.path / "pictures", record.directory.path / "selection.json"
     if pictures.is_dir():
         client.log_artifacts(run_id, str(pictures), "pictures")
+    if selection.is_file():
+        client.log_artifact(run_id, str(selection))
     bundle = record.directory.bundle
     if record.status != "complete" or not bundle.is_dir():
         return
     _write_run_id(bundle / "bundle.json", run_id)
-    client.log_artifacts(run_id, str(bundle), "bundle")
-    client.set_tag(run_id, "msad.bundle_sha256", _digest(bundle / "bundle.json"))
+    digest = _digest(bundle / "bundle.json")
+    if client.get_run(run_id).data.tags.get("msad.bundle_sha256") != digest:  # the tag comes when all of it is there
+        client.log_artifacts(run_id, str(bundle), "bundle")
+        client.set_tag(run_id, "msad.bundle_sha256", digest)
     model_id = _log_model(client, run_id, record)
     if record.register_as:
         _register(client, run_id, model_id, record)

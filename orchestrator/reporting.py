@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from orchestrator.finals import final_id
 from orchestrator.live import LiveView
+from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.workspace import JobDirectory, Workspace
+
+REPORT_TAG = {"msad.test_metrics": "reporting only, after selection"}
 
 
 class Reporter:
     """Turns the events of studies and finals into lines, table rows and MLflow runs.
 
-    `tags(category)` of a run are the data's fingerprint and the code's version.
+    `tags(category)` of a run are the data's fingerprint and the code's version; `final_seeds` is how often each winner
+    is trained.
     """
 
     def __init__(
-        self, workspace: Workspace, view: LiveView, tracker: Tracker, tags: Mapping[str, Mapping[str, str]]
+        self,
+        workspace: Workspace,
+        view: LiveView,
+        tracker: Tracker,
+        tags: Mapping[str, Mapping[str, str]],
+        final_seeds: int = 1,
     ) -> None:
         self._workspace, self._view, self._tracker, self._tags = workspace, view, tracker, tags
+        self._final_seeds = final_seeds
+        self._ended: set[JobDirectory] = set()  # finals that have been heard of
 
     def catch_up(self, study: Study) -> None:
         """Queue a study and all its trials: what an earlier attempt of the sweep may not have delivered."""
@@ -39,35 +53,77 @@ class Reporter:
             self._view.ended(job_id, study, outcome.get(record.state, record.state))
         self._trial(study, record)
 
-    def on_final(self, event: str, study: Study) -> None:
-        """Hear of a study's final training: `start` or `end`."""
-        final = self.final(study)
+    def on_final(self, event: str, study: Study, index: int = 0) -> None:
+        """Hear of a study's final training with one of its seeds: `start` or `end`."""
+        seeds = self._finals(study)
+        several = f" (seed {index + 1} of {len(seeds)})" if len(seeds) > 1 else ""
         if event == "start":
-            self._view.stage(study, "training the winner, then testing it")
+            self._view.stage(study, f"training the winner, then testing it{several}")
             self.study(study, "running")
-        elif (failure := final.read("failure")) is not None:
+        else:
+            self._ended.add(seeds[index])
+        if several:
+            self._seed(study, index, event)
+        if not self._ended.issuperset(seeds):
+            return
+        if (failure := seeds[0].read("failure")) is not None:
             self.study_failed(study, failure["reason"])
         else:
-            self._view.stage(study, f"test image AUROC {final.read('test')['image_auroc']:.4f}")
+            self._view.stage(study, _test_words(self._seed_tests(study)))
             self.study(study, "complete")
+
+    def on_report(self, event: str, study: Study, job_id: str) -> None:
+        """Hear of a trial that is measured on the test split after its study: `start` or `end`."""
+        directory = self._workspace.job(job_id)
+        if event == "start":
+            self._view.stage(study, "testing its trials, for the report")
+        elif (failure := directory.read("test_report_failure")) is not None:
+            self._view.note(f"{job_id} is left out of the report on the selection: {failure['reason']}")
+        else:
+            self._trial(study, study.record(job_id))
+
+    def selection(self, study: Study) -> None:
+        """Write a finished study's `selection.json` from what its trials' tests have left, and queue it."""
+        rows = [
+            {"job_id": record.job_id, "validation": record.value, **{name: test[name] for name in FIGURES}}
+            for record in study.records()
+            if record.state == "complete" and (test := self._workspace.job(record.job_id).read("test_report"))
+        ]
+        if not rows:
+            return
+        reports = {name: dataclasses.asdict(report_selection(pd.DataFrame(rows), name)) for name in FIGURES}
+        self.final(study).write("selection", {**_without_nan(reports), "trials": [_without_nan(row) for row in rows]})
+        self._view.stage(study, f"{_test_words(self._seed_tests(study))}; trials tested")
+        self.study(study, "complete")
 
     def study_failed(self, study: Study, reason: str) -> None:
         self._view.stage(study, f"failed: {reason}")
         self.study(study, "failed", reason)
 
-    def final(self, study: Study) -> JobDirectory:
-        """Return the folder of a study's final training."""
-        return self._workspace.job(final_id(study.key))
+    def final(self, study: Study, index: int = 0) -> JobDirectory:
+        """Return the folder of a study's final training with one of its seeds."""
+        return self._workspace.job(final_id(study.key, index))
+
+    def _finals(self, study: Study) -> list[JobDirectory]:
+        return [self.final(study, index) for index in range(self._final_seeds)]
+
+    def _seed_tests(self, study: Study) -> list[dict[str, float]]:
+        return [test for final in self._finals(study) if (test := final.read("test")) is not None]
 
     def study(self, study: Study, status: str, reason: str | None = None) -> None:
         """Queue a study's run: while it searches a heading, in the end its winner's record."""
         final, best = self.final(study), study.best()
         result, test = final.read("result") or {}, final.read("test") or {}
-        metrics = _validation(result) | {f"test_{name}": value for name, value in test.items() if value == value}
+        metrics = _validation(result) | _known("test_", test)
+        if status == "complete":
+            if self._final_seeds > 1:
+                tests = self._seed_tests(study)
+                metrics |= _known("test_", seed_statistics(tests)) | {"final_seeds": float(len(tests))}
+            metrics |= _known("selection_", _selection(final))
         winner = study.winner()
         self._tracker.put(
             RunRecord(
-                record_id=study.key.replace("/", "-"),
+                record_id=_record_id(study),
                 kind="study",
                 title=study.key,
                 status=status,
@@ -82,8 +138,36 @@ class Reporter:
             )
         )
 
+    def _seed(self, study: Study, index: int, event: str) -> None:
+        """Queue the run of one seed of a winner, nested in its study's.
+
+        The first seed's model, curves and pictures are in the study's own run, so its nested one has the figures alone,
+        and a folder of its own that holds nothing but the note of what was delivered.
+        """
+        final, job = self.final(study, index), study.winner()
+        failure = final.read("failure") if event == "end" else None
+        status = "running" if event == "start" else "failed" if failure else "complete"
+        record_id = f"{final_id(study.key)}-seed{index}"
+        first = "The first seed: its model, curves and pictures are in the parent run." if index == 0 else ""
+        self._tracker.put(
+            RunRecord(
+                record_id=record_id,
+                kind="final",
+                title=f"{study.key} seed {job.seed + index}",
+                status=status,
+                directory=self._workspace.job(record_id),
+                parent=_record_id(study),
+                reason=failure["reason"] if failure else None,
+                note=first,
+                params=dataclasses.replace(job, seed=job.seed + index).flat(),
+                tags=self._run_tags(study),
+                metrics=_validation(final.read("result") or {}) | _known("test_", final.read("test") or {}),
+            )
+        )
+
     def _trial(self, study: Study, record: TrialRecord) -> None:
         directory = self._workspace.job(record.job_id)
+        report = directory.read("test_report")
         self._tracker.put(
             RunRecord(
                 record_id=record.job_id,
@@ -91,11 +175,11 @@ class Reporter:
                 title=f"{study.key} {record.job_id[-4:]}",
                 status=record.state,
                 directory=directory,
-                parent=study.key.replace("/", "-"),
+                parent=_record_id(study),
                 reason=record.failure,
                 params=record.job.flat(),
-                tags=self._run_tags(study),
-                metrics=_validation(directory.read("result") or {}),
+                tags=self._run_tags(study) | (REPORT_TAG if report else {}),
+                metrics=_validation(directory.read("result") or {}) | _known("report_test_", report or {}),
             )
         )
 
@@ -103,6 +187,39 @@ class Reporter:
         category, architecture = study.base.category, study.base.architecture
         names = {"msad.category": category, "msad.architecture": architecture, "msad.study": study.key}
         return names | dict(self._tags[category])
+
+
+def _record_id(study: Study) -> str:
+    return study.key.replace("/", "-")
+
+
+def _known(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float]:
+    """Return the figures that are numbers, under their MLflow names."""
+    return {f"{prefix}{name}": value for name, value in figures.items() if value is not None and value == value}
+
+
+def _without_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as JSON has them: null for NaN, also one level down."""
+    return {
+        key: _without_nan(value) if isinstance(value, Mapping) else None if value != value else value
+        for key, value in values.items()
+    }
+
+
+def _selection(final: JobDirectory) -> dict[str, float | None]:
+    """Return the report on a study's selection by image AUROC; empty where none was asked for."""
+    report = (final.read("selection") or {}).get("image_auroc", {})
+    names = {"random_mean": "random"}
+    return {names.get(name, name): value for name, value in report.items()}
+
+
+def _test_words(tests: list[dict[str, float]]) -> str:
+    """Return the first seed's image AUROC, or the mean and spread of all."""
+    several = seed_statistics(tests)
+    if "image_auroc_mean" not in several:
+        return f"test image AUROC {tests[0]['image_auroc']:.4f}"
+    mean, sd = several["image_auroc_mean"], several["image_auroc_sd"]
+    return f"test image AUROC {mean:.4f} ± {sd:.4f} over {len(tests)} seeds"
 
 
 def _validation(result: Mapping[str, Any]) -> dict[str, float]:
@@ -132,5 +249,18 @@ def _note(study: Study, status: str, reason: str | None, metrics: Mapping[str, f
             f"Validation score {metrics.get('validation_score', float('nan')):.4f}, "
             f"test image AUROC {metrics.get('test_image_auroc', float('nan')):.4f}."
         )
+        if "test_image_auroc_mean" in metrics:
+            lines.append(
+                f"Over {metrics['final_seeds']:.0f} seeds the test image AUROC is "
+                f"{metrics['test_image_auroc_mean']:.4f} ± {metrics['test_image_auroc_sd']:.4f} (sample sd); this run "
+                "is the first seed's."
+            )
+        if "selection_gap" in metrics:
+            lines.append(
+                "Computed after the selection, for the report alone: "
+                f"Spearman ρ of validation and test {metrics.get('selection_spearman', float('nan')):.2f} over "
+                f"{metrics['selection_trials']:.0f} trials, gap to the best of them on test "
+                f"{metrics['selection_gap']:.4f}, a random choice {metrics['selection_random']:.4f}."
+            )
         lines.append("Fetch it: `msad pull RUN_ID --to DIR` with this run's ID.")
     return "\n\n".join(lines)

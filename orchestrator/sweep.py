@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import subprocess
 import time
@@ -18,7 +19,7 @@ from orchestrator import cluster, tracking
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.errors import ConfigError, Interrupted
-from orchestrator.finals import final_id, run_finals
+from orchestrator.finals import final_id, run_finals, run_reports
 from orchestrator.job import direct_trial, train_storage, train_trial
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
@@ -148,7 +149,7 @@ class _Sweep:
             category: {"msad.data_fingerprint": fingerprint, "msad.code_version": self.code_version}
             for category, fingerprint in plan.fingerprints.items()
         }
-        self.reporter = Reporter(workspace, self.view, tracker, tags)
+        self.reporter = Reporter(workspace, self.view, tracker, tags, config.final_seeds)
 
     def run(self) -> dict[str, str]:
         """Search, train the winners, test them; return the reasons of the studies that have no tested winner."""
@@ -201,28 +202,52 @@ class _Sweep:
         self.reporter.on_trial(event, study, job_id)
 
     def _finish(self) -> dict[str, str]:
-        by_id, tasks, failed = {}, [], {}
+        failed = {}
         for study in self.studies:
-            job, job_id = study.winner(), final_id(study.key)
-            by_id[job_id] = study
-            if job is None:
+            if study.winner() is None:
                 first = next(record.failure for record in study.records() if record.state == "failed")
                 failed[study.key] = f"all {study.trials} trials failed, the first one so: {first}"
                 self.reporter.study_failed(study, failed[study.key])
-            elif self.reporter.final(study).read("test") is None:
-                tasks.append(self._task(job_id, job))
-            else:
-                self.reporter.on_final("end", study)
+        chosen = [study for study in self.studies if study.key not in failed]
+        failed |= self._test_winners(chosen)
+        if self.config.report_trials:
+            self._report_trials([study for study in chosen if study.key not in failed])
+        return failed
+
+    def _test_winners(self, studies: list[Study]) -> dict[str, str]:
+        """Train each winner with every seed and test it; return the reasons of those that failed, by name."""
+        by_id, tasks = {}, []
+        for index in range(self.config.final_seeds):
+            for study in studies:
+                job, job_id = study.winner(), final_id(study.key, index)
+                by_id[job_id] = study, index
+                if self.reporter.final(study, index).read("test") is None:
+                    tasks.append(self._task(job_id, dataclasses.replace(job, seed=job.seed + index)))
+                else:
+                    self.reporter.on_final("end", study, index)
         run_finals(
             tasks,
             self.allotment,
             train_storage(self.workspace),
-            lambda event, job_id: self.reporter.on_final(event, by_id[job_id]),
+            lambda event, job_id: self.reporter.on_final(event, *by_id[job_id]),
         )
-        for study in self.studies:
-            if (failure := self.reporter.final(study).read("failure")) is not None:
-                failed[study.key] = failure["reason"]
-        return failed
+        return {
+            f"{study.key} with seed {study.base.seed + index}" if index else study.key: failure["reason"]
+            for study, index in by_id.values()
+            if (failure := self.reporter.final(study, index).read("failure")) is not None
+        }
+
+    def _report_trials(self, studies: list[Study]) -> None:
+        """Measure the complete trials of studies whose winner is tested, where an earlier attempt has not."""
+        by_id, tasks = {}, []
+        for study in studies:
+            for record in study.records():
+                if record.state == "complete" and not self.workspace.job(record.job_id).read("test_report"):
+                    by_id[record.job_id] = study
+                    tasks.append(self._task(record.job_id, record.job))
+        run_reports(tasks, self.allotment, lambda event, job_id: self.reporter.on_report(event, by_id[job_id], job_id))
+        for study in studies:
+            self.reporter.selection(study)
 
     def _task(self, job_id: str, job: JobConfig) -> Task:
         return Task(

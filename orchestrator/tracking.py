@@ -223,7 +223,8 @@ class Tracker:
     def _deliver(self, record: RunRecord) -> None:
         directory = record.directory
         known = directory.read("tracking") or {}
-        if known.get("delivered") == record.status and record.status != "running":
+        figures = sorted(record.metrics)  # a finished run is delivered again only when it has got new ones
+        if (known.get("delivered"), known.get("figures")) == (record.status, figures) and record.status != "running":
             self._run_ids[record.record_id] = known["run_id"]
             return
         run_id = self._run_ids.get(record.record_id) or self._find_or_create(record)
@@ -238,7 +239,7 @@ class Tracker:
             self._deliver_files(self._client, run_id, record)
             self._client.set_terminated(run_id, RUN_STATUS[record.status])
             delivered = record.status
-        directory.write("tracking", {"run_id": run_id, "epoch": logged, "delivered": delivered})
+        directory.write("tracking", {"run_id": run_id, "epoch": logged, "delivered": delivered, "figures": figures})
 
     def _find_or_create(self, record: RunRecord) -> str:
         if (run := self._find(record.record_id)) is not None:

@@ -2,47 +2,33 @@
 
 Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set.
 
-The whole category lives on the device as uint8; batches and their corruption are made there, and the host waits for
-the device once an epoch (the habit of airbench, github.com/KellerJordan/airbench). Every epoch draws from a seed of its
-own, so a run that resumes after epoch k goes on exactly as the uninterrupted one would: no generator has to be saved.
+The whole category lives on the device (`orchestrator.batches`); batches and their corruption are made there, and the
+host waits for the device once an epoch (the habit of airbench, github.com/KellerJordan/airbench). Every epoch draws
+from a seed of its own, so a run that resumes after epoch k goes on exactly as the uninterrupted one would: no generator
+has to be saved.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel
-from models.corruptions import CorruptionConfig, Corruptor
+from models.base import AnomalyModel, Encoded
 from models.registry import build
 from models.scoring import Choice, Scorer, choose_scoring, threshold
 from models.synthetic_defects import SyntheticSet
+from orchestrator.batches import FeatureBatches, ImageBatches, TrainingData, make_batches
 from orchestrator.errors import TrainingError
 from orchestrator.job_config import JobConfig
 
 Report = Callable[[dict[str, float], dict[str, Any]], None]
 GetCheckpoint = Callable[[], dict[str, Any] | None]
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a job may see: good images of the training split only.
-
-    `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects.
-    `textures_NHWC`: uint8 photographs that the corruption may paste, or None.
-    """
-
-    train_NHWC: np.ndarray
-    validation_NHWC: np.ndarray
-    synthetic: SyntheticSet
-    textures_NHWC: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -101,12 +87,11 @@ def _fit(
     model = build(job.architecture, **job.model).to(device, memory_format=torch.channels_last)
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
-    corrupt = Corruptor(CorruptionConfig(**job.corruption), _textures(data, device))
+    batches = make_batches(job, data, model, device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=device.type == "cuda"
     )
-    images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
-    steps_per_epoch = math.ceil(len(images_NCHW) / job.batch_size)
+    steps_per_epoch = math.ceil(len(batches) / job.batch_size)
     schedule = _schedule(job, optimizer, steps_per_epoch)
     generator = torch.Generator(device)
     mixed = computes_in_bfloat16(device)
@@ -118,6 +103,8 @@ def _fit(
         if schedule is not None:
             schedule.load_state_dict(state["schedule"])
         start, best = state["epoch"], _Best(state["best_score"], state["best_epoch"], state["best_model"])
+    else:
+        model.adapt(batches.clean())
 
     began, since = time.perf_counter(), start
     for epoch in range(start + 1, job.epochs + 1):
@@ -127,11 +114,10 @@ def _fit(
         generator.manual_seed(_epoch_seed(job.seed, epoch))
         model.train()
         sums: dict[str, Tensor] = {}
-        for index in torch.randperm(len(images_NCHW)).to(device).split(job.batch_size):
-            clean_BCHW = images_NCHW[index].float().div_(255).contiguous(memory_format=torch.channels_last)
-            corrupted_BCHW, mask_B1HW = corrupt(clean_BCHW, generator)
+        for index_B in torch.randperm(len(batches)).to(device).split(job.batch_size):
+            clean, corrupted, mask_B1HW = batches.draw(index_B, generator)
             with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                terms = model.losses(clean_BCHW, corrupted_BCHW, mask_B1HW, terms=weights)
+                terms = model.losses(clean, corrupted, mask_B1HW, terms=weights)
             loss = sum(weights[name] * value for name, value in terms.items())
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -141,7 +127,7 @@ def _fit(
             if schedule is not None and job.schedule != "plateau":
                 schedule.step()
             for name, value in {"train_loss": loss, **{f"loss_{k}": v for k, v in terms.items()}}.items():
-                sums[name] = sums.get(name, 0) + value.detach() * (len(index) / len(images_NCHW))
+                sums[name] = sums.get(name, 0) + value.detach() * (len(index_B) / len(batches))
         metrics = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the one wait of the epoch
         _refuse_divergence(job, epoch, math.isfinite(metrics["train_loss"]), "loss is")
         if job.schedule == "plateau":
@@ -151,7 +137,7 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = validate(model, data, device, batch_size=job.batch_size)
+            choice = validate(model, batches, data.synthetic)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {
@@ -168,9 +154,7 @@ def _fit(
         began, since = time.perf_counter(), epoch
 
     model.load_state_dict(best.model)
-    choice = best.choice or validate(
-        model, data, device, batch_size=job.batch_size
-    )  # None only when resumed at the end
+    choice = best.choice or validate(model, batches, data.synthetic)  # None only when resumed at the end
     return Fitted(
         model=model.eval(),
         scorer=choice.scorer,
@@ -194,7 +178,7 @@ def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> N
 
 
 @torch.no_grad()
-def validate(model: AnomalyModel, data: TrainingData, device: torch.device, batch_size: int = 8) -> Choice:
+def validate(model: AnomalyModel, batches: ImageBatches | FeatureBatches, synthetic: SyntheticSet) -> Choice:
     """Score held-out good images against their synthetic defects and choose the scoring that separates them best.
 
     Raises
@@ -203,27 +187,20 @@ def validate(model: AnomalyModel, data: TrainingData, device: torch.device, batc
         The model has diverged: a map is not finite.
     """
     model.eval()
-    good = _maps(model, data.validation_NHWC, device, batch_size)
-    defects = _maps(model, data.synthetic.images, device, batch_size)
-    return choose_scoring(good, defects, data.synthetic)
+    good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
+    return choose_scoring(good, defects, synthetic)
 
 
-def _maps(model: AnomalyModel, images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> dict[str, Tensor]:
+def anomaly_maps(model: AnomalyModel, images: Iterable[Encoded]) -> dict[str, Tensor]:
+    """Return the maps of all batches, by name, N×1×H×W; see `validate` for the error."""
     parts: dict[str, list[Tensor]] = {}
-    for batch_BCHW in batches(images_NHWC, device, batch_size):
-        for name, map_B1HW in model.anomaly_maps(batch_BCHW).items():
+    for batch in images:
+        for name, map_B1HW in model.anomaly_maps(batch).items():
             parts.setdefault(name, []).append(map_B1HW.float())
     whole = {name: torch.cat(maps) for name, maps in parts.items()}
     if not all(maps.isfinite().all() for maps in whole.values()):
         raise FloatingPointError("anomaly maps")
     return whole
-
-
-def batches(images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> Iterator[Tensor]:
-    """Yield float32 B×3×H×W batches in [0, 1] of uint8 images, in order."""
-    for first in range(0, len(images_NHWC), batch_size):
-        batch_BHWC = torch.from_numpy(np.array(images_NHWC[first : first + batch_size])).to(device)
-        yield batch_BHWC.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
@@ -275,12 +252,6 @@ def _schedule(job: JobConfig, optimizer: torch.optim.Optimizer, steps_per_epoch:
     if job.schedule == "plateau":
         return schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
     return None
-
-
-def _textures(data: TrainingData, device: torch.device) -> Tensor | None:
-    if data.textures_NHWC is None:
-        return None
-    return torch.from_numpy(np.array(data.textures_NHWC)).to(device).permute(0, 3, 1, 2).float().div_(255)
 
 
 def _epoch_seed(seed: int, epoch: int) -> int:

@@ -7,11 +7,12 @@ architecture's defaults, so that a search can start from them.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 
 from optuna.distributions import BaseDistribution
+
+from models.errors import did_you_mean
 
 
 def architectures() -> tuple[str, ...]:
@@ -27,8 +28,7 @@ def space(architecture: str) -> dict[str, BaseDistribution]:
     ValueError
         The architecture has no search space; the nearest name is given.
     """
-    if architecture not in architectures():
-        close = difflib.get_close_matches(architecture, architectures(), n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(architectures())}"
-        raise ValueError(f"architecture {architecture!r} has no search space: {hint}")
+    known = architectures()
+    if architecture not in known:
+        raise ValueError(f"architecture {architecture!r} has no search space{did_you_mean(architecture, known)}")
     return dict(importlib.import_module(f"search_spaces.{architecture}").SPACE)

@@ -44,7 +44,7 @@ def test_perceptual_distance_gradient_reaches_the_image_only(photograph):
     made = (photograph * 0.9).requires_grad_()
     perceptual_distance(made, photograph).backward()
     assert torch.isfinite(made.grad).all() and made.grad.abs().sum() > 0
-    assert not any(parameter.requires_grad for parameter in backbone()._network.parameters())
+    assert not any(parameter.requires_grad for parameter in backbone().parameters())
 
 
 @pytest.mark.usefixtures("lite0")
@@ -69,7 +69,7 @@ def test_backbone_missing_package_says_what_to_install(monkeypatch):
 
     backbone.cache_clear()
     monkeypatch.setattr(importlib, "import_module", missing)
-    with pytest.raises(ModelError, match=r"not installed \(efficientnet_lite_pytorch\).*msad\[perceptual\]"):
+    with pytest.raises(ModelError, match=r"not installed \(efficientnet_lite_pytorch\).*pip install"):
         backbone()
 
 

@@ -11,9 +11,9 @@ from models.errors import ModelError
 from models.registry import architecture, architectures, build, count_parameters, default_parameters, register
 
 SMALL = {"base_width": 4, "depth": 2}
-PLAIN = {**SMALL, "skip_dropout": 0.0, "first_skip": 0}
+SMALLEST = dict.fromkeys(architectures(), SMALL) | {"feature_pyramid": {"width": 8, "bottleneck_channels": 4}}
 VARIANTS = [
-    *((name, SMALL) for name in architectures()),
+    *SMALLEST.items(),
     *(
         ("multiscale", {**SMALL, "skip": skip, "skip_dropout": 0.0, "first_skip": 0})
         for skip in ("concat", "add", "none")
@@ -43,7 +43,7 @@ def batch(height=32, width=48, count=2, seed=0):
 
 
 def test_architectures_are_the_registered_ones():
-    assert architectures() == ("baseline", "multiscale", "multiscale_segmenter")
+    assert architectures() == ("baseline", "feature_pyramid", "multiscale", "multiscale_segmenter")
 
 
 @EVERY_VARIANT
@@ -55,6 +55,9 @@ def test_losses_backward_reaches_every_parameter(name, parameters):
     assert all(value.shape == () and value.dtype == torch.float32 and value > 0 for value in terms.values())
     sum(terms.values()).backward()
     for path, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            assert path.startswith("backbone."), path
+            continue
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), path
 
 
@@ -101,6 +104,7 @@ def test_training_lowers_the_loss_and_finds_the_change(name, parameters):
     clean_BCHW = (ramp_W * ramp_W.view(-1, 1)).expand(4, 3, 32, 32).contiguous()
     corrupted_BCHW, mask_B1HW = clean_BCHW.clone(), torch.zeros(4, 1, 32, 32)
     corrupted_BCHW[:2, :, 8:16, 8:16], mask_B1HW[:2, :, 8:16, 8:16] = 1.0, 1.0
+    model.adapt([model.encode(clean_BCHW)])
     history = []
     for _ in range(80):
         terms = model.losses(clean_BCHW, corrupted_BCHW, mask_B1HW, terms=weights)
@@ -111,8 +115,9 @@ def test_training_lowers_the_loss_and_finds_the_change(name, parameters):
         schedule.step()
         history.append(loss.item())
     assert history[-1] < history[0] / 2
-    l1_B1HW = model.eval().anomaly_maps(corrupted_BCHW)["l1"]
-    assert l1_B1HW[:2, :, 8:16, 8:16].mean() > 2 * l1_B1HW[2:].mean()
+    residual = "squared" if name == "feature_pyramid" else "l1"
+    map_B1HW = model.eval().anomaly_maps(corrupted_BCHW)[residual]
+    assert map_B1HW[:2, :, 8:16, 8:16].mean() > 2 * map_B1HW[2:].mean()
 
 
 @pytest.mark.parametrize("name", architectures())
@@ -131,6 +136,7 @@ def test_default_loss_weights_name_known_terms(name):
         ("multiscale", {"skip": "concat", "first_skip": 0, "depth": 4}, 7_766_051),
         ("multiscale", {"skip": "none"}, 1_734_947),
         ("multiscale", {"skip": "add"}, 1_734_947),
+        ("feature_pyramid", {}, 1_529_257),
         ("multiscale_segmenter", {}, 14_749_540),
         ("multiscale_segmenter", {"depth": 3}, 3_664_228),
     ],
@@ -142,6 +148,7 @@ def test_count_parameters_published_sizes(name, parameters, count):
 # Means of the maps of one fixed image by a freshly drawn network: they change exactly when the arithmetic does.
 GOLDEN = {
     "baseline": {"l1": 0.282994, "ssim": 0.38952, "msgms": 0.682923},
+    "feature_pyramid": {"cosine": 1.0269, "squared": 149.321, "mask": 0.92202},
     "multiscale": {"l1": 0.29411, "ssim": 0.389207, "msgms": 0.679684},
     "multiscale_segmenter": {"mask": 0.891167, "l1": 0.282994, "ssim": 0.38952, "msgms": 0.682923},
 }
@@ -150,7 +157,7 @@ GOLDEN = {
 @pytest.mark.parametrize("name", architectures())
 def test_anomaly_maps_golden_values(name):
     torch.manual_seed(0)
-    model = build(name, **SMALL).eval()
+    model = build(name, **SMALLEST[name]).eval()
     ramp = torch.linspace(0, 1, 32)
     image_BCHW = torch.stack([ramp.expand(32, 32), ramp.view(-1, 1).expand(32, 32), ramp * ramp.view(-1, 1)])[None]
     means = {key: map_B1HW.mean().item() for key, map_B1HW in model.anomaly_maps(image_BCHW).items()}
@@ -160,7 +167,8 @@ def test_anomaly_maps_golden_values(name):
 @pytest.mark.parametrize("name", architectures())
 def test_losses_under_bfloat16_autocast_stay_close_to_float32(name):
     torch.manual_seed(0)
-    model = build(name, **SMALL)
+    model = build(name, **SMALLEST[name])
+    model.adapt([model.encode(batch()[0])])
     exact = model.losses(*batch())
     with torch.autocast("cpu", torch.bfloat16):
         mixed = model.losses(*batch())

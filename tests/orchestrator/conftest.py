@@ -1,4 +1,4 @@
-"""A bundle with untrained weights but real statistics: small, quick, and every part of it genuine."""
+"""A bundle with untrained weights but real statistics, and an empty MLflow store: small, quick, all of it genuine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from models.registry import build
 from models.scoring import Scoring, fit_scorer, threshold
 from orchestrator.bundles import Bundle, to_tensor
 from orchestrator.job_config import JobConfig
+from orchestrator.tracking import connect
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +44,15 @@ def make_bundle(demo, category):
 def bundle(make_bundle):
     """A bundle that tests only read."""
     return make_bundle()
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory):
+    """The address of a SQLite store of a test file's own."""
+    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def client(uri):
+    """A client of the store at `uri`."""
+    return connect(uri)

@@ -171,7 +171,7 @@ def test_bad_configuration_file_is_refused(refused, demo, tmp_path, text, expect
 def test_options_are_laid_over_the_configuration_file(tmp_path, demo, monkeypatch):
     file = tmp_path / "sweep.yaml"
     file.write_text(
-        f"name: a\ndataset: {demo}\nepochs: 9\ntrials: 3\nresources: {{cpus: 2, concurrency: 4}}\n"
+        f"name: a\ndataset: {demo}\nepochs: 9\ntrials: 3\nfinal_seeds: 2\nresources: {{cpus: 2, concurrency: 4}}\n"
         "parameters: {learning_rate: 1e-3, weight_decay: 0.01, model/depth: 3}\n"
     )
     seen = []
@@ -183,6 +183,7 @@ def test_options_are_laid_over_the_configuration_file(tmp_path, demo, monkeypatc
         "5",
         "--concurrency",
         "2",
+        "--report-trials",
         "--set",
         "model/depth=4",
         "--set",
@@ -191,6 +192,7 @@ def test_options_are_laid_over_the_configuration_file(tmp_path, demo, monkeypatc
     CliRunner().invoke(cli.msad, words)
     [config] = seen
     assert (config.name, config.epochs, config.trials) == ("a", 5, 3)
+    assert (config.report_trials, config.final_seeds, config.batch_size) == (True, 2, None)
     assert (config.resources.cpus, config.resources.concurrency) == (2, 2)
     assert config.parameters == {"learning_rate": 1e-3, "weight_decay": 1e-4, "model/depth": 4}
 

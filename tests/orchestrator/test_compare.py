@@ -7,8 +7,10 @@ import re
 
 import pytest
 
-from orchestrator.compare import COLUMNS, format_leaderboard, leaderboard
+from orchestrator.compare import COLUMNS, leaderboard
 from orchestrator.errors import TrackingError
+from orchestrator.leaderboard_text import format_leaderboard
+from orchestrator.selection import SEED_FIGURES
 
 FIGURES = {
     "test_image_auroc": 0.9,
@@ -20,6 +22,21 @@ FIGURES = {
     "test_aupro_30": 0.8,
     "parameters": 1928483.0,
     "test_latency_ms": 41.25,
+    "test_false_positives": 3.0,
+    "test_good_images": 20.0,
+    "test_misses": 1.0,
+    "test_defective_images": 63.0,
+}
+SEEDS = {
+    "final_seeds": 3.0,
+    **{f"test_{name}_mean": 0.912 for name in SEED_FIGURES},
+    **{f"test_{name}_sd": 0.0042 for name in SEED_FIGURES},
+}
+SELECTION = {
+    "selection_trials": 12.0,
+    "selection_spearman": 0.7123,
+    "selection_gap": 0.0041,
+    "selection_random": 0.8531,
 }
 
 
@@ -51,7 +68,9 @@ def store(tmp_path_factory):
         ("bottle", "baseline"): study_run(
             client, first, "bottle", "baseline", 3, validation_score=0.7, **FIGURES | {"test_image_auroc": 0.99}
         ),
-        ("bottle", "multiscale"): study_run(client, first, "bottle", "multiscale", 2, validation_score=0.8, **FIGURES),
+        ("bottle", "multiscale"): study_run(
+            client, first, "bottle", "multiscale", 2, validation_score=0.8, **FIGURES, **SEEDS, **SELECTION
+        ),
         ("tile", "baseline"): study_run(client, first, "tile", "baseline", 1, validation_score=0.6, **FIGURES),
         ("tile", "multiscale"): study_run(
             client, first, "tile", "multiscale", 1, status="failed", validation_score=0.9
@@ -76,6 +95,8 @@ def test_leaderboard_marks_the_highest_validation_score_not_the_highest_test_fig
     assert [found[key].trials for key in runs] == [3, 2, 1, 1, 0]
     winner = found["bottle", "multiscale"]
     assert (winner.image_auroc, winner.pixel_prevalence, winner.parameters) == (0.9, 0.056, 1928483)
+    assert (winner.false_positives, winner.good_images, winner.misses, winner.defective_images) == (3, 20, 1, 63)
+    assert (winner.aupro_30_mean, winner.aupro_30_sd, winner.selection_gap) == (0.912, 0.0042, 0.0041)
     assert winner.best_trial_run_id not in (None, winner.run_id)
 
 
@@ -117,3 +138,21 @@ def test_format_leaderboard_terminal_keeps_run_ids_whole_when_narrow(store):
     assert "multiscale ★" in text and "multiscale (failed)" in text
     assert "1.93M" not in text and "1.93M" in format_leaderboard(leaderboard("first", uri), terminal=True, width=120)
     assert all(len(line) <= 80 for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())
+
+
+@pytest.mark.parametrize("width", [80, 104, 105, 120])
+def test_format_leaderboard_terminal_shows_seeds_errors_and_how_well_validation_chose(store, width):
+    text = format_leaderboard(leaderboard("first", store[0]), terminal=True, width=width)
+    lines = [" ".join(line.split()) for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
+    first = lines.index("bottle (.76) (.06) of 20 of 63")
+    multiscale, seeds, baseline = lines[first + 1 : first + 4]
+    extras = " 1.93M 41.2" if width >= 105 else ""
+    assert multiscale == f"multiscale ★ 2 0.800 0.912 0.912 0.912 0.410 0.912 3 1{extras}"
+    assert seeds == "3 seeds ±.004 ±.004 ±.004 ±.004"
+    assert baseline == f"baseline 3 0.700 0.990 0.950 0.930 0.410 0.800 3 1{extras}"  # one seed: no spread
+    assert (
+        "bottle / multiscale ★: Spearman ρ 0.71 over 12 trials, gap to the best trial on test 0.004, "
+        "a random choice 0.853"
+    ) in " ".join(lines)
+    assert text.count("Spearman") == 1  # the others were not reported on
+    assert "wood" in lines  # nothing of it is tested, so nothing is known of its images

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from optuna.distributions import FloatDistribution
 
+from models.corruptions import CorruptionConfig
+from models.registry import architecture, architectures
 from orchestrator.config import load, make_config
 from orchestrator.errors import ConfigError
+from orchestrator.job_config import JobConfig
+from orchestrator.study import default_parameters
 
 
 def test_config_survives_yaml(tmp_path):
@@ -28,6 +33,11 @@ def test_config_with_several_mistakes_names_them_all():
     assert all(word in text for word in ("name", "trials", "resources.cpus"))
 
 
+def test_winner_is_trained_at_least_once():
+    with pytest.raises(ConfigError, match=r"final_seeds: .*greater than or equal to 1"):
+        make_config({"name": "a", "dataset": "d", "final_seeds": 0})
+
+
 def test_misspelt_key_is_refused_with_the_nearest_name():
     with pytest.raises(ConfigError, match=r"unknown setting 'epoch'; did you mean 'epochs'"):
         make_config({"name": "a", "dataset": "d", "epoch": 3})
@@ -44,6 +54,45 @@ def test_job_takes_the_sweeps_settings():
     config = make_config({"name": "a", "dataset": "d", "epochs": 40, "seed": 3, "parameters": {"model/base_width": 8}})
     job = config.job("bottle", "baseline")
     assert (job.epochs, job.seed, job.evaluate_every, job.model) == (40, 3, 4, {"base_width": 8})
+
+
+@pytest.fixture
+def patient_baseline(monkeypatch):
+    """The baseline as if it stated settings to be trained with."""
+    defaults = {"epochs": 300, "learning_rate": 3e-3, "corruption": {"probability": 0.25}}
+    monkeypatch.setattr(architecture("baseline"), "training_defaults", defaults)
+
+
+def test_job_without_settings_is_trained_as_its_architecture_says(patient_baseline):
+    job = make_config({"name": "a", "dataset": "d"}).job("bottle", "baseline")
+    assert (job.epochs, job.evaluate_every, job.learning_rate) == (300, 30, 3e-3)
+    assert job.batch_size == JobConfig.batch_size  # what the architecture leaves open
+
+
+def test_users_settings_come_before_the_architectures(patient_baseline):
+    values = {"epochs": 40, "batch_size": 2, "parameters": {"learning_rate": 0.5}}
+    job = make_config({"name": "a", "dataset": "d", **values}).job("bottle", "baseline")
+    assert (job.epochs, job.batch_size, job.learning_rate, job.evaluate_every) == (40, 2, 0.5, 4)
+    job = make_config({"name": "a", "dataset": "d", "parameters": {"epochs": 50}}).job("bottle", "baseline")
+    assert (job.epochs, job.evaluate_every) == (50, 5)
+
+
+def test_search_starts_from_the_architectures_training_defaults(patient_baseline):
+    base = make_config({"name": "a", "dataset": "d"}).job("bottle", "baseline")
+    space = {
+        "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+        "corruption/probability": FloatDistribution(0.0, 1.0),
+        "corruption/strength": FloatDistribution(0.0, 10.0),
+    }
+    expected = {"learning_rate": 3e-3, "corruption/probability": 0.25}
+    assert default_parameters(base, space) == expected | {"corruption/strength": CorruptionConfig().strength}
+
+
+def test_every_architectures_own_training_settings_are_a_valid_job():
+    config = make_config({"name": "a", "dataset": "d", "architectures": architectures()})
+    for name in config.architectures:
+        job = config.job("bottle", name)
+        assert 1 <= job.evaluate_every <= job.epochs
 
 
 def test_load_of_a_bad_file_names_it(tmp_path):

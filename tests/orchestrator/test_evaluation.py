@@ -19,7 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 METRICS = {
     *("image_auroc", "image_auroc_low", "image_auroc_high", "image_prauc", "image_prevalence"),
     *("pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30", "aupro_05"),
-    *("f1", "recall", "false_positives", "misses", "latency_ms"),
+    *("f1", "recall", "false_positives", "misses", "good_images", "defective_images", "latency_ms"),
 }
 
 
@@ -31,7 +31,7 @@ def evaluation(bundle, demo, category):
 def test_evaluate_gives_every_metric_as_a_float_in_its_range(evaluation):
     assert set(evaluation.metrics) == METRICS
     assert all(type(value) is float for value in evaluation.metrics.values())
-    counts = {"false_positives", "misses", "latency_ms"}
+    counts = {"false_positives", "misses", "good_images", "defective_images", "latency_ms"}
     assert all(0 <= evaluation.metrics[name] <= 1 for name in METRICS - counts)
     low, middle, high = (evaluation.metrics[f"image_auroc{end}"] for end in ("_low", "", "_high"))
     assert low <= middle <= high

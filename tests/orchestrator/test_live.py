@@ -32,6 +32,7 @@ def play(view: LiveView, study: Study) -> None:
             view.ended(job_id, study, f"failed: {outcome['failure']}" if "failure" in outcome else "0.8731")
         study.ask()
         view.stage(study, "training the winner")
+        view.stage(study, "training the winner")
 
 
 def test_without_a_terminal_every_trial_is_one_plain_line(study):

@@ -11,18 +11,8 @@ import pytest
 from orchestrator.bundles import Bundle
 from orchestrator.errors import BundleError, ConfigError, TrackingError
 from orchestrator.model_store import deliver_files, pull
-from orchestrator.tracking import RunRecord, connect, open_experiment
+from orchestrator.tracking import RunRecord, open_experiment
 from orchestrator.workspace import JobDirectory
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="module")
-def client(uri):
-    return connect(uri)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +67,17 @@ def test_delivered_twice_leaves_one_logged_model_and_one_version(client, experim
     versions = client.search_model_versions("name = 'msad-bolt'")
     assert [(version.run_id, version.source) for version in versions] == [(run_id, models[0].artifact_location)]
     assert [item.path for item in client.list_artifacts(run_id, "pictures")] == ["pictures/training.png"]
+
+
+def test_delivered_again_uploads_the_new_report_but_not_the_bundle_that_is_there(client, log, monkeypatch):
+    run_id, record = log("nut", 0.7)
+    record.directory.write("selection", {"image_auroc": {"spearman": 0.5}})
+    uploaded = []
+    real = client.log_artifacts
+    monkeypatch.setattr(client, "log_artifacts", lambda *words: uploaded.append(words[-1]) or real(*words))
+    deliver_files(client, run_id, record)
+    assert uploaded == ["pictures"]
+    assert [item.path for item in client.list_artifacts(run_id)] == ["bundle", "pictures", "selection.json"]
 
 
 def test_logged_model_interrupted_while_it_was_made_is_made_anew(client, experiment, log):

@@ -17,13 +17,13 @@ SMALL = ["--image-size", "32", "--epochs", "2", "--set", "model/base_width=4", "
 
 # Runs the command line under an audit hook that notes every file opened for reading below the dataset, and when.
 WATCHED = """
-import os, sys
+import os, sys, time
 def note(event, args):
     if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
         path = os.fspath(args[0])
         if isinstance(path, str) and path.startswith(os.environ["MSAD_WATCH"]):
             with open(os.environ["MSAD_WATCH_LOG"], "a") as log:
-                log.write(path + "\\n")
+                log.write(f"{time.time_ns()} {path}\\n")
 sys.addaudithook(note)
 """
 
@@ -50,23 +50,30 @@ def runs(folder: Path, sweep: str) -> dict[str, list]:
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(sweep)
     found = client.search_runs([experiment.experiment_id], max_results=1000)
-    return {kind: [run for run in found if run.data.tags["msad.kind"] == kind] for kind in ("study", "trial")}
+    kinds = ("study", "trial", "final")
+    return {kind: [run for run in found if run.data.tags["msad.kind"] == kind] for kind in kinds}
 
 
-@pytest.fixture(scope="module")
-def swept(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, list[str]]:
-    """A finished sweep of 2 studies of 2 trials: its folder, its process, and the dataset files that were opened."""
-    folder = tmp_path_factory.mktemp("swept")
+def watched(demo: Path, folder: Path, *words: str) -> tuple[subprocess.CompletedProcess, list[tuple[int, str]]]:
+    """Run a command; return its process and the dataset's files that it opened, each with the time in nanoseconds."""
     hook = folder / "hook"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(WATCHED)
     log = folder / "opened.log"
-    done = msad(
-        *("search", "--dataset", str(demo), "--categories", "brick", "--trials", "2", "--name", "first", *SMALL),
-        folder=folder,
-        environment={"PYTHONPATH": str(hook), "MSAD_WATCH": str(demo), "MSAD_WATCH_LOG": str(log)},
-    )
-    return folder, done, log.read_text().splitlines()
+    watch = {"MSAD_WATCH": str(demo), "MSAD_WATCH_LOG": str(log)}
+    path = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = msad(*words, folder=folder, environment={"PYTHONPATH": path, **watch})
+    assert log.exists(), done.stderr
+    lines = (line.partition(" ") for line in log.read_text().splitlines())
+    return done, [(int(when), path) for when, _, path in lines]
+
+
+@pytest.fixture(scope="module")
+def swept(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, list[tuple[int, str]]]:
+    """A finished sweep of 2 studies of 2 trials: its folder, its process, and the dataset files that were opened."""
+    folder = tmp_path_factory.mktemp("swept")
+    words = ("search", "--dataset", str(demo), "--categories", "brick", "--trials", "2", "--name", "first", *SMALL)
+    return folder, *watched(demo, folder, *words)
 
 
 def test_search_ends_with_every_run_in_mlflow(swept):
@@ -86,8 +93,8 @@ def test_search_ends_with_every_run_in_mlflow(swept):
 
 def test_search_opens_no_test_file_before_every_winner_is_chosen(swept, demo):
     _, _, opened = swept
-    test = [position for position, path in enumerate(opened) if "/brick/test/" in path or "/ground_truth/" in path]
-    train = [position for position, path in enumerate(opened) if "/brick/train/" in path]
+    test = [when for when, path in opened if "/brick/test/" in path or "/ground_truth/" in path]
+    train = [when for when, path in opened if "/brick/train/" in path]
     assert train, "the hook saw nothing"
     assert test, "the winners were never evaluated"
     assert max(train) < min(test)
@@ -136,6 +143,63 @@ def test_resume_of_a_finished_sweep_changes_nothing(swept):
     for kind in before:
         assert {run.info.run_id for run in before[kind]} == {run.info.run_id for run in after[kind]}
     assert all(run.info.status == "FINISHED" for run in after["study"])
+
+
+def test_report_on_the_selection_and_several_final_seeds(demo, tmp_path):
+    words = ["search", "--dataset", str(demo), "--categories", "brick", "--architectures", "baseline", "--trials", "3"]
+    asked = ["--pruner", "none", "--report-trials", "--final-seeds", "2", "--name", "reported"]
+    done, opened = watched(demo, tmp_path, *words, *asked, *SMALL)
+    assert done.returncode == 0, done.stderr
+    jobs = tmp_path / "sweeps" / "reported" / "jobs"
+    trials = [f"brick-baseline-{number:04d}" for number in range(3)]
+    finals = ["brick-baseline-final", "brick-baseline-final-seed1"]
+
+    def written() -> dict[str, int]:
+        names = [f"{trial}/test_report.json" for trial in trials] + [f"{final}/test.json" for final in finals]
+        return {name: (jobs / name).stat().st_mtime_ns for name in names}
+
+    first = written()
+    chosen = max((jobs / trial / "result.json").stat().st_mtime_ns for trial in trials)
+    assert chosen < min(when for when, path in opened if "/test/" in path or "/ground_truth/" in path)
+    assert max(first[f"{final}/test.json"] for final in finals) < min(
+        first[f"{trial}/test_report.json"] for trial in trials
+    )
+
+    def check_runs() -> None:
+        found = runs(tmp_path, "reported")
+        (study,) = found["study"]
+        assert len(found["trial"]) == 3 and len(found["final"]) == 2
+        for trial in found["trial"]:
+            assert trial.data.tags["msad.test_metrics"] == "reporting only, after selection"
+            assert not any(name.startswith("test_") for name in trial.data.metrics)
+        validation = {run.info.run_id: run.data.metrics["validation_score"] for run in found["trial"]}
+        test = {run.info.run_id: run.data.metrics["report_test_image_auroc"] for run in found["trial"]}
+        best = study.data.tags["msad.best_trial"]
+        assert validation[best] == max(validation.values())
+        shown = study.data.metrics
+        assert shown["selection_gap"] == pytest.approx(max(test.values()) - test[best])
+        assert shown["selection_random"] == pytest.approx(sum(test.values()) / 3) and shown["selection_trials"] == 3
+        seeds = {run.data.params["seed"]: run for run in found["final"]}
+        assert set(seeds) == {"0", "1"}
+        assert all(run.data.tags["mlflow.parentRunId"] == study.info.run_id for run in seeds.values())
+        aurocs = [seeds[seed].data.metrics["test_image_auroc"] for seed in "01"]
+        assert shown["test_image_auroc"] == aurocs[0]  # the study's model is the first seed's, whatever its test figure
+        assert shown["test_image_auroc_mean"] == pytest.approx(sum(aurocs) / 2)
+        assert shown["test_image_auroc_sd"] == pytest.approx(abs(aurocs[0] - aurocs[1]) / 2**0.5)
+
+    check_runs()
+    selection = json.loads((jobs / finals[0] / "selection.json").read_text())
+    assert [row["job_id"] for row in selection["trials"]] == trials and "aupro_30" in selection
+
+    # As if it had been stopped in between: what is missing is made, and nothing else.
+    for name in ("brick-baseline-0001/test_report.json", "brick-baseline-final-seed1/test.json"):
+        (jobs / name).unlink()
+    (jobs / finals[0] / "selection.json").unlink()
+    again = msad("search", "--resume", "reported", folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    changed = [name for name, when in written().items() if when != first[name]]
+    assert changed == ["brick-baseline-0001/test_report.json", "brick-baseline-final-seed1/test.json"]
+    check_runs()
 
 
 def test_search_under_a_taken_name_is_refused(swept, demo):

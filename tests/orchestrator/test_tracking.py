@@ -14,16 +14,6 @@ from orchestrator.tracking import RunRecord, Tracker, connect, open_experiment
 from orchestrator.workspace import JobDirectory
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory):
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="module")
-def client(uri):
-    return connect(uri)
-
-
 @pytest.fixture
 def experiment(client, uri, tmp_path):
     return open_experiment(client, tmp_path.name, uri, tmp_path)
@@ -171,6 +161,21 @@ def test_record_that_becomes_complete_ends_its_run_once(start, client, experimen
     assert runs[study.record_id].data.tags["msad.best_trial"] == run.info.run_id
     assert runs[study.record_id].data.tags["mlflow.note.content"] == "the winner"
     assert delivered_files == [(r.record_id, runs[r.record_id].info.run_id) for r in (trial, study)]
+
+
+def test_finished_run_that_gets_new_figures_is_delivered_again(start, client, experiment, study, trial):
+    tracker = start()
+    tracker.put(study)
+    tracker.put(complete(trial, metrics={"validation_score": 0.2}))
+    tracker.close()
+    later = start()
+    later.put(study)
+    metrics = {"validation_score": 0.2, "report_test_image_auroc": 0.9}
+    later.put(complete(trial, metrics=metrics, tags={"msad.test_metrics": "reporting only, after selection"}))
+    later.close()
+    run = runs_by_id(client, experiment)[trial.record_id]
+    assert run.info.status == "FINISHED" and run.data.metrics["report_test_image_auroc"] == 0.9
+    assert run.data.tags["msad.test_metrics"].startswith("reporting only")
 
 
 @pytest.mark.parametrize(("status", "shown"), [("failed", "FAILED"), ("pruned", "KILLED")])

@@ -22,6 +22,7 @@ def defaults(name):
         model=default_parameters(name),
         loss_weights=architecture(name).default_loss_weights,
         corruption={"probability": corruption.probability, "strength": corruption.strength},
+        **{key: value for key, value in architecture(name).training_defaults.items() if key == "learning_rate"},
     )
 
 
@@ -56,7 +57,8 @@ def test_space_random_samples_train_one_step(name):
     torch.manual_seed(0)
     for parameters in samples(name, 6):
         job = JobConfig(category="any", architecture=name).with_parameters(parameters)
-        model = build(name, **{**job.model, "base_width": 4})  # narrow, to be quick
+        narrow = {"width": 8} if name == "feature_pyramid" else {"base_width": 4}  # to be quick
+        model = build(name, **{**job.model, **narrow})
         clean = torch.rand(2, 3, 64, 64)
         corrupted, mask = Corruptor(CorruptionConfig(**job.corruption))(clean, torch.Generator().manual_seed(0))
         optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate)
@@ -79,6 +81,7 @@ def test_space_is_a_copy():
     assert search_spaces.space("baseline")
 
 
-def test_space_unknown_architecture_names_nearest():
-    with pytest.raises(ValueError, match="no search space: did you mean 'baseline'"):
+def test_space_unknown_architecture_names_nearest_and_all():
+    with pytest.raises(ValueError, match="'basline' has no search space; did you mean 'baseline'\\?") as error:
         search_spaces.space("basline")
+    assert str(error.value).endswith(f"known are {', '.join(search_spaces.architectures())}")

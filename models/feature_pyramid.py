@@ -1,0 +1,210 @@
+"""A multi-scale autoencoder in the feature space of a frozen network, and a head that marks what it could not restore.
+
+The features of three stages (strides 4, 8, 16) are merged at the coarsest one, squeezed through a narrow bottleneck and
+decoded back to every stage: reverse distillation (Deng and Li, RD4AD, arXiv 2201.10703) with the encoder's statistics
+standardised per channel and a decoder small enough for a CPU. Trained from the features of corrupted images to those of
+the clean ones, with dropout in the bottleneck as in Dinomaly (Guo et al., arXiv 2405.14325). The head predicts the
+corruption's mask from the features and from what is left of them after reconstruction, after DeSTSeg (Zhang et al.,
+arXiv 2211.11317), whose head sees the likeness of two networks only.
+
+Tensors are named by shape: B images, C channels, H×W pixels or places of a stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbones import LITE0, STRIDES, load_backbone
+from models.base import AnomalyModel, Encoded
+from models.errors import ModelError
+from models.registry import register
+from models.segmentation import dice_loss, evidence, focal_loss, start_rare
+
+_TINY = 1e-3
+
+
+@register("feature_pyramid")
+class FeaturePyramid(AnomalyModel):
+    """Autoencoder of frozen features; 1,529,257 parameters of its own with the defaults, and 700,768 frozen ones.
+
+    Parameters
+    ----------
+    backbone
+        See `models.backbones.load_backbone`; its weights become part of the model, so a bundle needs no download.
+    width
+        Channels of the decoder at stride 16; half of it at stride 8, a quarter at stride 4.
+    bottleneck_channels
+        Numbers per place (16×16 pixels) that everything has to pass.
+    dropout
+        Share of those numbers dropped in a training step, in [0, 1).
+
+    Raises
+    ------
+    ModelError
+        A value is out of range, or the backbone can't be had.
+    """
+
+    loss_terms: ClassVar[tuple[str, ...]] = ("cosine", "squared", "focal", "dice")
+    default_loss_weights: ClassVar[dict[str, float]] = {"cosine": 1.0, "squared": 1.0, "focal": 10.0, "dice": 1.0}
+    training_defaults: ClassVar[dict[str, Any]] = {
+        "epochs": 50,
+        "evaluate_every": 10,
+        "learning_rate": 2e-3,
+        "batch_size": 16,
+        "weight_decay": 1e-4,
+    }
+    map_names: ClassVar[tuple[str, ...]] = ("cosine", "squared", "mask")
+    has_frozen_encoder: ClassVar[bool] = True
+    size_multiple: int = STRIDES[-1]
+
+    def __init__(
+        self,
+        backbone: str = LITE0,
+        width: int = 192,
+        bottleneck_channels: int = 48,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed, rule in (
+            ("width", width, isinstance(width, int) and width >= 4 and width % 4 == 0, "a multiple of 4"),
+            ("bottleneck_channels", bottleneck_channels, bottleneck_channels >= 1, "at least 1"),
+            ("dropout", dropout, 0 <= dropout < 1, "at least 0 and below 1"),
+        ):
+            if not allowed:
+                raise ModelError(f"{name} is {value!r}; it must be {rule}")
+        self.backbone = load_backbone(backbone)
+        channels = self.backbone.channels
+        for stage, count in enumerate(channels):
+            self.register_buffer(f"mean{stage}", torch.zeros(1, count, 1, 1))
+            self.register_buffer(f"scale{stage}", torch.ones(1, count, 1, 1))
+        widths = [width * stride // STRIDES[-1] for stride in STRIDES]
+        self.gather = nn.ModuleList(_gather(c, s, width // 2) for c, s in zip(channels, STRIDES, strict=True))
+        self.squeeze = nn.Sequential(
+            _conv(width // 2 * len(STRIDES), width, 3), nn.Conv2d(width, bottleneck_channels, 1), nn.Dropout(dropout)
+        )
+        self.restore = nn.Sequential(_conv(bottleneck_channels, width, 1), _conv(width, width, 3))
+        self.decode = nn.ModuleList(_Rise(w, w2) for w, w2 in zip([*widths[1:], width], widths, strict=True))
+        self.heads = nn.ModuleList(nn.Conv2d(w, c, 1) for w, c in zip(widths, channels, strict=True))
+        marks = [w // 2 for w in widths]
+        self.compare = nn.ModuleList(_conv(2 * c, m, 1) for c, m in zip(channels, marks, strict=True))
+        self.mark = nn.ModuleList(_Rise(m, m2, m2) for m, m2 in zip(marks[1:], marks[:-1], strict=True))
+        self.marked = nn.Conv2d(marks[0], 1, 1)
+        start_rare(self.marked)
+
+    def encode(self, image_BCHW: Tensor) -> Encoded:
+        self.check_size(image_BCHW)
+        with torch.no_grad(), torch.autocast(image_BCHW.device.type, enabled=False):
+            return self.backbone(image_BCHW.float())
+
+    @torch.no_grad()
+    def adapt(self, clean: Iterable[Encoded]) -> None:
+        """Measure each channel's mean and deviation, so that all count alike."""
+        count, sums, squares = 0, None, None
+        for features in clean:
+            # Means over places first: sums of squares over a whole category would lose digits.
+            first = [f.double().mean(dim=(2, 3)).sum(dim=0) for f in features]
+            second = [f.double().square().mean(dim=(2, 3)).sum(dim=0) for f in features]
+            sums = first if sums is None else [a + b for a, b in zip(sums, first, strict=True)]
+            squares = second if squares is None else [a + b for a, b in zip(squares, second, strict=True)]
+            count += len(features[0])
+        for stage, (total, square) in enumerate(zip(sums, squares, strict=True)):
+            mean = total / count
+            deviation = (square / count - mean**2).clamp(min=0).sqrt() + _TINY
+            getattr(self, f"mean{stage}").copy_(mean.view(1, -1, 1, 1))
+            getattr(self, f"scale{stage}").copy_(deviation.view(1, -1, 1, 1))
+
+    def forward(self, features: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
+        """Restore standardised features; and give the log odds B×1×H/4×W/4 that a place is not as it should be."""
+        gathered_BCHW = torch.cat([gather(f) for gather, f in zip(self.gather, features, strict=True)], dim=1)
+        level_BCHW, made = self.restore(self.squeeze(gathered_BCHW)), []
+        for decode, head, seen in reversed(list(zip(self.decode, self.heads, features, strict=True))):
+            level_BCHW = decode(level_BCHW, seen.shape[-2:])
+            made.insert(0, head(level_BCHW))
+        compared = [
+            compare(torch.cat([f, f - m], dim=1)) for compare, f, m in zip(self.compare, features, made, strict=True)
+        ]
+        mark_BCHW = compared[-1]
+        for rise, beside_BCHW in reversed(list(zip(self.mark, compared[:-1], strict=True))):
+            mark_BCHW = rise(mark_BCHW, beside_BCHW.shape[-2:], beside_BCHW)
+        return made, self.marked(mark_BCHW)
+
+    def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
+        wanted = self._standardised(clean)
+        made, logit_B1HW = self(self._standardised(corrupted))
+        pairs = [(m.float(), w) for m, w in zip(made, wanted, strict=True)]
+        share_B1HW = F.adaptive_avg_pool2d(mask_B1HW.float(), logit_B1HW.shape[-2:])
+        distances: dict[str, Callable[[], Tensor]] = {
+            "cosine": lambda: torch.stack([_cosine_distance(m, w).mean() for m, w in pairs]).mean(),
+            "squared": lambda: torch.stack([F.mse_loss(m, w) for m, w in pairs]).mean(),
+            "focal": lambda: focal_loss(logit_B1HW, share_B1HW),
+            "dice": lambda: dice_loss(logit_B1HW, share_B1HW),
+        }
+        return {term: distances[term]() for term in terms}
+
+    def _maps(self, image: Encoded) -> dict[str, Tensor]:
+        features = self._standardised(image)
+        made, logit_B1HW = self(features)
+        pairs, finest = list(zip(made, features, strict=True)), features[0].shape[-2:]
+        maps = {
+            "cosine": _fused([_cosine_distance(m, f) for m, f in pairs], finest),
+            "squared": _fused([(m - f).square().mean(dim=1, keepdim=True) for m, f in pairs], finest),
+            "mask": evidence(logit_B1HW),
+        }
+        return {name: _resized(map_B1HW, [STRIDES[0] * side for side in finest]) for name, map_B1HW in maps.items()}
+
+    def _standardised(self, features: Encoded) -> tuple[Tensor, ...]:
+        return tuple(
+            (f - getattr(self, f"mean{stage}")) / getattr(self, f"scale{stage}") for stage, f in enumerate(features)
+        )
+
+
+class _Rise(nn.Module):
+    """One level up: fewer channels, the next finer size, what lies beside it joined, and a 3×3 convolution."""
+
+    def __init__(self, in_channels: int, out_channels: int, beside_channels: int = 0) -> None:
+        super().__init__()
+        self.narrow = nn.Identity() if in_channels == out_channels else _conv(in_channels, out_channels, 1)
+        self.mix = _conv(out_channels + beside_channels, out_channels, 3)
+
+    def forward(self, level_BCHW: Tensor, size: torch.Size, beside_BCHW: Tensor | None = None) -> Tensor:
+        level_BCHW = _resized(self.narrow(level_BCHW), size)
+        if beside_BCHW is not None:
+            level_BCHW = torch.cat([level_BCHW, beside_BCHW], dim=1)
+        return self.mix(level_BCHW)
+
+
+def _gather(channels: int, stride: int, width: int) -> nn.Sequential:
+    """From a stage to the coarsest one: the channels double where the sides halve."""
+    steps: list[nn.Module] = []
+    while stride < STRIDES[-1]:
+        steps.append(_conv(channels, 2 * channels, 3, stride=2))
+        channels, stride = 2 * channels, 2 * stride
+    return nn.Sequential(*steps, _conv(channels, width, 1))
+
+
+def _conv(in_channels: int, out_channels: int, side: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, side, stride, side // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _cosine_distance(made_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(made_BCHW, wanted_BCHW, dim=1).unsqueeze(1)
+
+
+def _fused(maps: list[Tensor], size: torch.Size) -> Tensor:
+    """Average the maps of all stages at the finest one's size."""
+    return torch.stack([_resized(map_B1HW, size) for map_B1HW in maps]).mean(dim=0)
+
+
+def _resized(image_BCHW: Tensor, size: torch.Size | list[int]) -> Tensor:
+    if image_BCHW.shape[-2:] == torch.Size(size):
+        return image_BCHW
+    return F.interpolate(image_BCHW, tuple(size), mode="bilinear")

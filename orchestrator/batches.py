@@ -1,0 +1,201 @@
+"""Where a training step's images come from: good ones on the device, changed there; or their frozen features.
+
+Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set, V views of each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.augmentation import AugmentationConfig, Augmenter
+from models.base import AnomalyModel, Encoded
+from models.corruptions import CorruptionConfig, Corruptor
+from models.synthetic_defects import SyntheticSet
+from orchestrator.job_config import JobConfig
+
+Arrays = Mapping[str, np.ndarray]
+Keep = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
+
+VIEWS_IN_ALL = 800
+"""Views of all images together whose features are computed ahead: small categories get more views of each image."""
+
+EPOCH_IMAGES = 200
+"""An epoch of a smaller category goes round its features several times, to show about this many images."""
+
+VERSION = 3
+"""Part of the key of kept features: raise it when the same images and seed give others."""
+
+_MOST_VIEWS = 12
+_ENCODED = 16  # images through a frozen encoder at once
+_FEATURE_BYTES = 16 << 30  # features beyond this stay in the host's memory
+
+
+def make_here(_key: str, make: Callable[[], dict[str, np.ndarray]]) -> Arrays:
+    """Compute arrays without keeping them for others."""
+    return make()
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a job may see: good images of the training split only.
+
+    `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects.
+    `textures_NHWC`: uint8 photographs that the corruption may paste, or None. `keep(key, make)` returns the arrays that
+    `make` computes, and may remember them for later jobs on the same images; `key` names all else they depend on.
+    """
+
+    train_NHWC: np.ndarray
+    validation_NHWC: np.ndarray
+    synthetic: SyntheticSet
+    textures_NHWC: np.ndarray | None = None
+    keep: Keep = make_here
+
+
+class ImageBatches:
+    """Good images, on the device as uint8, augmented and corrupted there."""
+
+    def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
+        self._data, self._device, self._batch_size = data, device, job.batch_size
+        self._images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
+        self._augment = Augmenter(AugmentationConfig(**job.augmentation), data.train_NHWC)
+        self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), data.train_NHWC)
+
+    def __len__(self) -> int:
+        return len(self._images_NCHW)
+
+    def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
+        """Return the images at `index_B` augmented, the same with corruption, and its mask B×1×H×W."""
+        good_BCHW = self._images_NCHW[index_B].float().div_(255)
+        clean_BCHW = self._augment(good_BCHW, generator).contiguous(memory_format=torch.channels_last)
+        return clean_BCHW, *self._corrupt(clean_BCHW, generator)
+
+    def clean(self) -> Iterator[Encoded]:
+        """Yield all good training images as they are."""
+        return batches(self._data.train_NHWC, self._device, self._batch_size)
+
+    def validation(self) -> Iterator[Encoded]:
+        """Yield the good validation images."""
+        return batches(self._data.validation_NHWC, self._device, self._batch_size)
+
+    def synthetic(self) -> Iterator[Encoded]:
+        """Yield the validation images with synthetic defects."""
+        return batches(self._data.synthetic.images, self._device, self._batch_size)
+
+    def _textures(self) -> Tensor | None:
+        if self._data.textures_NHWC is None:
+            return None
+        return (
+            torch.from_numpy(np.array(self._data.textures_NHWC)).to(self._device).permute(0, 3, 1, 2).float().div_(255)
+        )
+
+
+class FeatureBatches:
+    """The same, through a frozen encoder once: `V` fixed views of every image, each clean and corrupted.
+
+    A step draws one view of each of its images, and by chance its clean or its corrupted features. Nothing is encoded
+    while training, so a category costs 2 × V × N passes through the backbone however long a job trains, and later jobs
+    on the same images none (`TrainingData.keep`).
+    """
+
+    def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
+        self._model, self._device, self._batch_size = model, device, job.batch_size
+        # The kept corrupted copies are all corrupted; how often they are drawn is decided at every step.
+        always = job.with_parameters({"corruption/probability": 1.0})
+        self._images = ImageBatches(always, data, model, device)
+        self._probability = CorruptionConfig(**job.corruption).probability
+        self._count = len(self._images)
+        self._views = max(1, min(_MOST_VIEWS, round(VIEWS_IN_ALL / self._count)))
+        decisive = [job.architecture, job.model.get("backbone"), job.image_size, job.seed, self._views]
+        decisive = json.dumps([*decisive, dict(always.corruption), dict(job.augmentation)], sort_keys=True)
+        key = f"features-v{VERSION}-{hashlib.sha256(decisive.encode()).hexdigest()[:16]}"
+        kept = data.keep(key, lambda: self._encode_all(job.seed))
+        # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
+        fits = device.type == "cuda" and sum(array.nbytes for array in kept.values()) <= _FEATURE_BYTES
+        self._kept: Mapping[str, np.ndarray | Tensor] = (
+            {name: torch.from_numpy(np.array(array)).to(device) for name, array in kept.items()} if fits else kept
+        )
+
+    def __len__(self) -> int:
+        return self._count * max(1, round(EPOCH_IMAGES / self._count))
+
+    def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
+        """Return the clean features of the images at `index_B`, corrupted ones, and the mask at the finest stage."""
+        count = len(index_B)
+        view_B = torch.randint(self._views, (count,), generator=generator, device=self._device)
+        corrupted_B = torch.rand(count, generator=generator, device=self._device) < self._probability
+        at_B = view_B * self._count + index_B % self._count
+        clean = self._take("clean", at_B)
+        corrupted = tuple(
+            torch.where(corrupted_B.view(-1, 1, 1, 1), changed, kept)
+            for kept, changed in zip(clean, self._take("corrupted", at_B), strict=True)
+        )
+        (mask_B1HW,) = self._take("mask", at_B)
+        return clean, corrupted, mask_B1HW * corrupted_B.view(-1, 1, 1, 1)
+
+    def clean(self) -> Iterator[Encoded]:
+        """Yield the features of all training images, in every view."""
+        return self._in_batches("clean")
+
+    def validation(self) -> Iterator[Encoded]:
+        """Yield the features of the good validation images."""
+        return self._in_batches("validation")
+
+    def synthetic(self) -> Iterator[Encoded]:
+        """Yield the features of the validation images with synthetic defects."""
+        return self._in_batches("synthetic")
+
+    def _in_batches(self, name: str) -> Iterator[Encoded]:
+        count = len(self._kept[f"{name}0"])
+        for index_B in torch.arange(count, device=self._device).split(self._batch_size):
+            yield self._take(name, index_B)
+
+    def _take(self, name: str, index_B: Tensor) -> tuple[Tensor, ...]:
+        taken, stage = [], 0
+        while (kept := self._kept.get(f"{name}{stage}")) is not None:
+            rows = torch.from_numpy(kept[index_B.cpu().numpy()]) if isinstance(kept, np.ndarray) else kept[index_B]
+            taken.append(rows.to(self._device).float())
+            stage += 1
+        return tuple(taken)
+
+    def _encode_all(self, seed: int) -> dict[str, np.ndarray]:
+        """Encode every view of the training images, clean and corrupted, and the validation images; half precision."""
+        generator = torch.Generator(self._device).manual_seed(seed)
+        parts: dict[str, list[np.ndarray]] = {}
+
+        def add(name: str, features: Encoded) -> None:
+            for stage, feature_BCHW in enumerate(features):
+                parts.setdefault(f"{name}{stage}", []).append(feature_BCHW.half().cpu().numpy())
+
+        for _ in range(self._views):
+            for index_B in torch.arange(self._count, device=self._device).split(_ENCODED):
+                clean_BCHW, corrupted_BCHW, mask_B1HW = self._images.draw(index_B, generator)
+                clean = self._model.encode(clean_BCHW)
+                add("clean", clean)
+                add("corrupted", self._model.encode(corrupted_BCHW))
+                add("mask", (F.adaptive_avg_pool2d(mask_B1HW, clean[0].shape[-2:]),))
+        for name, images in (("validation", self._images.validation()), ("synthetic", self._images.synthetic())):
+            for image_BCHW in images:
+                add(name, self._model.encode(image_BCHW))
+        return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def make_batches(
+    job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device
+) -> ImageBatches | FeatureBatches:
+    """Return what a model trains on: features where it has a frozen encoder, else images."""
+    return (FeatureBatches if model.has_frozen_encoder else ImageBatches)(job, data, model, device)
+
+
+def batches(images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> Iterator[Tensor]:
+    """Yield float32 B×3×H×W batches in [0, 1] of uint8 images, in order."""
+    for first in range(0, len(images_NHWC), batch_size):
+        batch_BHWC = torch.from_numpy(np.array(images_NHWC[first : first + batch_size])).to(device)
+        yield batch_BHWC.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)

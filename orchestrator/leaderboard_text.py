@@ -1,0 +1,128 @@
+"""The leaderboard as text: a table for people on a terminal, plain columns for files and programs."""
+
+from __future__ import annotations
+
+import math
+import sys
+from io import StringIO
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+COUNTS = (
+    "parameters",
+    "false_positives",
+    "good_images",
+    "misses",
+    "defective_images",
+    "final_seeds",
+    "selection_trials",
+)
+FIGURES = {  # heading -> column
+    "image\nAUROC": "image_auroc",
+    "image\nPRAUC": "image_prauc",
+    "pixel\nAUROC": "pixel_auroc",
+    "pixel\nPRAUC": "pixel_prauc",
+    "AU-\nPRO": "aupro_30",
+}
+EXTRAS = ("Para-\nmeters", "ms per\nimage")
+
+
+def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width: int | None = None) -> str:
+    """Lay the leaderboard out as text.
+
+    Parameters
+    ----------
+    frame
+        What `leaderboard` returned.
+    terminal
+        True: a coloured table for people, and how to fetch each winner. False: plain aligned columns, a row a line,
+        nothing shortened, for files and other programs. None: whichever standard output is.
+    width
+        Columns of the terminal; None asks the terminal.
+    """
+    if not (sys.stdout.isatty() if terminal is None else terminal):
+        whole = frame.astype(dict.fromkeys(COUNTS, "Int64"))
+        return whole.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
+    text = StringIO()
+    console = Console(file=text, force_terminal=True, width=width)
+    wide = console.width >= 105  # what a narrow terminal has no room for stays in the CSV and JSON
+    caption = "★ best by validation score; all else is the test split's. (.nn): chance level; of n: its images"
+    if frame["image_auroc_mean"].notna().any():
+        caption += ". ±: mean and sd over seeds; false alarms and misses are the delivered model's, the first seed's"
+    look = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, int(wide), 0, 0)}
+    table = Table(**look, caption=caption, caption_justify="left")
+    table.add_column("Architecture", overflow="fold", min_width=14)
+    for heading in "Tri-\nals", "Valid.\nscore", *FIGURES, "False\nalarms", "Missed", *(EXTRAS if wide else ()):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for category, rows in frame.groupby("category"):
+        table.add_row(f"[bold cyan]{category}[/]", "", "", *(f"[dim]{cell}[/]" for cell in _category_cells(rows)))
+        for row in rows.to_dict("records"):
+            cells = _cells(row)
+            table.add_row(*cells if wide else cells[: -len(EXTRAS)], style="bold" if row["best"] else None)
+    console.print(table, "")
+    reports = [line for row in frame.to_dict("records") if (line := _selection_line(row))]
+    if reports:
+        console.print("How well validation chose (image AUROC on test, computed after the choice):")
+        console.print(*reports, "", sep="\n", highlight=False)
+    for row in frame.to_dict("records"):
+        console.print(f"{_name(row)}: msad pull {row['run_id']} --to DIR", soft_wrap=True, highlight=False)
+    return text.getvalue().rstrip()
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"{row['category']} / {row['architecture']}{' ★' if row['best'] else ''}"
+
+
+def _category_cells(rows: pd.DataFrame) -> list[str]:
+    """What the studies of a category share, below `FIGURES` and the counts: chance levels and numbers of images.
+
+    Empty where no study of the category has been tested.
+    """
+    known = rows[["image_prevalence", "pixel_prevalence", "good_images", "defective_images"]].max()
+    if known.isna().any():
+        return []
+    image, pixel, good, defective = known
+    chances = [f"({share:.2f})".replace("(0.", "(.") for share in (image, pixel)]
+    return ["", chances[0], "", chances[1], "", f"of {good:.0f}", f"of {defective:.0f}"]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    name = row["architecture"] + (" ★" if row["best"] else "")
+    if row["status"] != "complete":
+        name += f" ({row['status']})"
+    if not math.isnan(row["image_auroc_mean"]):
+        name += f"\n  {row['final_seeds']:.0f} seeds"
+    return [
+        name,
+        str(row["trials"]),
+        _figure(row["validation_score"]),
+        *(_over_seeds(row, figure) for figure in FIGURES.values()),
+        _figure(row["false_positives"], 0),
+        _figure(row["misses"], 0),
+        "-" if math.isnan(row["parameters"]) else f"{row['parameters'] / 1e6:.2f}M",
+        _figure(row["latency_ms"], 1),
+    ]
+
+
+def _over_seeds(row: dict[str, Any], figure: str) -> str:
+    """A test figure; the mean with its standard deviation below where there are several seeds."""
+    mean, sd = (row.get(f"{figure}_{part}", math.nan) for part in ("mean", "sd"))
+    return _figure(row[figure]) if math.isnan(mean) else f"{mean:.3f}\n±{sd:.3f}".replace("±0", "±")
+
+
+def _selection_line(row: dict[str, Any]) -> str | None:
+    if math.isnan(row["selection_trials"]):
+        return None
+    return (
+        f"{_name(row)}: Spearman ρ {_figure(row['selection_spearman'], 2)} over {row['selection_trials']:.0f} trials, "
+        f"gap to the best trial on test {_figure(row['selection_gap'])}, "
+        f"a random choice {_figure(row['selection_random'])}"
+    )
+
+
+def _figure(value: float, digits: int = 3) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
