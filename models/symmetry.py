@@ -29,6 +29,7 @@ TOLERANCE = 1.4  # how many times farther than good images are from one another
 NEGLIGIBLE = 0.16  # a distance, as a share of the descriptor's contrast
 FEWEST = 8  # images, to judge at all
 MOST = 200
+AT_ONCE = 16  # images described together: more do not fit a processor's cache
 SIDE = 128  # pixels that the images are reduced to
 PICTURE = 24  # pixels of the small picture
 CELLS = 8
@@ -105,6 +106,11 @@ def _distance(first_ND: Tensor, good_ND: Tensor) -> Tensor:
 
 
 def _describe(images_N3HW: Tensor) -> list[Tensor]:
+    parts = [_describe_few(few_N3HW) for few_N3HW in images_N3HW.split(AT_ONCE)]
+    return [torch.cat(descriptor) for descriptor in zip(*parts, strict=True)]
+
+
+def _describe_few(images_N3HW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     small_N3hw = F.adaptive_avg_pool2d(images_N3HW, PICTURE)
     grey_N1HW = F.avg_pool2d(images_N3HW.mean(dim=1, keepdim=True), 3, stride=1)
     across = grey_N1HW[..., 1:-1, 2:] - grey_N1HW[..., 1:-1, :-2]
@@ -115,7 +121,7 @@ def _describe(images_N3HW: Tensor) -> list[Tensor]:
     whole_ND = torch.cat([cells_NKD.mean(dim=1), whole_ND], dim=1)
     # Every cell counts alike: a small print in a plain place as much as a strong outline.
     cells_NKD = cells_NKD / (cells_NKD.norm(dim=2, keepdim=True) + FAINT)
-    return [small_N3hw.flatten(1), cells_NKD.flatten(1), whole_ND]
+    return small_N3hw.flatten(1), cells_NKD.flatten(1), whole_ND
 
 
 def _votes(place_NHW: Tensor, weight_NHW: Tensor) -> Tensor:
