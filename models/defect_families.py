@@ -1,8 +1,8 @@
-"""Five kinds of synthetic defects for validation, none of them used to corrupt training images.
+"""Six kinds of synthetic defects for validation, none of them used to corrupt training images.
 
 Training corrupts with opaque or transparent stains, Perlin masks filled with textures and rectangles cut and pasted;
 a validation made of the same would call every model perfect (Fung et al., arXiv 2310.10461, choose models by synthetic
-anomalies). So these move, blend, blur and shade what is there, and draw lines.
+anomalies). So these move, blend, blur, shade and take away what is there, and draw lines.
 
 Shapes: a patch is float32 h×w×3 in grey levels 0..255; alpha is float32 h×w in [0, 1]. A family takes
 `(patch, donor, size, strength, grey, rng)` and returns the changed patch; the defect is centred in the patch and lies
@@ -125,6 +125,20 @@ def fade(
     return patch + alpha * (_shift(patch, strength, grey, rng) + contrast * detail)
 
 
+def missing(
+    patch: np.ndarray, donor: np.ndarray, size: float, strength: float, grey: bool, rng: np.random.Generator
+) -> np.ndarray:
+    """Take away what is there: its surroundings grow over it without a seam; `strength` in (0, 1] is the opacity.
+
+    The filling is the harmonic membrane over the contour, so that a broken-off corner becomes background, a print or a
+    fibre vanishes. It stands for parts that lack, which no painted-on defect does.
+    """
+    alpha = irregular_alpha(patch.shape[:2], size, 0.02, rng)
+    inside = alpha > 0
+    inside[[0, -1]] = inside[:, [0, -1]] = False
+    return patch + (strength * inside)[..., None] * (_membrane(patch, inside) - patch)
+
+
 def _shift(patch: np.ndarray, strength: float, grey: bool, rng: np.random.Generator) -> np.ndarray:
     """Choose a colour offset of `strength` grey levels that the patch's own brightness leaves room for."""
     h, w = patch.shape[:2]
@@ -160,4 +174,11 @@ def _membrane(difference: np.ndarray, inside: np.ndarray) -> np.ndarray:
     return membrane
 
 
-FAMILY_FUNCTIONS: dict[str, Family] = {"scratch": scratch, "blend": blend, "warp": warp, "blur": blur, "fade": fade}
+FAMILY_FUNCTIONS: dict[str, Family] = {
+    "scratch": scratch,
+    "blend": blend,
+    "warp": warp,
+    "blur": blur,
+    "fade": fade,
+    "missing": missing,
+}

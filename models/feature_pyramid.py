@@ -51,7 +51,13 @@ class FeaturePyramid(AnomalyModel):
 
     loss_terms: ClassVar[tuple[str, ...]] = ("cosine", "squared", "focal", "dice")
     default_loss_weights: ClassVar[dict[str, float]] = {"cosine": 1.0, "squared": 1.0, "focal": 10.0, "dice": 1.0}
-    training_defaults: ClassVar[dict[str, Any]] = {"learning_rate": 2e-3, "batch_size": 16, "weight_decay": 1e-4}
+    training_defaults: ClassVar[dict[str, Any]] = {
+        "epochs": 50,
+        "evaluate_every": 10,
+        "learning_rate": 2e-3,
+        "batch_size": 16,
+        "weight_decay": 1e-4,
+    }
     map_names: ClassVar[tuple[str, ...]] = ("cosine", "squared", "mask")
     has_frozen_encoder: ClassVar[bool] = True
     size_multiple: int = STRIDES[-1]

@@ -17,7 +17,7 @@ from models.foreground import object_weight
 FAMILIES: tuple[str, ...] = tuple(FAMILY_FUNCTIONS)
 GRADES: tuple[str, ...] = ("faint", "medium", "plain")
 
-VERSION = 1
+VERSION = 2
 """Part of every cache key: raise it when the same seed draws other defects."""
 
 _SMALLEST_SIDE = 32
@@ -26,13 +26,14 @@ _ATTEMPTS = 8
 
 # Half the extent of a defect, as a share of the image's side, per grade.
 _EXTENT = {"faint": (0.03, 0.05), "medium": (0.05, 0.09), "plain": (0.08, 0.15)}
-# Strength per family and grade: grey levels (scratch, fade), opacity (blend), share of the side (warp, blur).
+# Strength per family and grade: grey levels (scratch, fade), opacity (blend, missing), share of the side (warp, blur).
 _STRENGTH = {
     "scratch": {"faint": (12, 22), "medium": (28, 45), "plain": (60, 110)},
     "blend": {"faint": (0.5, 0.7), "medium": (0.7, 0.9), "plain": (0.9, 1.0)},
     "warp": {"faint": (0.008, 0.014), "medium": (0.016, 0.028), "plain": (0.035, 0.06)},
     "blur": {"faint": (0.006, 0.009), "medium": (0.01, 0.016), "plain": (0.02, 0.035)},
     "fade": {"faint": (9, 15), "medium": (18, 28), "plain": (38, 60)},
+    "missing": {"faint": (0.4, 0.6), "medium": (0.7, 0.9), "plain": (1.0, 1.0)},
 }
 # The mean change inside the mask, in grey levels, below which another place is tried: a flat spot hides a warp.
 _CONTRAST = {"faint": 4.0, "medium": 7.0, "plain": 12.0}
@@ -68,7 +69,7 @@ def make_synthetic_defects(good_NHWC: np.ndarray, seed: int, per_group: int = 6)
     Returns
     -------
     SyntheticSet
-        15 × `per_group` images, ordered by family, then grade.
+        18 × `per_group` images, ordered by family, then grade.
 
     Raises
     ------

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.augmentation import AugmentationConfig, Augmenter
 from models.base import AnomalyModel, Encoded
 from models.corruptions import CorruptionConfig, Corruptor
 from models.synthetic_defects import SyntheticSet
@@ -29,7 +30,7 @@ VIEWS_IN_ALL = 800
 EPOCH_IMAGES = 200
 """An epoch of a smaller category goes round its features several times, to show about this many images."""
 
-VERSION = 2
+VERSION = 3
 """Part of the key of kept features: raise it when the same images and seed give others."""
 
 _MOST_VIEWS = 12
@@ -64,14 +65,16 @@ class ImageBatches:
     def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
         self._data, self._device, self._batch_size = data, device, job.batch_size
         self._images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
+        self._augment = Augmenter(AugmentationConfig(**job.augmentation), data.train_NHWC)
         self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), data.train_NHWC)
 
     def __len__(self) -> int:
         return len(self._images_NCHW)
 
     def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
-        """Return the clean images at `index_B`, the same with corruption, and its mask B×1×H×W."""
-        clean_BCHW = self._images_NCHW[index_B].float().div_(255).contiguous(memory_format=torch.channels_last)
+        """Return the images at `index_B` augmented, the same with corruption, and its mask B×1×H×W."""
+        good_BCHW = self._images_NCHW[index_B].float().div_(255)
+        clean_BCHW = self._augment(good_BCHW, generator).contiguous(memory_format=torch.channels_last)
         return clean_BCHW, *self._corrupt(clean_BCHW, generator)
 
     def clean(self) -> Iterator[Encoded]:
@@ -110,8 +113,8 @@ class FeatureBatches:
         self._probability = CorruptionConfig(**job.corruption).probability
         self._count = len(self._images)
         self._views = max(1, min(_MOST_VIEWS, round(VIEWS_IN_ALL / self._count)))
-        decisive = [job.architecture, job.model.get("backbone"), job.image_size, job.seed, dict(always.corruption)]
-        decisive = json.dumps([*decisive, self._views], sort_keys=True)
+        decisive = [job.architecture, job.model.get("backbone"), job.image_size, job.seed, self._views]
+        decisive = json.dumps([*decisive, dict(always.corruption), dict(job.augmentation)], sort_keys=True)
         key = f"features-v{VERSION}-{hashlib.sha256(decisive.encode()).hexdigest()[:16]}"
         kept = data.keep(key, lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.

@@ -15,7 +15,7 @@ from typing import Any
 SCHEDULES = ("constant", "plateau", "cosine", "one_cycle")
 OBJECTIVES = ("validation_score", "validation_image_auroc", "validation_pixel_ap")
 # Dictionaries whose keys belong to an architecture; the registry and the losses check what is inside them.
-OPEN_GROUPS = ("model", "loss_weights", "corruption")
+OPEN_GROUPS = ("model", "loss_weights", "corruption", "augmentation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class JobConfig:
         Evaluations without a better validation score before training stops early; 0 never stops early.
     false_positive_rate
         Share of good images above the threshold that is aimed at, in (0, 1).
-    model, loss_weights, corruption
-        The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig`. Left
-        empty they mean the architecture's defaults.
+    model, loss_weights, corruption, augmentation
+        The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig` and
+        `AugmentationConfig`. Left empty they mean the defaults.
 
     Raises
     ------
@@ -75,6 +75,7 @@ class JobConfig:
     model: Mapping[str, Any] = field(default_factory=dict)
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     corruption: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kinds = {"int": (Integral, "a whole number"), "float": (Real, "a number")}

@@ -20,6 +20,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from models import registry
+from models.augmentation import AugmentationConfig
 from models.corruptions import CorruptionConfig
 from orchestrator.job_config import JobConfig
 
@@ -206,7 +207,8 @@ def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -
     kind = registry.architecture(base.architecture)
     defaults = {f"model/{name}": value for name, value in registry.default_parameters(base.architecture).items()}
     defaults |= {f"loss_weights/{term}": kind.default_loss_weights.get(term, 0.0) for term in kind.loss_terms}
-    defaults |= {f"corruption/{name}": value for name, value in asdict(CorruptionConfig()).items()}
+    for group, settings in (("corruption", CorruptionConfig()), ("augmentation", AugmentationConfig())):
+        defaults |= {f"{group}/{name}": value for name, value in asdict(settings).items()}
     defaults |= base.flat()
     point = {}
     for path, distribution in space.items():

@@ -187,10 +187,12 @@ def validate(model: AnomalyModel, batches: ImageBatches | FeatureBatches, synthe
         The model has diverged: a map is not finite.
     """
     model.eval()
-    return choose_scoring(_maps(model, batches.validation()), _maps(model, batches.synthetic()), synthetic)
+    good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
+    return choose_scoring(good, defects, synthetic)
 
 
-def _maps(model: AnomalyModel, images: Iterable[Encoded]) -> dict[str, Tensor]:
+def anomaly_maps(model: AnomalyModel, images: Iterable[Encoded]) -> dict[str, Tensor]:
+    """Return the maps of all batches, by name, N×1×H×W; see `validate` for the error."""
     parts: dict[str, list[Tensor]] = {}
     for batch in images:
         for name, map_B1HW in model.anomaly_maps(batch).items():

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from skimage import data
 
-from models.defect_families import FAMILY_FUNCTIONS, _membrane, blend, blur, fade, irregular_alpha, scratch, warp
+from models.defect_families import (
+    FAMILY_FUNCTIONS,
+    _membrane,
+    blend,
+    blur,
+    fade,
+    irregular_alpha,
+    missing,
+    scratch,
+    warp,
+)
 
 BRICK = np.repeat(data.brick()[:61, :61, None], 3, axis=2).astype(np.float32)
 GRAVEL = np.repeat(data.gravel()[:61, :61, None], 3, axis=2).astype(np.float32)
@@ -17,7 +27,7 @@ def rng(seed=0):
 @pytest.mark.parametrize("family", FAMILY_FUNCTIONS)
 @pytest.mark.parametrize("seed", range(5))
 def test_families_leave_the_patch_border_alone(family, seed):
-    strength = {"scratch": 60, "blend": 1.0, "warp": 3.0, "blur": 2.0, "fade": 40}[family]
+    strength = {"scratch": 60, "blend": 1.0, "warp": 3.0, "blur": 2.0, "fade": 40, "missing": 1.0}[family]
     changed = FAMILY_FUNCTIONS[family](BRICK, GRAVEL, 15.0, strength, True, rng(seed))
     border = np.ones(BRICK.shape[:2], bool)
     border[1:-1, 1:-1] = False
@@ -44,6 +54,15 @@ def test_scratch_is_thin_and_as_strong_as_asked():
     changed = np.abs(scratch(flat, flat, 24.0, 50.0, True, rng(2)) - flat)[..., 0]
     assert 40 <= changed.max() <= 66  # strength × the strongest pressure
     assert (changed > 10).mean() < 0.05
+
+
+def test_missing_part_on_an_even_ground_leaves_the_ground():
+    ground = np.full((61, 61, 3), 90.0, np.float32)
+    part = ground.copy()
+    part[27:34, 27:34] = 200
+    changed = missing(part, ground, 15.0, 1.0, True, rng())
+    np.testing.assert_allclose(changed, ground, atol=1e-3)
+    np.testing.assert_allclose(missing(part, ground, 15.0, 0.5, True, rng()), (part + ground) / 2, atol=1e-3)
 
 
 def test_warp_moves_grey_levels_and_invents_none():

@@ -1,0 +1,257 @@
+"""Detection quality: trains families on categories, chooses by validation alone, and only then meets the test split.
+
+    python benchmarks/quality.py --root mvtec --categories bottle --families feature_pyramid
+    python benchmarks/quality.py --root mvtec --trials 8 --ablations --output quality.txt
+
+Of every family the defaults are trained, and `--trials` - 1 configurations drawn from its search space. A row is the
+trial with the best validation score. When all are trained, every trial is tested: `rho` is Spearman's correlation of
+validation score and test image AUROC over the trials, `gap` how much the best trial on test is ahead of the chosen one,
+`random` what a random choice gets on average. `FP` and `missed` count images at the threshold that was set on good
+validation images. No Ray, no MLflow: it also runs where only torch, scikit-learn, scipy, pandas and Pillow are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from scipy.stats import spearmanr
+
+from data_io.table import list_categories
+from models.registry import architecture, architectures, default_parameters
+from models.scorer import Scoring, fit_scorer
+from models.scoring import choose_scoring, threshold
+from orchestrator.batches import TrainingData, make_batches
+from orchestrator.bundles import Bundle
+from orchestrator.evaluation import Evaluation, evaluate
+from orchestrator.job_config import JobConfig
+from orchestrator.job_worker import load_training_data
+from orchestrator.training import anomaly_maps, fit
+
+# Image AUROC, where others report the same data; sources in the README's table of references.
+PUBLISHED = {
+    "bottle": {
+        "plain autoencoder": 0.459,
+        "plain multi-scale U-Net": 0.516,
+        "RIAD": 0.999,
+        "NSA": 0.977,
+        "DRAEM": 0.992,
+        "PatchCore": 1.000,
+    },
+    "magnetic_tile": {"GANomaly": 0.766, "1-NN": 0.800, "DifferNet": 0.977, "PatchCore": 0.979},
+}
+# What each ablation changes in the job, where the family has that part.
+RETRAINED: dict[str, dict[str, Any]] = {
+    "no corruption": {"corruption/probability": 0.0},
+    "no gates (plain skips)": {"model/skip": "concat", "model/first_skip": 0, "model/skip_dropout": 0.0},
+    "no augmentation": {"augmentation/kind": "none"},
+}
+
+
+@dataclass
+class Trial:
+    """One trained configuration; `test` is filled when all trials of its study are trained."""
+
+    job: JobConfig
+    bundle: Bundle
+    validation: float
+    seconds: float
+    test: Evaluation | None = None
+
+
+def main() -> None:
+    """Run the families on the categories and print the table."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    print(_machine(device, options.threads), flush=True)
+    rows = []
+    for category in options.categories or list_categories(options.root):
+        for family in options.families:
+            trials = [_train(job, options, device) for job in _jobs(category, family, options)]
+            for trial in trials:
+                trial.test = evaluate(trial.bundle, options.root, category, options.cache)
+            best = max(trials, key=lambda trial: trial.validation)
+            rows.append(_row(best, trials, device))
+            print(_table(rows[-1:]), flush=True)
+            if options.ablations:
+                rows += _ablations(best, options, device)
+    text = f"{_machine(device, options.threads)}\n{options.command}\n\n{_table(rows)}\n\n{_published(rows)}"
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="dataset in the MVTec AD layout")
+    parser.add_argument("--categories", type=_names, default=(), help="default: all")
+    parser.add_argument(
+        "--families", type=_names, default=architectures(), help=f"default: {','.join(architectures())}"
+    )
+    parser.add_argument("--trials", type=int, default=1, help="the defaults, and draws from the search space")
+    parser.add_argument("--epochs", type=int, help="default: each family's own")
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--evaluations", type=int, default=2, help="validations per training")
+    parser.add_argument("--set", nargs="*", default=[], metavar="PATH=VALUE", help="e.g. model/base_width=16")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
+    parser.add_argument("--output", type=Path, help="write the table here too")
+    options = parser.parse_args()
+    hidden = ("--root", "--cache", "--output")  # paths of one machine
+    words = [word for at, word in enumerate(sys.argv) if word not in hidden and sys.argv[at - 1] not in hidden]
+    options.command = shlex.join(["python", "benchmarks/quality.py", "--root", "ROOT", *words[1:]])
+    return options
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _jobs(category: str, family: str, options: argparse.Namespace) -> list[JobConfig]:
+    settings = {"image_size": options.image_size, "seed": options.seed} | architecture(family).training_defaults
+    if options.epochs:
+        settings["epochs"] = options.epochs
+    fixed = {path: yaml.safe_load(value) for path, _, value in (line.partition("=") for line in options.set)}
+    job = JobConfig(category=category, architecture=family, **settings).with_parameters(fixed)
+    job = dataclasses.replace(job, evaluate_every=math.ceil(job.epochs / options.evaluations))
+    return [job, *(job.with_parameters({**draw, **fixed}) for draw in _draws(family, options.trials - 1, options.seed))]
+
+
+def _draws(family: str, count: int, seed: int) -> list[dict[str, Any]]:
+    if not count:
+        return []
+    import optuna
+
+    from search_spaces import space
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    return [study.ask(space(family)).params for _ in range(count)]
+
+
+def _train(job: JobConfig, options: argparse.Namespace, device: torch.device) -> Trial:
+    began = time.perf_counter()
+    data = load_training_data(job, options.root, options.cache)
+
+    def report(metrics: dict[str, float], _state: dict[str, Any]) -> None:
+        where, seconds = (
+            f"{job.category} {job.architecture} {metrics['epoch']}/{job.epochs}",
+            time.perf_counter() - began,
+        )
+        loss, validation = metrics["train_loss"], metrics["validation_score"]
+        print(f"  {where}: loss {loss:.4f}, validation {validation:.4f}, {seconds:.0f} s", flush=True)
+
+    fitted = fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
+    bundle = Bundle(model=fitted.model, scorer=fitted.scorer, threshold=fitted.threshold, job=job)
+    return Trial(job, bundle, fitted.validation["score"], time.perf_counter() - began)
+
+
+def _row(best: Trial, trials: list[Trial], device: torch.device, name: str | None = None) -> dict[str, Any]:
+    metrics, tested = best.test.metrics, [trial.test.metrics["image_auroc"] for trial in trials]
+    several = len(trials) > 2
+    scoring = best.bundle.scorer.scoring
+    return {
+        "category": best.job.category,
+        "family": name or best.job.architecture,
+        "valid.": best.validation,
+        "image AUROC": metrics["image_auroc"],
+        "PRAUC": metrics["image_prauc"],
+        "pixel AUROC": metrics["pixel_auroc"],
+        "pixel AP": metrics["pixel_prauc"],
+        "AU-PRO": metrics["aupro_30"],
+        "FP": f"{metrics['false_positives']:.0f}/{(best.test.scores['label'] == 0).sum()}",
+        "missed": f"{metrics['misses']:.0f}/{(best.test.scores['label'] == 1).sum()}",
+        "rho": spearmanr([t.validation for t in trials], tested).statistic if several else math.nan,
+        "gap": max(tested) - metrics["image_auroc"] if len(trials) > 1 else math.nan,
+        "random": float(np.mean(tested)) if len(trials) > 1 else math.nan,
+        "epochs": best.job.epochs,
+        "seconds": best.seconds,
+        "device": device.type,
+        "scoring": f"{'+'.join(scoring.map_names)} σ{scoring.smoothing:g} {scoring.reduction} {scoring.calibration}",
+    }
+
+
+def _ablations(best: Trial, options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    rows = []
+    known = {f"model/{name}" for name in default_parameters(best.job.architecture)}
+    known |= {"corruption/probability", "augmentation/kind"}
+    for name, changes in RETRAINED.items():
+        if set(changes) <= known:
+            trial = _train(best.job.with_parameters(changes), options, device)
+            trial.test = evaluate(trial.bundle, options.root, best.job.category, options.cache)
+            rows.append(_row(trial, [trial], device, f"  {name}"))
+    data = load_training_data(best.job, options.root, options.cache)
+    for name, change in _rescored(best.bundle.scorer.scoring, best.bundle.model.map_names).items():
+        bundle, validation = _rescore(best, data, change, device)
+        trial = dataclasses.replace(best, bundle=bundle, validation=validation)
+        trial.test = evaluate(bundle, options.root, best.job.category, options.cache)
+        rows.append(_row(trial, [trial], device, f"  {name}"))
+    for row in rows:
+        print(_table([row]), flush=True)
+    return rows
+
+
+def _rescored(scoring: Scoring, maps: tuple[str, ...]) -> dict[str, Scoring]:
+    """What scoring alone changes; the checkpoint stays."""
+    other = {
+        f"{name} map only": dataclasses.replace(scoring, weights={name: 1.0}) for name in maps if len(maps) > 1
+    } | {
+        "mean of the map": dataclasses.replace(scoring, reduction="mean"),
+        "no smoothing": dataclasses.replace(scoring, smoothing=0.0),
+        "no calibration": dataclasses.replace(scoring, calibration="none"),
+        "calibration per position": dataclasses.replace(scoring, calibration="position"),
+    }
+    return {name: changed for name, changed in other.items() if changed != scoring}
+
+
+def _rescore(best: Trial, data: TrainingData, scoring: Scoring, device: torch.device) -> tuple[Bundle, float]:
+    model = best.bundle.model
+    batches = make_batches(best.job, data, model, device)
+    good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
+    choice = choose_scoring(good, defects, data.synthetic, [scoring])
+    cut = threshold(choice.good_scores, best.job.false_positive_rate)
+    return dataclasses.replace(best.bundle, scorer=fit_scorer(scoring, good), threshold=cut), choice.validation.score
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    frame = pd.DataFrame(rows)
+    formats: dict[str, Callable[[float], str]] = {
+        name: (lambda value: "-" if math.isnan(value) else f"{value:.4f}")
+        for name in frame.select_dtypes("float").columns
+    }
+    formats["seconds"] = "{:.0f}".format
+    return frame.to_string(index=False, formatters=formats)
+
+
+def _published(rows: list[dict[str, Any]]) -> str:
+    lines = [
+        f"{category}, published image AUROC: " + ", ".join(f"{name} {value:.3f}" for name, value in known.items())
+        for category, known in PUBLISHED.items()
+        if category in {row["category"] for row in rows}
+    ]
+    return "\n".join(lines)
+
+
+def _machine(device: torch.device, threads: int) -> str:
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
+    return f"{where}; torch {torch.__version__}; Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}"
+
+
+if __name__ == "__main__":
+    main()
