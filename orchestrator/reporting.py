@@ -93,7 +93,7 @@ class Reporter:
             return
         reports = {name: dataclasses.asdict(report_selection(pd.DataFrame(rows), name)) for name in FIGURES}
         self.final(study).write("selection", {**_without_nan(reports), "trials": [_without_nan(row) for row in rows]})
-        self._view.stage(study, f"{_test_words(self._seed_tests(study))}; trials tested")
+        self._view.stage(study, _test_words(self._seed_tests(study)))
         self.study(study, "complete")
 
     def study_failed(self, study: Study, reason: str) -> None:
@@ -219,7 +219,7 @@ def _test_words(tests: list[dict[str, float]]) -> str:
     if "image_auroc_mean" not in several:
         return f"test image AUROC {tests[0]['image_auroc']:.4f}"
     mean, sd = several["image_auroc_mean"], several["image_auroc_sd"]
-    return f"test image AUROC {mean:.4f} ± {sd:.4f} over {len(tests)} seeds"
+    return f"test image AUROC {mean:.4f} ± {sd:.4f}"
 
 
 def _validation(result: Mapping[str, Any]) -> dict[str, float]:
