@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from data_io.cache import cached_arrays
+from models.registry import build
+from models.synthetic_defects import make_synthetic_defects
+from orchestrator.batches import EPOCH_IMAGES, FeatureBatches, ImageBatches, TrainingData, make_batches
+from orchestrator.job_config import JobConfig
+
+CPU = torch.device("cpu")
+JOB = JobConfig(category="any", architecture="feature_pyramid", image_size=64, batch_size=4)
+SMALL = {"width": 8, "bottleneck_channels": 4}
+
+
+@pytest.fixture(scope="module")
+def data():
+    images = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), dtype=np.uint8)
+    return TrainingData(images[:5], images[5:], make_synthetic_defects(images[5:], seed=0, per_group=1))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build("feature_pyramid", **SMALL).eval()
+
+
+def whole(features):
+    parts = list(features)
+    return [torch.cat([part[stage] for part in parts]) for stage in range(len(parts[0]))]
+
+
+def test_make_batches_follows_the_encoder(data, model):
+    assert isinstance(make_batches(JOB, data, model, CPU), FeatureBatches)
+    job = dataclasses.replace(JOB, architecture="baseline")
+    assert isinstance(make_batches(job, data, build("baseline", base_width=4), CPU), ImageBatches)
+
+
+def test_draw_images_without_augmentation_are_the_images(data):
+    job = dataclasses.replace(JOB, augmentation={"kind": "none"}, corruption={"probability": 1.0})
+    batches = ImageBatches(job, data, build("baseline", base_width=4), CPU)
+    clean, corrupted, mask = batches.draw(torch.tensor([3, 1]), torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(clean.permute(0, 2, 3, 1) * 255, data.train_NHWC[[3, 1]], atol=1e-3)
+    assert mask.sum() > 0 and torch.equal((clean != corrupted).any(dim=1, keepdim=True) & (mask == 0), mask > 1)
+
+
+def test_features_of_validation_and_synthetic_images_are_the_encoder_s(data, model):
+    batches = FeatureBatches(JOB, data, model, CPU)
+    for kept, images in ((batches.validation(), data.validation_NHWC), (batches.synthetic(), data.synthetic.images)):
+        wanted = model.encode(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+        for stage, features in enumerate(whole(kept)):
+            torch.testing.assert_close(features, wanted[stage], atol=2e-2, rtol=2e-3)  # kept in half precision
+
+
+def test_draw_features_are_clean_where_the_mask_is_empty(data, model):
+    batches = FeatureBatches(JOB, data, model, CPU)
+    clean, corrupted, mask = batches.draw(torch.arange(20), torch.Generator().manual_seed(0))
+    changed = torch.stack([(a != b).flatten(1).any(dim=1) for a, b in zip(clean, corrupted, strict=True)]).any(dim=0)
+    assert mask.shape == (20, 1, 16, 16) and 0 <= mask.min() and mask.max() <= 1
+    assert torch.equal(changed, mask.flatten(1).any(dim=1))
+    assert 2 < changed.sum() < 18  # half of them, by chance
+
+
+def test_draw_the_same_generator_gives_the_same_features(data, model):
+    batches = FeatureBatches(JOB, data, model, CPU)
+    one, other = (batches.draw(torch.arange(6), torch.Generator().manual_seed(5)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(one[1], other[1], strict=True))
+
+
+def test_epoch_of_a_small_category_goes_round_several_times(data, model):
+    batches = FeatureBatches(JOB, data, model, CPU)
+    assert abs(len(batches) - EPOCH_IMAGES) <= len(data.train_NHWC)
+    batches.draw(torch.tensor([len(batches) - 1]), torch.Generator())  # the last one is there
+
+
+def test_kept_features_are_computed_once_for_jobs_that_differ_in_training_only(data, model, tmp_path):
+    made = []
+
+    def keep(key, make):
+        def counted():
+            made.append(key)
+            return make()
+
+        return cached_arrays(key, counted, tmp_path)
+
+    kept = dataclasses.replace(data, keep=keep)
+    first = FeatureBatches(JOB, kept, model, CPU)
+    again = FeatureBatches(dataclasses.replace(JOB, learning_rate=0.1, model={"width": 16}), kept, model, CPU)
+    assert len(made) == 1
+    assert all(torch.equal(a, b) for a, b in zip(whole(first.clean()), whole(again.clean()), strict=True))
+    FeatureBatches(dataclasses.replace(JOB, augmentation={"kind": "none"}), kept, model, CPU)
+    FeatureBatches(dataclasses.replace(JOB, seed=1), kept, model, CPU)
+    assert len(set(made)) == 3
