@@ -6,6 +6,7 @@ import torch
 from optuna.distributions import CategoricalDistribution
 
 import search_spaces
+from models.augmentation import AugmentationConfig
 from models.corruptions import CorruptionConfig, Corruptor
 from models.registry import architecture, architectures, build, default_parameters
 from orchestrator.job_config import JobConfig
@@ -22,6 +23,7 @@ def defaults(name):
         model=default_parameters(name),
         loss_weights=architecture(name).default_loss_weights,
         corruption={"probability": corruption.probability, "strength": corruption.strength},
+        augmentation={"kind": AugmentationConfig().kind},
         **{key: value for key, value in architecture(name).training_defaults.items() if key == "learning_rate"},
     )
 
