@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from models.registry import architecture as architecture_class
 from models.registry import architectures as known_architectures
+from models.registry import default_parameters
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
 
@@ -51,7 +52,8 @@ class SweepConfig(_Part):
 
     `trials` of 0 trains the given `parameters` once per study, without a search (`msad train`). `categories` left empty
     means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`; with a
-    search they replace the searched ranges. `epochs` and `batch_size` of None are the architecture's own;
+    search they replace the searched ranges, and of `model/...` and `loss_weights/...` each architecture takes its own.
+    `epochs` and `batch_size` of None are the architecture's own;
     `evaluate_every` of None evaluates about ten times.
 
     `final_seeds` trains each study's winner so often, with the seeds `seed`, `seed` + 1, ... and so with as many draws
@@ -133,10 +135,30 @@ class SweepConfig(_Part):
         }
         defaults = architecture_class(architecture).training_defaults
         settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-        job = JobConfig(category=category, architecture=architecture, **settings).with_parameters(self.parameters)
+        job = JobConfig(category=category, architecture=architecture, **settings).with_parameters(
+            self.parameters_of(architecture)
+        )
         if "evaluate_every" in settings or "evaluate_every" in self.parameters:
             return job
         return dataclasses.replace(job, evaluate_every=max(1, job.epochs // 10))
+
+    def parameters_of(self, architecture: str) -> dict[str, Any]:
+        """Return the fixed parameters that concern an architecture.
+
+        With several architectures, `model/...` and `loss_weights/...` go to those that have them, so that one sweep can
+        fix the width of one family beside another that has none. What none of them has goes to all, to be refused.
+        """
+
+        def known(path: str, name: str) -> bool:
+            group, _, key = path.partition("/")
+            names = {"model": default_parameters(name), "loss_weights": architecture_class(name).loss_terms}
+            return group not in names or key in names[group]
+
+        return {
+            path: value
+            for path, value in self.parameters.items()
+            if known(path, architecture) or not any(known(path, name) for name in self.architectures)
+        }
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML; `load` reads it back."""

@@ -74,13 +74,17 @@ def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution
     """Return what is searched: the architecture's ranges without what the configuration fixes."""
     if not config.trials:
         return {}
-    return {path: range_ for path, range_ in space(architecture).items() if path not in config.parameters}
+    return {
+        path: range_ for path, range_ in space(architecture).items() if path not in config.parameters_of(architecture)
+    }
 
 
 def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
     """Return what is wrong with an architecture's fixed parameters, or with its deepest model at the image size."""
     fixed = {
-        path.removeprefix("model/"): value for path, value in config.parameters.items() if path.startswith("model/")
+        path.removeprefix("model/"): value
+        for path, value in config.parameters_of(name).items()
+        if path.startswith("model/")
     }
     depths = ranges.get("model/depth")
     deepest = [{}] if depths is None else [{"depth": max(getattr(depths, "choices", None) or (depths.high,))}]

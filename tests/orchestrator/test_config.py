@@ -104,3 +104,23 @@ def test_load_of_a_bad_file_names_it(tmp_path):
     (tmp_path / "evil.yaml").write_text("a: !!python/object/apply:os.system ['true']")
     with pytest.raises(ConfigError, match="not valid YAML"):
         load(tmp_path / "evil.yaml")
+
+
+def test_parameters_go_to_the_architectures_that_have_them():
+    config = make_config(
+        {
+            "name": "n",
+            "dataset": ".",
+            "architectures": ["feature_pyramid", "multiscale"],
+            "parameters": {"model/base_width": 8, "loss_weights/dice": 2.0, "learning_rate": 0.01},
+        }
+    )
+    assert config.job("c", "multiscale").flat().items() >= {"model/base_width": 8, "learning_rate": 0.01}.items()
+    pyramid = config.job("c", "feature_pyramid")
+    assert dict(pyramid.model) == {} and dict(pyramid.loss_weights) == {"dice": 2.0} and pyramid.learning_rate == 0.01
+    assert "loss_weights/dice" not in config.job("c", "multiscale").flat()
+
+
+def test_parameter_that_no_architecture_has_goes_to_all_to_be_refused():
+    config = make_config({"name": "n", "dataset": ".", "parameters": {"model/base_with": 8}})
+    assert all(config.job("c", name).model == {"base_with": 8} for name in config.architectures)
