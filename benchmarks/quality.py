@@ -225,7 +225,7 @@ def _rescore(best: Trial, data: TrainingData, scoring: Scoring, device: torch.de
     batches = make_batches(best.job, data, model, device)
     good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
     choice = choose_scoring(good, defects, data.synthetic, [scoring])
-    cut = threshold(choice.good_scores, best.job.false_positive_rate)
+    cut = threshold(choice.good_scores, best.job.false_positive_rate, choice.plain_scores)
     return dataclasses.replace(best.bundle, scorer=fit_scorer(scoring, good), threshold=cut), choice.validation.score
 
 

@@ -22,6 +22,9 @@ from models.errors import ModelError
 REDUCTIONS = ("max", "mean", "top1")
 CALIBRATIONS = ("none", "position")
 
+MISSED_PLAIN = 0.1
+"""Share of the plain synthetic defects that may lie below the gap in which the threshold is put."""
+
 _TINY = 1e-6
 
 
@@ -261,8 +264,14 @@ def check_maps(maps: Mapping[str, Tensor], names: Iterable[str]) -> None:
             raise ModelError(f"map '{name}' has values that are not finite: the training diverged")
 
 
-def threshold(good_scores: np.ndarray, false_positive_rate: float = 0.01) -> float:
+def threshold(
+    good_scores: np.ndarray, false_positive_rate: float = 0.01, plain_scores: np.ndarray | None = None
+) -> float:
     """Choose the score above which an image is called anomalous.
+
+    Tens of held-out good images say little about the hundredth worst: tomorrow's are a little different from all of
+    them, and where plain defects score far higher, a threshold right above the good ones only collects false alarms. So
+    in a gap between good images and plain synthetic defects the threshold lies in the middle: the largest margin.
 
     Parameters
     ----------
@@ -270,11 +279,13 @@ def threshold(good_scores: np.ndarray, false_positive_rate: float = 0.01) -> flo
         Scores of good images that the scorer was not fitted on.
     false_positive_rate
         At most this share of them may lie above, in [0, 1).
+    plain_scores
+        Scores of synthetic defects that cannot be missed; all but their lowest tenth bound the gap. None: no gap.
 
     Returns
     -------
     float
-        One of the scores: with fewer than 1 / rate images, the highest.
+        Without a gap one of the good scores: with fewer than 1 / rate images, the highest.
 
     Raises
     ------
@@ -286,4 +297,7 @@ def threshold(good_scores: np.ndarray, false_positive_rate: float = 0.01) -> flo
         raise ModelError(f"a threshold needs finite scores of good images, got {scores.size} scores")
     if not 0 <= false_positive_rate < 1:
         raise ModelError(f"a false-positive rate lies in [0, 1), got {false_positive_rate}")
-    return float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
+    lowest = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
+    if plain_scores is None or not len(plain_scores):
+        return lowest
+    return max(lowest, (lowest + float(np.quantile(plain_scores, MISSED_PLAIN))) / 2)

@@ -64,11 +64,15 @@ class ValidationScore:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best scorer, fitted on all good images; how it did; and the good images' cross-fitted scores, G."""
+    """The best scorer, fitted on all good images; how it did; and the cross-fitted scores.
+
+    `good_scores`: of the good images, G. `plain_scores`: of the synthetic defects that cannot be missed.
+    """
 
     scorer: Scorer
     validation: ValidationScore
     good_scores: np.ndarray = field(repr=False)
+    plain_scores: np.ndarray = field(repr=False)
 
 
 def default_candidates(map_names: Sequence[str], image_size: int) -> list[Scoring]:
@@ -161,7 +165,9 @@ def choose_scoring(
         for name, a, p in zip(judge.group_names, image, pixel, strict=True)
     }
     validation = ValidationScore(best_score, float(np.mean(image)), float(np.mean(pixel)), per_group)
-    return Choice(fit_scorer(scoring, good_maps), validation, scores[: judge.good_count].astype(np.float64))
+    good, synthetic_scores = np.split(scores.astype(np.float64), [judge.good_count])
+    plain = synthetic_scores[synthetic.grade == GRADES.index("plain")]
+    return Choice(fit_scorer(scoring, good_maps), validation, good, plain)
 
 
 class _Judge:

@@ -73,7 +73,7 @@ tracking_option = click.option(
 SWEEP_OPTIONS = [
     click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
     click.option("--categories", callback=_names, metavar="A,B", help="[default: all the dataset has]"),
-    click.option("--architectures", callback=_names, metavar="A,B", help="[default: baseline,multiscale]"),
+    click.option("--architectures", callback=_names, metavar="A,B", help="[default: feature_pyramid]"),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
     click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),

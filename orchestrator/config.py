@@ -16,7 +16,7 @@ from models.registry import default_parameters
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
 
-FIRST_ARCHITECTURES = ("baseline", "multiscale")
+FIRST_ARCHITECTURES = ("feature_pyramid",)
 
 
 class _Part(BaseModel):

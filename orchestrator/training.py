@@ -158,7 +158,7 @@ def _fit(
     return Fitted(
         model=model.eval(),
         scorer=choice.scorer,
-        threshold=threshold(choice.good_scores, job.false_positive_rate),
+        threshold=threshold(choice.good_scores, job.false_positive_rate, choice.plain_scores),
         epoch=best.epoch,
         validation={
             "score": choice.validation.score,

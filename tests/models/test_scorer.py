@@ -155,6 +155,16 @@ def test_threshold_of_few_images_is_the_highest_score():
     assert threshold(np.arange(1000.0), 0.01) == 990.0
 
 
+def test_threshold_in_a_gap_before_plain_defects_lies_in_its_middle():
+    good, plain = np.array([1.0, 2.0, 3.0]), np.arange(10.0, 31.0)
+    assert threshold(good, 0.01, plain) == pytest.approx((3 + 12) / 2)  # two of the 21 lie below 12
+    assert threshold(good, 0.01, np.array([])) == 3.0
+
+
+def test_threshold_without_a_gap_ignores_plain_defects():
+    assert threshold(np.array([1.0, 2.0, 30.0]), 0.01, np.arange(10.0, 31.0)) == 30.0
+
+
 @pytest.mark.parametrize(("scores", "rate"), [([], 0.01), ([1.0, np.nan], 0.01), ([1.0], 1.0), ([1.0], -0.1)])
 def test_threshold_refuses_what_has_no_meaning(scores, rate):
     with pytest.raises(ModelError):

@@ -33,7 +33,8 @@ print(*[path for path in inside if "/test/" in path or "/ground_truth/" in path]
 @pytest.fixture
 def make(demo, tmp_path):
     def make(**settings):
-        return make_config({"name": "a", "dataset": demo, "image_size": 64, "storage": tmp_path / "sweeps", **settings})
+        small = {"architectures": ("baseline", "multiscale"), "image_size": 64, "storage": tmp_path / "sweeps"}
+        return make_config({"name": "a", "dataset": demo, **small, **settings})
 
     return make
 
