@@ -6,8 +6,8 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/msad data demo demo
-	$(BIN)/msad search --dataset demo --categories brick,gear --architectures baseline,multiscale \
-	    --trials 2 --epochs 20 --image-size 64 --set model/base_width=8
+	$(BIN)/msad search --dataset demo --categories brick,gear --architectures feature_pyramid,multiscale \
+	    --trials 2 --epochs 10 --image-size 128 --set model/base_width=8
 
 test: .venv/installed
 	$(BIN)/python -m pytest
