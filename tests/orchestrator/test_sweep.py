@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+BOTH = ["--architectures", "baseline,multiscale"]
 SMALL = ["--image-size", "32", "--epochs", "2", "--set", "model/base_width=4", "--set", "model/depth=2"]
 
 # Runs the command line under an audit hook that notes every file opened for reading below the dataset, and when.
@@ -72,7 +73,7 @@ def watched(demo: Path, folder: Path, *words: str) -> tuple[subprocess.Completed
 def swept(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, list[tuple[int, str]]]:
     """A finished sweep of 2 studies of 2 trials: its folder, its process, and the dataset files that were opened."""
     folder = tmp_path_factory.mktemp("swept")
-    words = ("search", "--dataset", str(demo), "--categories", "brick", "--trials", "2", "--name", "first", *SMALL)
+    words = ("search", "--dataset", str(demo), "--categories", "brick", "--trials", "2", "--name", "first", *BOTH, *SMALL)
     return folder, *watched(demo, folder, *words)
 
 
@@ -208,7 +209,7 @@ def test_search_under_a_taken_name_is_refused(swept, demo):
 
 
 def test_more_gpus_than_the_cluster_has_are_refused(demo, tmp_path):
-    done = msad("search", "--dataset", str(demo), "--gpus-per-trial", "64", *SMALL, folder=tmp_path)
+    done = msad("search", "--dataset", str(demo), "--gpus-per-trial", "64", *BOTH, *SMALL, folder=tmp_path)
     assert done.returncode == 2 and "64 GPUs per trial were asked for" in done.stderr
     assert not (tmp_path / "sweeps").exists() or not list((tmp_path / "sweeps").glob("*/sweep.yaml"))
 
@@ -247,7 +248,7 @@ def test_sweep_stopped_in_the_middle_resumes_without_a_duplicate(demo, tmp_path,
         "3",
         "--name",
         "killed",
-        *SMALL,
+        *BOTH,
     ]
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator", *words, *SMALL],
