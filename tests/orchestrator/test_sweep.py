@@ -73,8 +73,8 @@ def watched(demo: Path, folder: Path, *words: str) -> tuple[subprocess.Completed
 def swept(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, list[tuple[int, str]]]:
     """A finished sweep of 2 studies of 2 trials: its folder, its process, and the dataset files that were opened."""
     folder = tmp_path_factory.mktemp("swept")
-    words = ("search", "--dataset", str(demo), "--categories", "brick", "--trials", "2", "--name", "first", *BOTH, *SMALL)
-    return folder, *watched(demo, folder, *words)
+    words = ("search", "--dataset", str(demo), "--categories", "brick", *BOTH, "--trials", "2", "--name", "first")
+    return folder, *watched(demo, folder, *words, *SMALL)
 
 
 def test_search_ends_with_every_run_in_mlflow(swept):
