@@ -126,7 +126,7 @@ def test_missing_dataset_is_one_line_with_its_path(refused, tmp_path):
     ],
 )
 def test_bad_setting_is_refused_by_name(refused, demo, setting, expected):
-    message = refused("train", "--dataset", demo, "--image-size", 64, "--set", setting)
+    message = refused("train", "--dataset", demo, "--architectures", "multiscale", "--image-size", 64, "--set", setting)
     assert expected in message
 
 
