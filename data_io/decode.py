@@ -115,6 +115,27 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Resize a mask to a square by the nearest pixel, as the literature does.
+
+    A defect finer than a pixel of that square can vanish.
+
+    Parameters
+    ----------
+    mask : bool H×W.
+    size : side of the result in pixels, at least 1.
+
+    Returns
+    -------
+    bool array size×size.
+    """
+    if mask.shape == (size, size):
+        return mask
+    if not mask.any():
+        return np.zeros((size, size), bool)
+    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+
+
 def _open(path: Path, content: bytes | None) -> Image.Image:
     try:
         return Image.open(path if content is None else io.BytesIO(content), formats=FORMATS)

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from data_io.cache import load_images
-from data_io.decode import decode_mask
+from data_io.decode import decode_mask, resize_mask
 from data_io.errors import DataError
 from data_io.layout import choose_categories
 from data_io.parallel import map_in_threads
@@ -77,8 +76,7 @@ class TestSplit:
 
         Parameters
         ----------
-        size : side of the square they are resized to by the nearest pixel, as the literature does; a defect finer than
-            a pixel of that square can vanish. None for their own sizes.
+        size : side of the square they are resized to, see `data_io.decode.resize_mask`. None for their own sizes.
 
         Returns
         -------
@@ -93,8 +91,7 @@ class TestSplit:
             return native
         masks = np.zeros((len(self), size, size), bool)
         for index, mask in enumerate(native):
-            if mask.any():
-                masks[index] = np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+            masks[index] = resize_mask(mask, size)
         return masks
 
     def _mask(self, index: int) -> np.ndarray:
