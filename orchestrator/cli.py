@@ -294,7 +294,7 @@ def predict(
     show_default=True,
     help="Measure pixels at the model's image size or at the masks' own.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and scores.csv.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures, scores.csv and per_defect_type.csv.")
 @tracking_option
 def evaluate(
     model: str, root: Path, category: str | None, masks_at: str, out: Path | None, tracking_uri: str | None
@@ -307,16 +307,16 @@ def evaluate(
     from data_io.cache import default_cache_dir
     from orchestrator.bundles import Bundle
     from orchestrator.evaluation import evaluate as measure
+    from orchestrator.evaluation import save_tables
+    from orchestrator.evaluation_text import format_evaluation
     from orchestrator.pictures import save_evaluation
 
     bundle = Bundle.load(model, tracking_uri=tracking_uri)
     result = measure(bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at)
-    for name, value in result.metrics.items():
-        click.echo(f"{name:22} {value:.4f}")
-    click.echo(result.per_defect_type.to_string(float_format="%.4f"))
+    click.echo(format_evaluation(result))
     if out:
         save_evaluation(result, out)
-        result.scores.to_csv(out / "scores.csv", index=False)
+        save_tables(result, out)
     return 0
 
 

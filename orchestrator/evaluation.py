@@ -129,6 +129,12 @@ def evaluate(
     )
 
 
+def save_tables(evaluation: Evaluation, directory: Path, prefix: str = "") -> None:
+    """Write `scores.csv` and `per_defect_type.csv` into a folder that exists; the prefix comes before their names."""
+    evaluation.scores.to_csv(directory / f"{prefix}scores.csv", index=False)
+    evaluation.per_defect_type.to_csv(directory / f"{prefix}per_defect_type.csv")
+
+
 def measure_latency(bundle: Bundle, repeats: int = 20) -> float:
     """Return the median time in ms that one image of the model's size takes on the bundle's device, batch of one."""
     size = bundle.job.image_size

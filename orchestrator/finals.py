@@ -24,7 +24,8 @@ Listener = Callable[[str, str], None]
 def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, listener: Listener) -> None:
     """Train and evaluate the winners, as many at once as the cluster has room for.
 
-    Each leaves its bundle, `test.json` and pictures in its folder, or `failure.json`. `listener(event, job_id)` hears
+    Each leaves its bundle, `test.json`, the tables of `evaluation.save_tables` and pictures in its folder, or
+    `failure.json`. `listener(event, job_id)` hears
     of `start` and `end`. A winner that is trained already is only evaluated.
     """
     import ray
@@ -92,6 +93,7 @@ def _train(values: dict[str, Any], train_storage: str) -> None:
 
 def _evaluate(values: dict[str, Any], _trained: None) -> None:
     """Measure a trained winner on the test split; the first time in a sweep that a test file is opened."""
+    from orchestrator.evaluation import save_tables
     from orchestrator.pictures import save_evaluation
 
     task = Task.from_dict(values)
@@ -100,7 +102,7 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
     try:
         evaluation = _measure(task)
         save_evaluation(evaluation, task.directory.path / "pictures")
-        evaluation.scores.to_csv(task.directory.path / "test_scores.csv", index=False)
+        save_tables(evaluation, task.directory.path, prefix="test_")
         task.directory.write("test", evaluation.metrics)
     except USER_ERRORS as error:
         task.directory.write("failure", {"reason": f"evaluation on the test split: {error}", "kind": "Evaluation"})
