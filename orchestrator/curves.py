@@ -1,8 +1,4 @@
-"""Curves of a run: ROC and precision–recall, the scores of each defect type, and how training went.
-
-Colours: Okabe and Ito's palette for colour-blind readers (jfly.uni-koeln.de/color); lines differ by their dash as well.
-Figures are made without pyplot, so that no global state or display is needed and threads may draw.
-"""
+"""Curves of a run: ROC and precision–recall, the scores of each defect type, and how training went."""
 
 from __future__ import annotations
 
@@ -13,19 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from orchestrator.heatmaps import anchor
+from orchestrator.palette import BLUE, DASHES, GREY, LINES, VERMILION, new_figure, save_figure
 
 if TYPE_CHECKING:  # A job draws its training curves from here, and must not even import what opens the test split.
     from orchestrator.evaluation import Evaluation
-
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#595959",
-)  # fmt: skip
-LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
-
 
 def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:
     """Draw the ROC and precision–recall curves of the image scores, each with the threshold's point and chance level.
@@ -127,19 +116,6 @@ def save_training_curves(history: pd.DataFrame, path: Path) -> None:
     score.set(title="Validation (good against synthetic defects)", xlabel="Epoch", ylim=(0, 1.02))
     rate.set(title="Learning rate", xlabel="Epoch", ylim=(0, None))
     save_figure(figure, path)
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return a figure of so many inches with a layout that keeps labels apart."""
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG; folders are made, the frame's top and right side left away."""
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
 
 
 def _plot_columns(axes: Axes, history: pd.DataFrame, columns: Sequence[str]) -> None:

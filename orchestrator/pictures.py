@@ -9,30 +9,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
+from PIL import Image
 
-from orchestrator.curves import (
-    VERMILION,
-    new_figure,
-    save_figure,
-    save_roc_and_pr,
-    save_score_distribution,
-    save_training_curves,
-)
+from orchestrator.curves import save_roc_and_pr, save_score_distribution, save_training_curves
 from orchestrator.heatmaps import COLOURS, anchor, edge, overlay
+from orchestrator.palette import VERMILION, new_figure, save_figure
 
 if TYPE_CHECKING:
     from orchestrator.evaluation import Evaluation
 
 __all__ = ["save_evaluation", "save_gallery", "save_training_curves"]
 
-TRUTH = (0, 158, 115)  # green of the palette in `curves`
+TRUTH = (0, 158, 115)  # green of the palette
 MARKS = {"miss": "MISSED", "false positive": "FALSE ALARM"}
 COLUMNS = ("Image", "Ground truth", "Anomaly map", "Overlay")
 
 
 def save_evaluation(evaluation: Evaluation, directory: Path) -> list[Path]:
-    """Write `gallery.png`, `roc_pr.png` and `scores.png` into a folder, which is made; return the files."""
-    pictures = {"gallery": save_gallery, "roc_pr": save_roc_and_pr, "scores": save_score_distribution}
+    """Write `gallery.png`, `examples.png`, `roc_pr.png` and `scores.png` into a folder, which is made; return the files."""
+    pictures = {
+        "gallery": save_gallery,
+        "examples": save_examples,
+        "roc_pr": save_roc_and_pr,
+        "scores": save_score_distribution,
+    }
     files = []
     for name, save in pictures.items():
         files.append(directory / f"{name}.png")
@@ -70,6 +70,23 @@ def save_gallery(evaluation: Evaluation, path: Path, rows: int = 12) -> None:
         f"threshold {evaluation.threshold:.3g}"
     )
     save_figure(figure, path)
+
+
+def save_examples(evaluation: Evaluation, path: Path, columns: int = 4, side: int = 200) -> None:
+    """Draw a strip without text: a good image and defective ones above, their overlays below.
+
+    They are the images of median score of good and of each defect type, so that they are neither the best nor the worst.
+    """
+    ranked = [group.sort_values("score").index for _, group in evaluation.scores.groupby("label", sort=True)]
+    groups = evaluation.scores[evaluation.scores["label"] == 1].groupby("defect_type", sort=True)
+    typical = [int(index[len(index) // 2]) for index in ranked[:1] + [g.sort_values("score").index for _, g in groups]]
+    strip = Image.new("RGB", (columns * (side + 4) - 4, 2 * (side + 4) - 4), "white")
+    for column, index in enumerate(dict.fromkeys(typical[:columns])):
+        image, mask, anomaly_map = (part[index] for part in (evaluation.images, evaluation.masks, evaluation.maps))
+        for row, picture in enumerate((_outlined(image, mask), overlay(image, anomaly_map, evaluation.threshold))):
+            strip.paste(Image.fromarray(picture).resize((side, side)), (column * (side + 4), row * (side + 4)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    strip.save(path)
 
 
 def pick(evaluation: Evaluation, rows: int) -> list[int]:
