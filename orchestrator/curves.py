@@ -16,6 +16,7 @@ from orchestrator.palette import BLUE, DASHES, GREY, LINES, VERMILION, new_figur
 if TYPE_CHECKING:  # A job draws its training curves from here, and must not even import what opens the test split.
     from orchestrator.evaluation import Evaluation
 
+
 def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:
     """Draw the ROC and precision–recall curves of the image scores, each with the threshold's point and chance level.
 
@@ -24,7 +25,7 @@ def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     labels, scores = evaluation.scores["label"].to_numpy(), evaluation.scores["score"].to_numpy()
-    figure = new_figure(9.5, 4.6)
+    figure = new_figure(7.6, 4.7)
     roc, pr = figure.subplots(1, 2)
     metrics = evaluation.metrics
     if len(set(labels)) < 2:
@@ -39,17 +40,17 @@ def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:
         roc.plot(false_rate, recall, "o", color=VERMILION, label=_at_threshold(evaluation.threshold), clip_on=False)
         precisions, recalls, _ = precision_recall_curve(labels, scores)
         pr.plot(recalls, precisions, color=BLUE, drawstyle="steps-post")
-        pr.axhline(metrics["image_prevalence"], linestyle=":", color=GREY, label="chance (prevalence)")
+        pr.axhline(metrics["image_prevalence"], linestyle=":", color=GREY, label="chance")
         if flagged.any():
             precision = defective[flagged].mean()
             pr.plot(recall, precision, "o", color=VERMILION, label=_at_threshold(evaluation.threshold), clip_on=False)
-        for axes in (roc, pr):
-            axes.legend(loc="lower right", frameon=False)
+        roc.legend(loc="lower right", frameon=False)
+        pr.legend(loc="lower left", frameon=False)  # a curve that is any good leaves it free
     interval = f"{metrics['image_auroc_low']:.3f} to {metrics['image_auroc_high']:.3f}"
-    roc.set(title=f"AUROC {metrics['image_auroc']:.3f} (95 %: {interval})", xlabel="False-positive rate")
+    roc.set(title=f"AUROC {metrics['image_auroc']:.3f}\n(95 %: {interval})", xlabel="False-positive rate")
     roc.set(ylabel="Recall", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    pr.set(title=f"Average precision {metrics['image_prauc']:.3f}", xlabel="Recall", ylabel="Precision")
-    pr.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    pr.set(title=f"Average precision {metrics['image_prauc']:.3f}\n(chance: {metrics['image_prevalence']:.3f})")
+    pr.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     figure.suptitle(f"{evaluation.category}, {evaluation.architecture}: test images")
     save_figure(figure, path)
 
@@ -58,7 +59,7 @@ def save_score_distribution(evaluation: Evaluation, path: Path) -> None:
     """Draw every image's score, a row per defect type with good first, and the threshold through all rows."""
     groups = evaluation.scores.groupby("defect_type", sort=False)
     names = sorted(groups.groups, key=lambda name: (groups.get_group(name)["label"].iloc[0], name))
-    figure = new_figure(8, 1.4 + 0.6 * len(names))
+    figure = new_figure(7.6, 1.5 + 0.6 * len(names))
     axes = figure.subplots()
     spread = np.random.default_rng(0)
     for row, name in enumerate(names):
@@ -68,10 +69,10 @@ def save_score_distribution(evaluation: Evaluation, path: Path) -> None:
         axes.scatter(
             scores,
             row + spread.uniform(-0.26, 0.26, len(scores)),
-            s=16,
+            s=24,
             color=BLUE if good else VERMILION,
             marker="o" if good else "D",
-            alpha=0.55,
+            alpha=0.6,
             linewidths=0,
         )
         axes.plot([np.median(scores)] * 2, [row - 0.36, row + 0.36], color="black", linewidth=2)
@@ -126,6 +127,7 @@ def _plot_columns(axes: Axes, history: pd.DataFrame, columns: Sequence[str]) -> 
     if len(present) > 1:
         axes.legend(frameon=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(0, 1.03 * history["epoch"].max())
 
 
 def _scale_scores(axes: Axes, scores: np.ndarray, threshold: float) -> None:

@@ -16,15 +16,16 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#595959",
 )  # fmt: skip
+ERROR_TEXT = "#A63C00"  # vermilion, dark enough for words on white
 LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
-# Cividis (Núñez et al., PLoS ONE 13(7), 2018) looks alike to colour-blind and other readers. Light is low, dark is high;
-# its lightest end is left away, because it would vanish on white.
+# Cividis (Núñez et al., PLoS ONE 13(7), 2018) looks alike to colour-blind and other readers. Light is low and dark is
+# high; its lightest end is left away, because it would vanish on white.
 VALUES = LinearSegmentedColormap.from_list("values", matplotlib.colormaps["cividis"](np.linspace(0.92, 0.0, 256)))
 
 
 def value_colours(value: float, low: float, high: float) -> tuple[str, str]:
-    """Return the colour of a value between two others, and black or white, whichever is easier to read on it, as hex."""
+    """Return the colour of a value between two others, and black or white, whichever reads better on it, as hex."""
     ground = to_hex(VALUES((value - low) / (high - low) if high > low else 1.0))
     return ground, max(("#000000", "#ffffff"), key=lambda text: contrast(text, ground))
 
@@ -37,7 +38,7 @@ def contrast(first: str, second: str) -> float:
 
 def new_figure(width: float, height: float) -> Figure:
     """Return a figure of so many inches with a layout that keeps labels apart."""
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
+    return Figure(figsize=(width, height), layout="constrained", dpi=140)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -193,9 +193,9 @@ class Study:
         return next(record for record in self.records() if record.job_id == job_id)
 
     def importances(self) -> dict[str, float]:
-        """Return the share of the value's variance that each parameter explains, by Optuna's fANOVA (Hutter et al., 2014).
+        """Return the share of the value's variance that each parameter explains, over the complete trials.
 
-        Complete trials count alone. RuntimeError or ValueError: there are too few, or their values do not differ.
+        By Optuna's fANOVA (Hutter et al., ICML 2014). RuntimeError or ValueError: there is too little to tell.
         """
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         return optuna.importance.get_param_importances(self._optuna, evaluator=evaluator)

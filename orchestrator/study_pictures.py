@@ -115,9 +115,7 @@ def save_parallel(record: Mapping[str, Any], path: Path) -> None:
         best = lines[-1] if record["chosen"] is None else lines[_position(complete, order, record["chosen"])]
         axes.plot(*best.T, color=VALUES(1.0), linewidth=3, zorder=3)
         axes.plot(*best.T, "o", color=VERMILION, markersize=6, zorder=4, clip_on=False)
-        axes.imshow(
-            np.linspace(0, 1, 256)[None], cmap=VALUES, extent=(0, 1, -0.07, 0.07), aspect="auto", zorder=3
-        )
+        axes.imshow(np.linspace(0, 1, 256)[None], cmap=VALUES, extent=(0, 1, -0.07, 0.07), aspect="auto", zorder=3)
         _row_labels(axes, 0, [0, 1], [f"{low:.3f}", f"{high:.3f}"])
         for height, name in enumerate(rows, start=1):
             axes.plot([0, 1], [height] * 2, color=GREY, linewidth=0.8, zorder=1)
@@ -151,7 +149,9 @@ def save_importance(record: Mapping[str, Any], path: Path) -> None:
         axes.set_yticks(range(len(names)), names)
         axes.set(xlim=(0, 1.12 * max(values)), ylim=(len(names) - 0.5, -0.5), xlabel="Share of the variance explained")
         axes.tick_params(axis="y", length=0)
-        axes.set_title(f"By {found['evaluator']}, over {found['trials']} complete trials", fontsize=9, color=GREY, loc="left")
+        axes.set_title(
+            f"By {found['evaluator']}, over {found['trials']} complete trials", fontsize=9, color=GREY, loc="left"
+        )
     _title(axes, record, "parameter importance")
     save_figure(figure, path)
 

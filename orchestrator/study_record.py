@@ -65,7 +65,9 @@ def importance(study: Study) -> dict[str, Any]:
     complete = study.counts().complete
     known = {"evaluator": "fANOVA", "trials": complete, "shares": {}, "reason": None}
     if len(study.space) < 2:
-        reason = "one parameter was searched: it has nothing to be compared with" if study.space else "nothing to search"
+        reason = (
+            "one parameter was searched: it has nothing to be compared with" if study.space else "nothing to search"
+        )
         return known | {"reason": reason}
     if complete < FEWEST_FOR_IMPORTANCE:
         few = f"{complete} complete trial{'' if complete == 1 else 's'}"
