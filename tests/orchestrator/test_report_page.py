@@ -25,7 +25,6 @@ from orchestrator.reporting import Reporter
 from orchestrator.study import Study
 from orchestrator.tracking import Tracker
 from orchestrator.workspace import Workspace
-from tests.orchestrator.browser import open_browser
 
 RESULT = {"epoch": 2, "threshold": 0.5, "parameters": 9e5, "score": 0.8, "image_auroc": 0.9, "pixel_ap": 0.4}
 SPACE = {
@@ -165,12 +164,6 @@ def test_store_that_is_not_there_is_a_tracking_error_and_leaves_no_page(tmp_path
     with pytest.raises(TrackingError, match="cannot be reached"):
         write_report("first", "http://127.0.0.1:9", tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with open_browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
 
 
 def show(browser, page, width, scheme="light", media="screen"):
