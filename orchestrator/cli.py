@@ -204,25 +204,40 @@ def _report(outcome: Any) -> int:
 @click.argument("sweep", required=False)
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV; - for standard output.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the table as JSON; - for standard output.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page with all pictures, complete in itself.",
+)
 @tracking_option
-def compare(sweep: str | None, csv_file: str | None, json_file: str | None, tracking_uri: str | None) -> int:
+def compare(
+    sweep: str | None, csv_file: str | None, json_file: str | None, html: Path | None, tracking_uri: str | None
+) -> int:
     """Show the best configuration per category and architecture of a sweep, the newest one by default.
 
     \b
-    Example: msad compare first --json -
+    Examples:
+      msad compare first --json -
+      msad compare first --html report.html
     """
     from orchestrator.compare import leaderboard
     from orchestrator.leaderboard_text import format_leaderboard
     from orchestrator.tracking import default_tracking_uri
 
-    table = leaderboard(sweep, tracking_uri or default_tracking_uri())
+    uri = tracking_uri or default_tracking_uri()
+    table = leaderboard(sweep, uri)
     outputs = ((csv_file, lambda: table.to_csv(index=False)), (json_file, lambda: _json(table)))
     for file, text in outputs:
         if file == "-":
             click.echo(text(), nl=False)
         elif file:
             Path(file).write_text(text())
-    if not csv_file and not json_file:
+    if html:
+        from orchestrator.report_page import write_report
+
+        click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
+    if not csv_file and not json_file and not html:
         click.echo(format_leaderboard(table))
     return 0
 

@@ -12,6 +12,8 @@ from orchestrator.finals import final_id
 from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
+from orchestrator.study_pictures import save_study_pictures
+from orchestrator.study_record import describe_search
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.workspace import JobDirectory, Workspace
 
@@ -113,6 +115,8 @@ class Reporter:
     def study(self, study: Study, status: str, reason: str | None = None) -> None:
         """Queue a study's run: while it searches a heading, in the end its winner's record."""
         final, best = self.final(study), study.best()
+        if status != "running" and study.trials:
+            self._record_search(study)
         result, test = final.read("result") or {}, final.read("test") or {}
         metrics = _validation(result) | _known("test_", test)
         if status == "complete":
@@ -137,6 +141,15 @@ class Reporter:
                 register_as=study.base.category if status == "complete" else None,
             )
         )
+
+    def _record_search(self, study: Study) -> None:
+        """Write a study's `search.json` and draw its pictures, where they are not those of its trials as they stand."""
+        final = self.final(study)
+        reports = {record.job_id: self._workspace.job(record.job_id).read("test_report") for record in study.records()}
+        found = describe_search(study, {job_id: test for job_id, test in reports.items() if test})
+        if final.read("search") != found:
+            save_study_pictures(found, final.path / "pictures")
+            final.write("search", found)
 
     def _seed(self, study: Study, index: int, event: str) -> None:
         """Queue the run of one seed of a winner, nested in its study's.
