@@ -63,7 +63,12 @@ class Evaluation:
 
 
 def evaluate(
-    bundle: Bundle, root: str | Path, category: str, cache_dir: str | Path | None, masks_at: str = "model"
+    bundle: Bundle,
+    root: str | Path,
+    category: str,
+    cache_dir: str | Path | None,
+    masks_at: str = "model",
+    layout: str = "auto",
 ) -> Evaluation:
     """Measure a bundle on the test split of a category.
 
@@ -72,12 +77,14 @@ def evaluate(
     bundle
         What to measure.
     root, category
-        Where the images are; any root in the MVTec AD layout.
+        Where the images are.
     cache_dir
         Where decoded images are kept; None for the default.
     masks_at
         `model`: pixels are compared at the model's image size, masks resized by the nearest pixel; `native`: maps are
         resized to each mask's own size, which is what the test set asks for, and slower.
+    layout
+        How the images are laid out, see `data_io.layout.find_layout`.
 
     Raises
     ------
@@ -89,7 +96,7 @@ def evaluate(
     if masks_at not in MASKS_AT:
         raise ConfigError(f"masks_at is {masks_at!r}; it must be one of {', '.join(MASKS_AT)}")
     size = bundle.job.image_size
-    split = TestSplit(root, category)
+    split = TestSplit(root, category, layout)
     images, masks, labels = split.images(size, cache_dir), split.masks(size), split.labels
     maps, score = _score(bundle, images)
 

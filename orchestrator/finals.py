@@ -123,4 +123,4 @@ def _measure(task: Task) -> Evaluation:
 
     torch.set_num_threads(max(1, int(task.cpus)))
     bundle = Bundle.load(task.directory.bundle, device="cuda" if task.gpus else "cpu")
-    return evaluate(bundle, task.dataset, task.job.category, task.cache)
+    return evaluate(bundle, task.dataset, task.job.category, task.cache, layout=task.layout)
