@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_io.decode import Header, read_header
-from data_io.errors import DataError
+from data_io.errors import DataError, NoTestImages
 from data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout, list_categories
 from data_io.layouts.base import Layout
 from data_io.parallel import map_in_threads
@@ -46,7 +46,7 @@ def read_table(
     Raises
     ------
     DataError : no such root, category (with the nearest name), split or layout; a category without good training images
-        or without test images, where asked for; files that are no images (all of them in one error).
+        where asked for, or (`NoTestImages`) without test images; files that are no images (all of them in one error).
     """
     splits = [splits] if isinstance(splits, str) else splits
     unknown = sorted(set(splits) - set(SPLITS))
@@ -79,7 +79,9 @@ def _rows(layout: Layout, root: Path, category: str, split: str) -> list[Row]:
         return [(path, category, split, 0, GOOD, None) for path in images]
     samples = layout.test(root, category)
     if not samples:
-        raise DataError(f"{layout.test_folder(root, category)}: no test images there; expected {layout.expects_test}")
+        raise NoTestImages(
+            f"{layout.test_folder(root, category)}: no test images there; expected {layout.expects_test}"
+        )
     return [(one.path, category, split, one.label, one.defect_type, one.mask_path) for one in samples]
 
 
