@@ -84,6 +84,8 @@ def check(
         category_problems, category_rows = _check_category(found, root, name, splits)
         problems += category_problems
         rows += category_rows
+    # A list of the split that all categories share is told once.
+    problems = list(dict.fromkeys(problems))
     return CheckReport(root, problems, pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)), found.name)
 
 

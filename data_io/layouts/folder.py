@@ -92,14 +92,15 @@ class Folder(Layout):
         return f"masks/{sample.path.stem}.png or masks/{sample.defect_type}/{sample.path.stem}.png"
 
     def strange_folders(self, root: Path) -> Iterator[Problem]:
-        for product in {_product(root, category): None for category in self.categories(root)}:
+        products = [_product(root, category) for category in self.categories(root)]
+        for product in products:
             known = [_part(product, part) for part in NAMES]
             for folder in list_folders(product):
                 if folder not in known:
                     yield Problem("warning", folder, "is ignored: there may be good, bad, masks and good_test")
-        if not _part(root, "good"):
+        if root not in products:
             for folder in list_folders(root):
-                if folder.name not in self.categories(root):
+                if folder not in products:
                     yield Problem("warning", folder, "is no product (no good/ in it) and is ignored")
 
     def faults(self, root: Path, category: str) -> Iterator[Problem]:

@@ -62,7 +62,8 @@ class Kolektor(Layout):
     def faults(self, root: Path, category: str) -> Iterator[Problem]:
         yield from good_image_faults(self.train_folder(root, category), len(self.train(root, category)))
         if not any(self._pairs(root, "test")):
-            yield Problem("warning", root, "no test images there; a model can be searched but not be measured")
+            what = "no test images there; a model can be searched but not be measured"
+            yield Problem("warning", self.test_folder(root, category), what)
         for folder in self._folders(root, "train") + self._folders(root, "test"):
             yield from stranger_faults(folder)
             images = {path for path in list_images(folder) if not path.name.endswith(self.mask_suffix)}

@@ -55,9 +55,11 @@ class MagneticTile(Layout):
         return f"{sample.path.stem}.png beside it"
 
     def strange_folders(self, root: Path) -> Iterator[Problem]:
+        known = _folders(root)
         for folder in list_folders(root):
-            if folder not in _folders(root):
-                yield Problem("warning", folder, "is not known to the layout magnetic_tile (no Imgs in it), is ignored")
+            if folder not in known:
+                what = "is not known to the layout magnetic_tile (no MT_.../Imgs) and is ignored"
+                yield Problem("warning", folder, what)
 
     def faults(self, root: Path, category: str) -> Iterator[Problem]:
         train, test = self.train(root, category), self.test(root, category)

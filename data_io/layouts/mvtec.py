@@ -90,8 +90,9 @@ class MvtecLike(Layout):
         return f"{self._truth}/{sample.defect_type}/{self._mask_name.format(name=sample.path.stem)}"
 
     def strange_folders(self, root: Path) -> Iterator[Problem]:
+        known = self.categories(root)
         for folder in list_folders(root):
-            if folder.name not in self.categories(root):
+            if folder.name not in known:
                 yield Problem("warning", folder, f"is no category (no {self._marks[0]}/ in it) and is ignored")
 
     def faults(self, root: Path, category: str) -> Iterator[Problem]:

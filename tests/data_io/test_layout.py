@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_io.check import check, format_report
 from data_io.errors import DataError
@@ -158,6 +159,11 @@ FAULTS = {
         "pushpins/test/logical_anomalies/001.png",
         "expected ground_truth/logical_anomalies/001/000.png",
     ),
+    "mvtec_loco ": (
+        lambda root: Image.new("L", (5, 5), 255).save(root / "pushpins/ground_truth/logical_anomalies/001/001.png"),
+        "pushpins/ground_truth/logical_anomalies/001/001.png",
+        "is 5×5 but its image 001.png is 24×20",
+    ),
     "visa": (lambda root: (root / "split_csv/1cls.csv").unlink(), "split_csv/1cls.csv", "says which images are for"),
     "visa ": (
         lambda root: (root / "pcb1/Data/Masks/Anomaly/001.png").unlink(),
@@ -229,6 +235,7 @@ def test_check_finds_a_planted_fault_with_its_path(fault, trees, tmp_path):
     found = [problem for problem in report.problems if problem.path == root / where and text in problem.message]
     assert found, format_report(report)
     assert fault == "folder_of_products" or not report.ok
+    assert len(report.problems) == len(set(report.problems))
 
 
 def test_two_datasets_in_one_folder_are_told_apart_by_name_only(trees, tmp_path):
