@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_io.errors import DataError
-from data_io.files import IMAGE_SUFFIXES
+from data_io.files import IMAGE_SUFFIXES, list_images
 from data_io.layouts.base import GOOD, Layout
 from data_io.layouts.dagm import Dagm
 from data_io.layouts.folder import Folder
@@ -64,6 +64,11 @@ def find_layout(root: Path | str, layout: str = AUTO) -> Layout:
     parent = root.resolve().parent
     if any(root.resolve().name in one.categories(parent) for one in _ALL):
         raise DataError(f"{root}: is itself a category; give its parent folder {parent} as the root")
+    if list_images(root):
+        raise DataError(
+            f"{root}: holds images and no category; put those of good parts into {root / 'good'}, and defective ones, if "
+            f"there are any, into {root / 'bad'}"
+        )
     known = "\n".join(f"  {one.name}: {one.signature}" for one in _ALL if one is not MVTEC_AD)
     raise DataError(
         f"{root}: no category in it; expected {root}/CATEGORY/train/good with images of good parts, or what tells one "

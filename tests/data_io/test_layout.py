@@ -258,6 +258,12 @@ def test_folder_that_fits_no_layout_says_what_was_looked_for(tmp_path):
     )
 
 
+def test_folder_of_loose_images_says_where_to_put_them(tmp_path):
+    Image.new("L", (5, 5)).save(tmp_path / "0.png")
+    with pytest.raises(DataError, match=f"put those of good parts into {tmp_path}/good, and defective ones"):
+        find_layout(tmp_path)
+
+
 def test_root_that_is_not_in_the_layout_it_was_said_to_be_in(trees):
     with pytest.raises(DataError, match=r"no category in it that is laid out as visa; looked for CATEGORY/Data"):
         choose_categories(trees["dagm"].root, None, "visa")
