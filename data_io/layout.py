@@ -66,8 +66,8 @@ def find_layout(root: Path | str, layout: str = AUTO) -> Layout:
         raise DataError(f"{root}: is itself a category; give its parent folder {parent} as the root")
     if list_images(root):
         raise DataError(
-            f"{root}: holds images and no category; put those of good parts into {root / 'good'}, and defective ones, if "
-            f"there are any, into {root / 'bad'}"
+            f"{root}: holds images and no category; put those of good parts into {root / 'good'}, and defective ones, "
+            f"if there are any, into {root / 'bad'}"
         )
     known = "\n".join(f"  {one.name}: {one.signature}" for one in _ALL if one is not MVTEC_AD)
     raise DataError(
