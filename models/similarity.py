@@ -122,6 +122,7 @@ def _blur(image_BCHW: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # it is kept: made by a prediction, it must serve a training after it
 def _blur_matrix(side: int, device: torch.device) -> Tensor:
     """Return the side×side matrix that blurs a column with SSIM's window, borders mirrored.
 
