@@ -110,7 +110,7 @@ class Reporter:
         return [self.final(study, index) for index in range(self._final_seeds)]
 
     def _seed_tests(self, study: Study) -> list[dict[str, float]]:
-        return [test for final in self._finals(study) if (test := final.read("test")) is not None]
+        return [test for final in self._finals(study) if (test := final.read("test"))]
 
     def study(self, study: Study, status: str, reason: str | None = None) -> None:
         """Queue a study's run: while it searches a heading, in the end its winner's record."""
@@ -227,7 +227,9 @@ def _selection(final: JobDirectory) -> dict[str, float | None]:
 
 
 def _test_words(tests: list[dict[str, float]]) -> str:
-    """Return the first seed's image AUROC, or the mean and spread of all."""
+    """Return the first seed's image AUROC, or the mean and spread of all; `tests` is empty without test images."""
+    if not tests:
+        return "no test images to measure it on"
     several = seed_statistics(tests)
     if "image_auroc_mean" not in several:
         return f"test image AUROC {tests[0]['image_auroc']:.4f}"
@@ -260,7 +262,7 @@ def _note(study: Study, status: str, reason: str | None, metrics: Mapping[str, f
         lines.append(
             "This run is the winner, trained again to the end by a Ray Train job and only then shown the test split. "
             f"Validation score {metrics.get('validation_score', float('nan')):.4f}, "
-            f"test image AUROC {metrics.get('test_image_auroc', float('nan')):.4f}."
+            + (f"test image AUROC {metrics['test_image_auroc']:.4f}." if "test_image_auroc" in metrics else "no test.")
         )
         if "test_image_auroc_mean" in metrics:
             lines.append(

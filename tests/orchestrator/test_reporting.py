@@ -176,9 +176,8 @@ def test_failed_study_leaves_a_record_and_a_single_training_none(sweep, study, t
     reporter, _, _, _ = sweep()
     reporter.study_failed(study, "out of memory")
     assert reporter.final(study).read("search")["chosen"] == 2
-    fixed = Study(
-        JobConfig(category="brick", architecture="multiscale"), {}, 0, optuna.storages.InMemoryStorage(), "none"
-    )
+    job = JobConfig(category="brick", architecture="multiscale")
+    fixed = Study(job, {}, 0, optuna.storages.InMemoryStorage(), "none")
     finish(reporter, fixed, 0.9)
     assert reporter.final(fixed).read("search") is None and not (reporter.final(fixed).path / "pictures").exists()
 
