@@ -126,3 +126,12 @@ def test_gradient_similarity_map_sees_a_defect_where_it_is(pair):
     defect[..., 40:60, 40:60] = 1 - defect[..., 40:60, 40:60]
     distance = 1 - gradient_similarity_map(image, defect)[0, 0]
     assert distance[36:64, 36:64].mean() > 20 * distance[90:, 90:].mean()
+
+
+def test_loss_can_be_trained_after_the_first_use_was_in_inference_mode():
+    first, second = torch.rand(1, 3, 23, 29), torch.rand(1, 3, 23, 29)  # a size that no other test has used
+    with torch.inference_mode():
+        ssim_map(first, second)
+    first.requires_grad_()
+    ssim_map(first, second).mean().backward()
+    assert first.grad.abs().sum() > 0

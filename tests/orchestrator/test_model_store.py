@@ -54,7 +54,7 @@ def logged(log):
 
 
 def holder(client, category):
-    return client.get_model_version_by_alias(f"msad-{category}", "best").run_id
+    return client.get_model_version_by_alias(f"msad-{category}", "champion").run_id
 
 
 def test_delivered_twice_leaves_one_logged_model_and_one_version(client, experiment, log):
@@ -90,7 +90,7 @@ def test_logged_model_interrupted_while_it_was_made_is_made_anew(client, experim
     assert sum(str(model.status).endswith("READY") for model in models) == 1
 
 
-def test_alias_best_moves_only_to_a_better_validation_score(client, log):
+def test_alias_champion_moves_only_to_a_better_validation_score(client, log):
     middle, _ = log("tile", 0.7)
     assert holder(client, "tile") == middle
     log("tile", 0.6)
@@ -102,7 +102,7 @@ def test_alias_best_moves_only_to_a_better_validation_score(client, log):
     assert holder(client, "tile") == better
 
 
-def test_alias_best_starts_anew_on_other_training_images(client, log):
+def test_alias_champion_starts_anew_on_other_training_images(client, log):
     log("wood", 0.9, "f1")
     other, _ = log("wood", 0.4, "f2")
     assert holder(client, "wood") == other
@@ -118,7 +118,7 @@ def test_run_without_a_category_to_register_for_is_not_registered(client, log):
 def test_pulled_bundle_predicts_as_the_one_that_was_logged(logged, uri, bundle, tmp_path, by_alias):
     run_id, _ = logged
     target = tmp_path / "models" / "brick"
-    assert pull("brick@best" if by_alias else run_id, target, uri) == target
+    assert pull("brick@champion" if by_alias else run_id, target, uri) == target
     pulled = Bundle.load(target)
     image = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
     assert pulled.predict(image).score == bundle.predict(image).score
@@ -175,8 +175,8 @@ def test_unknown_run_is_refused_naming_the_store(client, uri, tmp_path, run_id):
 
 
 def test_unknown_category_is_refused_with_those_that_are_registered(logged, uri, tmp_path):
-    with pytest.raises(TrackingError, match=r"no registered model 'brik@best'; known are .*brick@best"):
-        pull("brik@best", tmp_path / "model", uri)
+    with pytest.raises(TrackingError, match=r"no registered model 'brik@champion'; known are .*brick@champion"):
+        pull("brik@champion", tmp_path / "model", uri)
 
 
 def test_logged_model_predicts_through_pyfunc(client, experiment, logged, uri, bundle, demo, category):
@@ -189,7 +189,7 @@ def test_logged_model_predicts_through_pyfunc(client, experiment, logged, uri, b
         run_id, _ = logged
         found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")[0]
         models = [mlflow.pyfunc.load_model(f"runs:/{run_id}/model"), mlflow.pyfunc.load_model(found.model_uri)]
-        models.append(mlflow.pyfunc.load_model("models:/msad-brick@best"))
+        models.append(mlflow.pyfunc.load_model("models:/msad-brick@champion"))
     finally:
         mlflow.set_tracking_uri(before)
     paths = sorted((demo / category / "test" / "good").iterdir())[:2]
