@@ -36,7 +36,7 @@ METADATA_FILE = "msad.json"
 """Name of the metadata inside a `.pt2` file."""
 
 OPSET = 18  # of 2022, which every runtime in use knows; nothing newer is needed
-TOLERANCE = 0.01
+TOLERANCE = 0.001
 """Largest difference between file and bundle, as a share of the range of the bundle's anomaly maps."""
 
 CHECKED = 8  # images at most
@@ -195,7 +195,7 @@ def _compare(bundle: Bundle, to: Path, batches: list[np.ndarray], expected: list
     if max(result.score, result.map) > TOLERANCE * spread:
         raise ExportError(
             f"{to}: not written: it would differ from the model by {result.score:.3g} in a score and "
-            f"{result.map:.3g} in a map whose range is {spread:.3g}; {TOLERANCE:.0%} of the range is allowed. "
+            f"{result.map:.3g} in a map whose range is {spread:.3g}; {TOLERANCE:.1%} of the range is allowed. "
             f"Try the other format ({' or '.join(name for name in _FORMATS if name != to.suffix)})"
         )
     return result

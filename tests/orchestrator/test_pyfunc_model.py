@@ -87,12 +87,7 @@ def served(logged, uri, tmp_path_factory):
     with log.open("w") as output:
         server = subprocess.Popen(
             [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"],
-            # MLflow starts its server by name, as it finds it in an activated environment.
-            env={
-                **os.environ,
-                "MLFLOW_TRACKING_URI": uri,
-                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            },
+            env={**os.environ, "MLFLOW_TRACKING_URI": uri, "PATH": path},
             stdout=output,
             stderr=output,
             start_new_session=True,
