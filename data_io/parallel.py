@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_AHEAD = 64  # twice the most threads of a pool
 
-def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `function(item)` for every item, in the order of the items, several at a time."""
+
+def thread_pool() -> ThreadPoolExecutor:
+    """Return a pool of the usual size for reading, decoding and writing files."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Twice the cores: on network storage half of the threads wait for bytes while the others decode.
-    with ThreadPoolExecutor(max_workers=min(32, 2 * cores)) as pool:
-        yield from pool.map(function, items)
+    return ThreadPoolExecutor(max_workers=min(32, 2 * cores))
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `function(item)` for every item, in the order of the items, several at a time.
+
+    Only some results are made ahead of the one asked for, so that memory does not grow with the number of items.
+    """
+    running: deque[Future[Result]] = deque()
+    with thread_pool() as pool:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > _AHEAD:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

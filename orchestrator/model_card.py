@@ -18,10 +18,11 @@ _FIGURES = {
     "image_prauc": ("Image PRAUC", "image_prevalence"),
     "pixel_auroc": ("Pixel AUROC", 0.5),
     "pixel_prauc": ("Pixel PRAUC", "pixel_prevalence"),
-    "aupro_30": ("AU-PRO up to 30 % false positives", None),
-    "aupro_05": ("AU-PRO up to 5 % false positives", None),
+    "aupro_30": ("AU-PRO up to 30 % false positives", 0.15),
+    "aupro_05": ("AU-PRO up to 5 % false positives", 0.025),
     "f1": ("F1 at the threshold", None),
     "recall": ("Recall at the threshold", None),
+    "recall_at_fpr": ("Recall where the false-positive rate is the one aimed at", None),
 }
 # Counts at the threshold: what they are called, and the name of the figure that they are of.
 _COUNTS = {
@@ -142,17 +143,18 @@ def _selection(d: Values) -> str:
 def _results(d: Values) -> str:
     test, seeds = d["provenance"].get("test"), d["provenance"].get("test_over_seeds")
     if not test:
-        return "Not measured. Until it is, nothing is known about real defects: `msad evaluate BUNDLE DATASET`."
+        why = "Not measured." if test is None else "The dataset has no test images."
+        return f"{why} So nothing is known about real defects; measure it with `msad evaluate BUNDLE DATASET`."
     lines = [
         f"Measured once, after the selection, on {_count(test.get('good_images'))} good and "
         f"{_count(test.get('defective_images'))} defective images that nothing was chosen by.",
         "\n".join(["| figure | value | 95 % interval | chance |", "|---|---|---|---|", *_figure_rows(test)]),
     ]
     if per_type := test.get("per_defect_type"):
-        head = "| defect | images | image AUROC | missed | pixel PRAUC |\n|---|---|---|---|---|"
+        head = "| defect | images | missed | image AUROC | recall | pixel PRAUC |\n|---|---|---|---|---|---|"
         rows = (
-            f"| {name} | {_count(row.get('images'))} | {_number(row.get('image_auroc'))} | "
-            f"{_count(row.get('misses'))} | {_number(row.get('pixel_prauc'))} |"
+            f"| {name} | {_count(row.get('images'))} | {_count(row.get('misses'))} | {_spread(row, 'image_auroc')} | "
+            f"{_spread(row, 'recall')} | {_number(row.get('pixel_prauc'))} |"
             for name, row in per_type.items()
         )
         lines.append("\n".join([head, *rows]))
@@ -169,10 +171,9 @@ def _results(d: Values) -> str:
 def _figure_rows(test: Values) -> Iterator[str]:
     for name, (title, chance) in _FIGURES.items():
         if name in test:
-            low, high = test.get(f"{name}_low"), test.get(f"{name}_high")
-            interval = "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
             level = test.get(chance) if isinstance(chance, str) else chance
-            yield f"| {title} | {_number(test[name])} | {interval} | {'' if level is None else _number(level)} |"
+            cells = (title, _number(test[name]), _interval(test, name), "" if level is None else _number(level))
+            yield f"| {' | '.join(cells)} |"
     for name, (title, total) in _COUNTS.items():
         if name in test:
             yield f"| {title} | {_count(test[name])} of {_count(test.get(total))} | | |"
@@ -214,6 +215,16 @@ def _group_table(groups: Mapping[str, Values]) -> str:
     families = list(dict.fromkeys(key.rpartition("/")[0] for key in groups))
     rows = [[family, *(_number(groups[f"{family}/{grade}"]["image_auroc"]) for grade in grades)] for family in families]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (["", *grades], ["---"] * (len(grades) + 1), *rows))
+
+
+def _interval(figures: Values, name: str) -> str:
+    low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+    return "" if low is None or high is None else f"{_number(low)} to {_number(high)}"
+
+
+def _spread(figures: Values, name: str) -> str:
+    interval = _interval(figures, name)
+    return _number(figures.get(name)) + (f" ({interval})" if interval else "")
 
 
 def _list(*lines: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +18,21 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+TEST_TABLES = ("scores.csv", "per_defect_type.csv")
+
 
 def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
-    """Upload a finished record's pictures, bundle and logged model; register the model where the record says so.
+    """Upload a finished record's pictures, tables, bundle and logged model; register the model where it says so.
 
     Doing it twice leaves one logged model and one model version, and uploads a bundle that is there only once.
     """
-    pictures, selection = record.directory.path / "pictures", record.directory.path / "selection.json"
+    pictures = record.directory.path / "pictures"
     if pictures.is_dir():
         client.log_artifacts(run_id, str(pictures), "pictures")
-    if selection.is_file():
-        client.log_artifact(run_id, str(selection))
+    for name in ("search.json", "selection.json"):
+        if (file := record.directory.path / name).is_file():
+            client.log_artifact(run_id, str(file))
+    _upload_tables(client, run_id, record.directory.path)
     bundle = record.directory.bundle
     if record.status != "complete" or not bundle.is_dir():
         return
@@ -102,6 +107,15 @@ def _learnt_since(record: RunRecord, run_id: str) -> dict[str, Any]:
         spread = {name: value for name, value in tests.items() if name.endswith(("_mean", "_sd"))}
         known["test_over_seeds"] = {"seeds": record.metrics["final_seeds"], **spread}
     return known
+
+
+def _upload_tables(client: MlflowClient, run_id: str, directory: Path) -> None:
+    """Upload `test_NAME.csv` as `test/NAME.csv`."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TEST_TABLES:
+            if (table := directory / f"test_{name}").is_file():
+                shutil.copyfile(table, Path(folder) / name)
+                client.log_artifact(run_id, str(Path(folder) / name), "test")
 
 
 def _log_model(client: MlflowClient, run: Run, record: RunRecord) -> None:

@@ -30,7 +30,12 @@ KNOWN = {
         "image_auroc": 0.9, "image_auroc_low": 0.812, "image_auroc_high": 0.987, "image_prauc": 0.92,
         "image_prevalence": 0.6, "false_positives": 1.0, "good_images": 12.0, "misses": 3.0, "defective_images": 18.0,
         "aupro_30": None, "latency_ms": 5.25,
-        "per_defect_type": {"stain": {"images": 6, "image_auroc": 0.875, "misses": 2, "pixel_prauc": None}},
+        "per_defect_type": {
+            "stain": {
+                "images": 6, "image_auroc": 0.875, "misses": 2, "pixel_prauc": None,
+                "recall": 0.667, "recall_low": 0.3, "recall_high": 0.9,
+            }
+        },
     },
     "test_over_seeds": {"seeds": 3.0, "image_auroc_mean": 0.89, "image_auroc_sd": 0.021},
 }  # fmt: skip
@@ -69,10 +74,10 @@ def test_card_gives_figures_with_intervals_chance_levels_and_counts(description)
     for row in (
         "| Image AUROC | 0.900 | 0.812 to 0.987 | 0.500 |",
         "| Image PRAUC | 0.920 |  | 0.600 |",
-        "| AU-PRO up to 30 % false positives | not defined |  |  |",
+        "| AU-PRO up to 30 % false positives | not defined |  | 0.150 |",
         "| False alarms at the threshold | 1 of 12 | | |",
         "| Defects missed at the threshold | 3 of 18 | | |",
-        "| stain | 6 | 0.875 | 2 | not defined |",
+        "| stain | 6 | 2 | 0.875 | 0.667 (0.300 to 0.900) | not defined |",
     ):
         assert row in results.splitlines()
     assert "12 good and 18 defective images" in results
@@ -95,6 +100,11 @@ def test_card_says_where_the_model_came_from(description, selection, words):
     assert section(write_card(with_provenance(description, selection=selection)), "How it was selected")[1:].startswith(
         words
     )
+
+
+def test_card_of_a_dataset_without_test_images_says_so(description):
+    results = section(write_card(with_provenance(description, test={})), "Results on the test split")
+    assert "The dataset has no test images. So nothing is known about real defects" in results
 
 
 def test_shortened_card_keeps_whole_sections_and_says_so(description):
