@@ -7,6 +7,7 @@ graph (`models.detector`). It is written only once it has been run and agrees wi
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import io
 import json
 import logging
@@ -164,7 +165,7 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
     }
     names = ("run_id", "sweep", "data_fingerprint", "code_version")
     known |= {name: str(bundle.provenance[name]) for name in names if bundle.provenance.get(name)}
-    return known | {"torch": torch.__version__}
+    return known | {"msad": importlib.metadata.version("msad"), "torch": torch.__version__}
 
 
 def _batches(paths: Sequence[Path], size: int) -> list[np.ndarray]:

@@ -69,7 +69,9 @@ def shorten(card: str, limit: int = 5000) -> str:
 def _details(d: Values) -> str:
     known, scoring = d["provenance"], d["scoring"]
     maps = ", ".join(f"{name} ({share:g})" for name, share in scoring["weights"].items() if share)
-    pretrained = "; ".join(f"`{name}`: {terms}" for name, terms in d.get("pretrained", {}).items())
+    pretrained = _ABSENT
+    if "pretrained" in d:
+        pretrained = "; ".join(f"`{name}`, {terms}" for name, terms in d["pretrained"].items()) or "none"
     versions = ", ".join(f"{name} {number}" for name, number in known.get("versions", {}).items())
     return _list(
         f"Reads an RGB photograph, resized to {d['image_size']}×{d['image_size']} pixels; gives a score (higher: more "
@@ -78,7 +80,7 @@ def _details(d: Values) -> str:
         f"code {_code(known.get('code_version'))}.",
         f"Score: maps {maps}, smoothed by {scoring['smoothing']:g} pixels, calibration `{scoring['calibration']}`, "
         f"reduced by `{scoring['reduction']}`; chosen on the validation images.",
-        f"Weights: trained on the images below, whose terms they share. Trained by others: {pretrained or 'none'}.",
+        f"Weights: trained on the images below, whose terms they share. Trained by others: {pretrained}.",
         f"Versions: {versions or _ABSENT}; trained on {known.get('device') or _ABSENT}.",
     )
 

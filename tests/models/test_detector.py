@@ -62,7 +62,7 @@ def test_resampling_matrix_fits_maps_as_torch_does(source, target):
     map_SS = torch.randn(source, source)
     [[expected]] = nn.functional.interpolate(map_SS[None, None], (target, target), mode="bilinear", antialias=True)
     matrix_TS = resampling_matrix(source, target).float()
-    assert (matrix_TS @ map_SS @ matrix_TS.T).numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+    assert (matrix_TS @ map_SS @ matrix_TS.T).numpy() == pytest.approx(expected.numpy(), abs=1e-4)
 
 
 def test_every_scoring_is_exported_with_any_number_and_size_of_images():

@@ -64,6 +64,8 @@ def test_card_of_a_fresh_bundle_has_every_section_and_says_what_is_missing(descr
     assert "pixel AP not defined" in section(card, "How it was selected")
     assert f"{bundle.threshold:.6g}: a higher score" in section(card, "Threshold")
     assert "Trained by others: none" in card and "None" not in card and "nan" not in card
+    without = {name: value for name, value in description.items() if name != "pretrained"}
+    assert "Trained by others: not recorded" in write_card(without)
     code = section(card, "Training configuration").partition("```json\n")[2].partition("```")[0]
     assert json.loads(code) == bundle.job.to_dict()
 
