@@ -29,7 +29,7 @@ def registered_name(category: str) -> str:
 
 
 def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
-    """Upload a finished record's pictures, tables, bundle and logged model; register the model where the record says so.
+    """Upload a finished record's pictures, tables, bundle and logged model; register the model where it says so.
 
     Doing it twice leaves one logged model and one model version, and uploads a bundle that is there only once.
     """
