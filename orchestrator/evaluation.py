@@ -70,7 +70,12 @@ class Evaluation:
 
 
 def evaluate(
-    bundle: Bundle, root: str | Path, category: str, cache_dir: str | Path | None, masks_at: str = "model"
+    bundle: Bundle,
+    root: str | Path,
+    category: str,
+    cache_dir: str | Path | None,
+    masks_at: str = "model",
+    layout: str = "auto",
 ) -> Evaluation:
     """Measure a bundle on the test split of a category.
 
@@ -79,13 +84,15 @@ def evaluate(
     bundle
         What to measure.
     root, category
-        Where the images are; any root in the MVTec AD layout.
+        Where the images are.
     cache_dir
         Where decoded images are kept; None for the default.
     masks_at
         `model`: pixels are compared at the model's image size, masks resized by the nearest pixel; `native`: maps are
         resized to each mask's own size, which is what the test set asks for, and slower. Either way images, maps and
         masks go by one after another, each decoded once; only the scores of the pixels compared are held, 4 bytes each.
+    layout
+        How the images are laid out, see `data_io.layout.find_layout`.
 
     Raises
     ------
@@ -97,7 +104,7 @@ def evaluate(
     if masks_at not in MASKS_AT:
         raise ConfigError(f"masks_at is {masks_at!r}; it must be one of {', '.join(MASKS_AT)}")
     size = bundle.job.image_size
-    split = TestSplit(root, category)
+    split = TestSplit(root, category, layout)
     images = split.images(size, cache_dir)
     maps, score = _score(bundle, images)
     masks = np.zeros(maps.shape, bool)

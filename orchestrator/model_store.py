@@ -33,11 +33,12 @@ def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
 
     Doing it twice leaves one logged model and one model version, and uploads a bundle that is there only once.
     """
-    pictures, selection = record.directory.path / "pictures", record.directory.path / "selection.json"
+    pictures = record.directory.path / "pictures"
     if pictures.is_dir():
         client.log_artifacts(run_id, str(pictures), "pictures")
-    if selection.is_file():
-        client.log_artifact(run_id, str(selection))
+    for name in ("search.json", "selection.json"):
+        if (file := record.directory.path / name).is_file():
+            client.log_artifact(run_id, str(file))
     _upload_tables(client, run_id, record.directory.path)
     bundle = record.directory.bundle
     if record.status != "complete" or not bundle.is_dir():

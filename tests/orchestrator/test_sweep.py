@@ -124,6 +124,16 @@ def test_compare_lists_both_studies(swept):
     assert all(0 <= row["image_auroc"] <= 1 and 0 < row["image_prevalence"] < 1 for row in rows)
 
 
+def test_compare_writes_a_page_with_the_pictures_of_every_search(swept):
+    done = msad("compare", "first", "--html", "new/report.html", folder=swept[0])
+    assert done.returncode == 0 and "report in new/report.html" in done.stderr, done.stderr
+    page = (swept[0] / "new" / "report.html").read_text()
+    for study in runs(swept[0], "first")["study"]:
+        assert f"msad pull {study.info.run_id} --to model" in page
+    assert page.count("of 2 trials in order: 2 complete.") == 2
+    assert page.count("each with its ground truth outlined") == 1  # the gallery of the winner
+
+
 def test_pulled_winner_predicts(swept, demo):
     folder = swept[0]
     pulled = msad("pull", "brick@best", "--to", "model", folder=folder)
