@@ -66,7 +66,7 @@ def _embed(png: bytes, photograph: bool) -> tuple[str, int, int]:
         if photograph:
             colours.save(packed, "WEBP", quality=82)
         else:
-            colours.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(packed, "PNG")
+            colours.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(packed, "PNG")
     kind = "webp" if photograph else "png"
     return f"data:image/{kind};base64,{base64.b64encode(packed.getvalue()).decode()}", width, height
 
