@@ -15,6 +15,8 @@ from PIL import Image
 from orchestrator.report_data import StudyReport
 
 PHOTOGRAPHS = ("gallery", "examples")
+EVALUATION = ("roc_pr", "scores", "training")
+SEARCH = ("history", "importance", "parallel", "validation_test")
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,6 @@ def pictures(study: StudyReport, names: Sequence[str]) -> list[Picture]:
             caption, alt = texts[name](study)
             found.append(Picture(name, *_embed(study.pictures[name], name in PHOTOGRAPHS), caption, alt))
     return found
-
-
-EVALUATION = ("roc_pr", "scores", "training")
-SEARCH = ("history", "importance", "parallel", "validation_test")
 
 
 def _embed(png: bytes, photograph: bool) -> tuple[str, int, int]:
