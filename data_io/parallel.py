@@ -11,9 +11,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `function(item)` for every item, in the order of the items, several at a time."""
+def thread_pool() -> ThreadPoolExecutor:
+    """Return a pool of the usual size for reading, decoding and writing files."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # Twice the cores: on network storage half of the threads wait for bytes while the others decode.
-    with ThreadPoolExecutor(max_workers=min(32, 2 * cores)) as pool:
+    return ThreadPoolExecutor(max_workers=min(32, 2 * cores))
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield `function(item)` for every item, in the order of the items, several at a time."""
+    with thread_pool() as pool:
         yield from pool.map(function, items)

@@ -51,7 +51,7 @@ def pictures(study: StudyReport, names: Sequence[str]) -> list[Picture]:
 
 
 EVALUATION = ("roc_pr", "scores", "training")
-SEARCH = ("history", "parallel", "importance", "validation_test")
+SEARCH = ("history", "importance", "parallel", "validation_test")
 
 
 def _embed(png: bytes, photograph: bool) -> tuple[str, int, int]:

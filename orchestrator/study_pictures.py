@@ -267,7 +267,10 @@ def _title(axes: Axes, record: Mapping[str, Any], text: str) -> None:
 
 
 def _legend_above(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.2, columnspacing=1.2)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False, borderaxespad=0.2, columnspacing=1.2
+        )
 
 
 def _whole_numbers(axes: Axes) -> None:

@@ -65,10 +65,8 @@ def importance(study: Study) -> dict[str, Any]:
     complete = study.counts().complete
     known = {"evaluator": "fANOVA", "trials": complete, "shares": {}, "reason": None}
     if len(study.space) < 2:
-        reason = (
-            "one parameter was searched: it has nothing to be compared with" if study.space else "nothing to search"
-        )
-        return known | {"reason": reason}
+        alone = "one parameter was searched: it has nothing to be compared with"
+        return known | {"reason": alone if study.space else "no parameter was searched"}
     if complete < FEWEST_FOR_IMPORTANCE:
         few = f"{complete} complete trial{'' if complete == 1 else 's'}"
         return known | {"reason": f"{few}: importance needs at least {FEWEST_FOR_IMPORTANCE}"}
