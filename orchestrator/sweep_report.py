@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,8 @@ from orchestrator.tracking import Note, RunRecord, Tracker
 from orchestrator.ui_pages import SWEEP_ID, Pages
 from orchestrator.workspace import JobDirectory, Workspace
 
-LONGEST_NOTE = 7800  # characters; MLflow keeps 8000 of a run's description
+LONGEST_NOTE = 8000  # characters that MLflow keeps of a run's description
+MOST_WINNERS = 20  # in the experiment's, which is a signpost
 SPACE = "&ensp;"  # the UI's own tables have no space between columns
 FIGURES = {"Validation": "validation_score", "Image AUROC": "image_auroc", "PRAUC": "image_prauc", "AU-PRO": "aupro_30"}
 
@@ -38,8 +40,11 @@ class SweepReport:
 
     def begin(self) -> None:
         """Queue the run after those of the studies, so that it is the newest and stands above them."""
-        text = lambda pages: f"{self._size}, still running: [leaderboard so far]({pages.leaderboard})."  # noqa: E731
-        self._tracker.put(self._record("running", text, text))
+
+        def note(pages: Pages) -> str:
+            return f"{self._size}, still running: [leaderboard so far]({pages.leaderboard})."
+
+        self._tracker.put(self._record("running", note, note))
 
     def publish(self, reporter: Reporter, patience: float) -> str | None:
         """Mark the best studies, write the report and queue the run; return why that failed, None where it did not.
@@ -55,16 +60,13 @@ class SweepReport:
             save_heat_table(frame, self._directory.path / "pictures" / "heat_table.png")
             write_report(self._config.name, self._config.tracking_uri, self._directory.path / "report.html")
         except Exception as error:  # results of hours are there, and a report can be made again
-            return f"{type(error).__name__}: {error}"
+            return str(error) or type(error).__name__
         rows = frame.to_dict("records")
-        self._tracker.put(
-            self._record(
-                "complete", lambda pages: self._note(rows, pages), lambda pages: self._experiment_note(rows, pages)
-            )
-        )
+        notes = [partial(write, self._size, rows) for write in (sweep_note, experiment_note)]
+        self._tracker.put(self._record("complete", *notes))
         return None
 
-    def _record(self, status: str, note: Note, experiment_note: Note) -> RunRecord:
+    def _record(self, status: str, note: Note, of_experiment: Note) -> RunRecord:
         return RunRecord(
             record_id=SWEEP_ID,
             kind="sweep",
@@ -72,40 +74,45 @@ class SweepReport:
             status=status,
             directory=self._directory,
             note=note,
-            experiment_note=experiment_note,
+            experiment_note=of_experiment,
         )
 
-    def _note(self, rows: list[dict[str, Any]], pages: Pages) -> str:
-        """Return the leaderboard as Markdown; where it is too long for MLflow, the best rows that fit."""
-        head = (
-            f"{self._size}. [Report]({pages.run(SWEEP_ID, 'report.html')}) · "
-            f"[heat table]({pages.run(SWEEP_ID, 'pictures/heat_table.png')}) · "
-            f"[leaderboard as a table to sort]({pages.leaderboard})\n\n"
-            "★ best of its category by validation score; all else is the test split's.\n\n"
-            f"{_line('Study', *FIGURES, 'False alarms', 'Missed')}\n|---|{'---:|' * (len(FIGURES) + 2)}\n"
-        )
-        lines = [(row["best"], _row(row, pages)) for row in rows]
-        whole = head + "\n".join(line for _, line in lines)
-        if len(whole) <= LONGEST_NOTE:
-            return whole
-        text, shown = head, 0
-        for line in (line for best, line in lines if best):
-            if len(text) + len(line) > LONGEST_NOTE - 100:
-                break
-            text, shown = f"{text}{line}\n", shown + 1
-        return f"{text}\n{len(rows) - shown} more are in the [leaderboard]({pages.leaderboard})."
 
-    def _experiment_note(self, rows: list[dict[str, Any]], pages: Pages) -> str:
-        best = [row for row in rows if row["best"]]
-        lines = [
-            f"{self._size}: [leaderboard]({pages.leaderboard}), [report]({pages.run(SWEEP_ID, 'report.html')}), "
-            f"[the sweep's run]({pages.run(SWEEP_ID)}).",
-            "Best of each category by validation score:",
-            "\n".join(f"- {_winner(row, pages)}" for row in best[:20]) or "None yet.",
-        ]
-        if len(best) > 20:
-            lines.append(f"{len(best) - 20} more are in the leaderboard.")
-        return "\n\n".join(lines)
+def sweep_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
+    """Return a leaderboard as Markdown; where it is too long for MLflow, of each category's best as many as fit.
+
+    `size` says in words what was searched, `rows` are the leaderboard's.
+    """
+    head = (
+        f"{size}. [Report]({pages.run(SWEEP_ID, 'report.html')}) · "
+        f"[heat table]({pages.run(SWEEP_ID, 'pictures/heat_table.png')}) · "
+        f"[leaderboard as a table to sort]({pages.leaderboard})\n\n"
+        "★ best of its category by validation score; all else is the test split's.\n\n"
+        f"{_line('Study', *FIGURES, 'False alarms', 'Missed')}\n|---|{'---:|' * (len(FIGURES) + 2)}\n"
+    )
+    whole = head + "\n".join(_row(row, pages) for row in rows)
+    if len(whole) <= LONGEST_NOTE:
+        return whole
+    text, shown = head, 0
+    for line in (_row(row, pages) for row in rows if row["best"]):
+        if len(text) + len(line) > LONGEST_NOTE - 150:
+            break
+        text, shown = f"{text}{line}\n", shown + 1
+    return f"{text}\n{len(rows) - shown} more are in the [leaderboard]({pages.leaderboard})."
+
+
+def experiment_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
+    """Return the description of a sweep's experiment: where to look, and the winners; see `sweep_note`."""
+    best = [row for row in rows if row["best"]]
+    lines = [
+        f"{size}: [leaderboard]({pages.leaderboard}), [report]({pages.run(SWEEP_ID, 'report.html')}), "
+        f"[the sweep's run]({pages.run(SWEEP_ID)}).",
+        "Best of each category by validation score:",
+        "\n".join(f"- {_winner(row, pages)}" for row in best[:MOST_WINNERS]) or "none.",
+    ]
+    if len(best) > MOST_WINNERS:
+        lines.append(f"{len(best) - MOST_WINNERS} more are in the leaderboard.")
+    return "\n\n".join(lines)
 
 
 def _row(row: dict[str, Any], pages: Pages) -> str:
