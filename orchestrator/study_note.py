@@ -37,7 +37,8 @@ def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[s
             links.append(f"[the trial that won]({pages.run(chosen)})")
         links.append(f"[registered model](#/models/{model})")
         fetch = f"Fetch it: `msad pull {pages.run_id(key) or 'RUN_ID'} --to DIR`"
-        return f"{figures}\n\n{' · '.join(links)}\n\n{trials + ' ' if chosen else ''}{_around(pages)}\n\n{fetch}"
+        # The links come first: the UI shows three lines until it is asked for more, and fades out the last ones.
+        return f"{' · '.join(links)}\n\n{figures}\n\n{trials + ' ' if chosen else ''}{_around(pages)}\n\n{fetch}"
 
     return write
 
