@@ -70,8 +70,14 @@ tracking_option = click.option(
     metavar="URI",
     help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory]",
 )
+layout_option = click.option(
+    "--layout",
+    metavar="NAME",
+    help="How the dataset is laid out: mvtec_ad, visa, folder, ... (docs/datasets.md). [default: told by its folders]",
+)
 SWEEP_OPTIONS = [
-    click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
+    click.option("--dataset", type=click.Path(path_type=Path), help="Root of the images. [default: the demo]"),
+    layout_option,
     click.option("--categories", callback=_names, metavar="A,B", help="[default: all the dataset has]"),
     click.option("--architectures", callback=_names, metavar="A,B", help="[default: feature_pyramid]"),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
@@ -258,14 +264,64 @@ def _json(table: Any) -> str:
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to make; must not hold anything.")
 @tracking_option
 def pull(run_id: str, to: Path, tracking_uri: str | None) -> int:
-    """Fetch a trained model by the run ID of a trial or a study, or as CATEGORY@best; verified by checksum.
+    """Fetch a trained model by the run ID of a trial or a study, or as CATEGORY@champion; verified by checksum.
 
     \b
-    Example: msad pull bottle@best --to models/bottle
+    Example: msad pull bottle@champion --to models/bottle
     """
     from orchestrator.model_store import pull as pull_bundle
 
     click.echo(f"pulled to {pull_bundle(run_id, to, tracking_uri)}")
+    return 0
+
+
+@msad.command(context_settings=CONTEXT)
+@click.argument("run_id")
+@click.option("--reason", default="", help="Kept with your name and the time, as tags of the registered version.")
+@click.option("--force", is_flag=True, help="Also where the champion has a higher validation score on the same images.")
+@tracking_option
+def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None) -> int:
+    """Make the model of a run its category's champion by hand; `msad search` moves it to better ones by itself.
+
+    \b
+    Example: msad promote 6804951eb3324a02954720bfd0faa50a --reason "fewer false alarms on line 2"
+    """
+    from orchestrator.champion import ALIAS
+    from orchestrator.champion import promote as move
+
+    done = move(run_id, tracking_uri, reason=reason, force=force)
+    before = f"; before it was run {done.before}" if done.before else ""
+    click.echo(f"{done.category}@{ALIAS} is now version {done.version}, run {run_id}{before}")
+    return 0
+
+
+@msad.command(context_settings=CONTEXT)
+@click.argument("model")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="FILE.onnx, or FILE.pt2 for torch alone.")
+@click.option(
+    "--check-on",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Image or folder to compare file and model on. Repeatable. [default: photographs that come with scikit-image]",
+)
+@tracking_option
+def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str | None) -> int:
+    """Write a model (folder or run ID) as one file that needs no msad: photographs in, score, verdict and map out.
+
+    \b
+    Example: msad export bottle@champion --to bottle.onnx
+    """
+    from orchestrator.bundles import Bundle
+    from orchestrator.export import export as write
+
+    bundle = Bundle.load(model, device="cpu", tracking_uri=tracking_uri)
+    click.echo("exporting and checking, some ten seconds", err=True)
+    done = write(bundle, to, check_on)
+    click.echo(
+        f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB; on {done.images} images within {done.score:.2g} of the "
+        f"model's scores and {done.map:.2g} of its maps, whose range is {done.range:.2g}"
+    )
     return 0
 
 
@@ -316,10 +372,17 @@ def predict(
     show_default=True,
     help="Measure pixels at the model's image size or at the masks' own.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and scores.csv.")
+@layout_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures, scores.csv and per_defect_type.csv.")
 @tracking_option
 def evaluate(
-    model: str, root: Path, category: str | None, masks_at: str, out: Path | None, tracking_uri: str | None
+    model: str,
+    root: Path,
+    category: str | None,
+    masks_at: str,
+    layout: str | None,
+    out: Path | None,
+    tracking_uri: str | None,
 ) -> int:
     """Measure a model (folder or run ID) on the test split of a dataset.
 
@@ -329,16 +392,18 @@ def evaluate(
     from data_io.cache import default_cache_dir
     from orchestrator.bundles import Bundle
     from orchestrator.evaluation import evaluate as measure
+    from orchestrator.evaluation import save_tables
+    from orchestrator.evaluation_text import format_evaluation
     from orchestrator.pictures import save_evaluation
 
     bundle = Bundle.load(model, tracking_uri=tracking_uri)
-    result = measure(bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at)
-    for name, value in result.metrics.items():
-        click.echo(f"{name:22} {value:.4f}")
-    click.echo(result.per_defect_type.to_string(float_format="%.4f"))
+    result = measure(
+        bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at, layout=layout or "auto"
+    )
+    click.echo(format_evaluation(result))
     if out:
         save_evaluation(result, out)
-        result.scores.to_csv(out / "scores.csv", index=False)
+        save_tables(result, out)
     return 0
 
 
@@ -363,7 +428,8 @@ def data() -> None:
 
 @data.command("check", context_settings=CONTEXT)
 @click.argument("root", type=click.Path(path_type=Path))
-def data_check(root: Path) -> int:
+@layout_option
+def data_check(root: Path, layout: str | None) -> int:
     """Report what a dataset holds and everything that is wrong with it.
 
     \b
@@ -371,7 +437,7 @@ def data_check(root: Path) -> int:
     """
     from data_io.check import check, format_report
 
-    report = check(root)
+    report = check(root, layout=layout or "auto")
     click.echo(format_report(report))
     return 0 if report.ok else 1
 

@@ -119,7 +119,7 @@ class Reporter:
         return [self.final(study, index) for index in range(self._final_seeds)]
 
     def _seed_tests(self, study: Study) -> list[dict[str, float]]:
-        return [test for final in self._finals(study) if (test := final.read("test")) is not None]
+        return [test for final in self._finals(study) if (test := final.read("test"))]
 
     def study(self, study: Study, status: str, reason: str | None = None) -> None:
         """Queue a study's run: while it searches a heading, in the end its winner's record."""
@@ -245,7 +245,9 @@ def _selection(final: JobDirectory) -> dict[str, float | None]:
 
 
 def _test_words(tests: list[dict[str, float]]) -> str:
-    """Return the first seed's image AUROC, or the mean and spread of all."""
+    """Return the first seed's image AUROC, or the mean and spread of all; `tests` is empty without test images."""
+    if not tests:
+        return "no test images to measure it on"
     several = seed_statistics(tests)
     if "image_auroc_mean" not in several:
         return f"test image AUROC {tests[0]['image_auroc']:.4f}"

@@ -9,7 +9,8 @@ from orchestrator.study import Study, study_id
 from orchestrator.tracking import Note
 from orchestrator.ui_pages import SWEEP_ID, Pages
 
-PICTURES = {"gallery": "gallery.png", "ROC and PR": "roc_pr.png", "scores": "scores.png", "training": "training.png"}
+TRAINING = {"training": "training.png"}
+PICTURES = {"gallery": "gallery.png", "ROC and PR": "roc_pr.png", "scores": "scores.png"} | TRAINING
 
 
 def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[str, float]) -> Note:
@@ -31,8 +32,10 @@ def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[s
     figures = "\n\n".join(_figures(metrics))
     chosen, key, model = best and best.user_attrs["job_id"], study_id(study.key), registered_name(study.base.category)
 
+    pictures = PICTURES if "test_image_auroc" in metrics else TRAINING
+
     def write(pages: Pages) -> str:
-        links = [f"[{name}]({pages.run(key, f'pictures/{file}')})" for name, file in PICTURES.items()]
+        links = [f"[{name}]({pages.run(key, f'pictures/{file}')})" for name, file in pictures.items()]
         if chosen:
             links.append(f"[the trial that won]({pages.run(chosen)})")
         links.append(f"[registered model](#/models/{model})")
@@ -50,7 +53,8 @@ def _around(pages: Pages) -> str:
 def _figures(metrics: Mapping[str, float]) -> list[str]:
     names = {"Validation score": "validation_score", "test image AUROC": "test_image_auroc", "AU-PRO": "test_aupro_30"}
     known = [f"{words} {metrics[name]:.4f}" for words, name in names.items() if name in metrics]
-    lines = [f"{', '.join(known)}. The winner, trained again to the end and only then shown the test split."]
+    test = "and only then shown the test split." if len(known) > 1 else "without test images to measure it on."
+    lines = [f"{', '.join(known)}. The winner, trained again to the end {test}"]
     if "test_image_auroc_mean" in metrics:
         lines.append(
             f"Over {metrics['final_seeds']:.0f} seeds the test image AUROC is "

@@ -118,7 +118,7 @@ def experiment_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
 def _row(row: dict[str, Any], pages: Pages) -> str:
     cells = [_figure(row[column]) for column in FIGURES.values()]
     for errors, of in (("false_positives", "good_images"), ("misses", "defective_images")):
-        cells.append("-" if math.isnan(row[errors]) else f"{row[errors]:.0f} of {row[of]:.0f}")
+        cells.append("-" if math.isnan(row[errors]) else f"{row[errors]:.0f}&nbsp;of&nbsp;{row[of]:.0f}")
     ended = "" if row["status"] == "complete" else f" ({row['status']})"
     return _line(f"{_link(row, pages)}{ended}", *cells)
 
@@ -128,12 +128,11 @@ def _line(*cells: str) -> str:
 
 
 def _winner(row: dict[str, Any], pages: Pages) -> str:
-    gallery = pages.run(study_id(f"{row['category']}/{row['architecture']}"), "pictures/gallery.png")
-    return (
-        f"{_link(row, pages)}: validation score {_figure(row['validation_score'])}, test image AUROC "
-        f"{_figure(row['image_auroc'])}, AU-PRO {_figure(row['aupro_30'])} · [gallery]({gallery}) · "
-        f"[model](#/models/{registered_name(row['category'])})"
-    )
+    text = f"{_link(row, pages)}: validation score {_figure(row['validation_score'])}"
+    if not math.isnan(row["image_auroc"]):
+        gallery = pages.run(study_id(f"{row['category']}/{row['architecture']}"), "pictures/gallery.png")
+        text += f", test image AUROC {_figure(row['image_auroc'])}, AU-PRO {_figure(row['aupro_30'])} · [gallery]({gallery})"
+    return f"{text} · [model](#/models/{registered_name(row['category'])})"
 
 
 def _link(row: dict[str, Any], pages: Pages) -> str:

@@ -44,7 +44,7 @@ def test_sweeps_run_holds_leaderboard_report_and_heat_table(recorded):
     for record_id in ("brick-baseline", "brick-multiscale", "gear-baseline", "gear-multiscale"):
         assert f"(#/experiments/{experiment.experiment_id}/runs/{by_id[record_id].info.run_id})" in note
     rows = [line for line in note.splitlines() if line.startswith("| [")]
-    assert "[★ brick / multiscale]" in rows[0] and "0.700" in rows[0] and "1 of 12" in rows[0]
+    assert "[★ brick / multiscale]" in rows[0] and "0.700" in rows[0] and "1&nbsp;of&nbsp;12" in rows[0]
     assert "gear / multiscale" in rows[3] and "(failed)" in rows[3]
     files = [item.path for folder in ("", "pictures") for item in client.list_artifacts(run.info.run_id, folder)]
     assert {"report.html", "pictures/heat_table.png"} <= set(files)
