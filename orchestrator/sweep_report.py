@@ -131,7 +131,8 @@ def _winner(row: dict[str, Any], pages: Pages) -> str:
     text = f"{_link(row, pages)}: validation score {_figure(row['validation_score'])}"
     if not math.isnan(row["image_auroc"]):
         gallery = pages.run(study_id(f"{row['category']}/{row['architecture']}"), "pictures/gallery.png")
-        text += f", test image AUROC {_figure(row['image_auroc'])}, AU-PRO {_figure(row['aupro_30'])} · [gallery]({gallery})"
+        text += f", test image AUROC {_figure(row['image_auroc'])}, AU-PRO {_figure(row['aupro_30'])}"
+        text += f" · [gallery]({gallery})"
     return f"{text} · [model](#/models/{registered_name(row['category'])})"
 
 
