@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.model_store import registered_name
+from orchestrator.champion import registered_name
 from orchestrator.study import Study, study_id
 from orchestrator.tracking import Note
 from orchestrator.ui_pages import SWEEP_ID, Pages

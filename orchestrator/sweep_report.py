@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.champion import registered_name
 from orchestrator.compare import leaderboard
 from orchestrator.config import SweepConfig
 from orchestrator.heat_table import save_heat_table
-from orchestrator.model_store import registered_name
 from orchestrator.report_page import write_report
 from orchestrator.reporting import Reporter, study_title
 from orchestrator.study import Study, study_id
