@@ -191,6 +191,7 @@ def _demo() -> Path:
 def _report(outcome: Any) -> int:
     from orchestrator.compare import leaderboard
     from orchestrator.leaderboard_text import format_leaderboard
+    from orchestrator.ui import browse
 
     for study, reason in outcome.failed_studies.items():
         click.echo(f"{study} has no result: {reason}", err=True)
@@ -202,7 +203,13 @@ def _report(outcome: Any) -> int:
         )
     else:
         click.echo(format_leaderboard(leaderboard(outcome.name, outcome.tracking_uri)))
-        click.echo(f"Browse: msad ui    Again: msad compare {outcome.name}")
+        if outcome.unreported:
+            click.echo(
+                f"the sweep's report could not be made: {outcome.unreported}\n"
+                f"Its results are safe. Make it with: msad search --resume {outcome.name}",
+                err=True,
+            )
+        click.echo(f"Browse: {browse(outcome.name, outcome.tracking_uri)}    Again: msad compare {outcome.name}")
     return 0 if outcome.ok else 1
 
 
@@ -409,7 +416,7 @@ def ui(port: int, tracking_uri: str | None) -> int:
     \b
     Example: msad ui --port 5001
     """
-    from orchestrator.tracking import serve_ui
+    from orchestrator.ui import serve_ui
 
     return serve_ui(port, tracking_uri)
 

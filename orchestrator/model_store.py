@@ -29,7 +29,7 @@ def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
     pictures = record.directory.path / "pictures"
     if pictures.is_dir():
         client.log_artifacts(run_id, str(pictures), "pictures")
-    for name in ("search.json", "selection.json"):
+    for name in ("search.json", "selection.json", "report.html"):
         if (file := record.directory.path / name).is_file():
             client.log_artifact(run_id, str(file))
     _upload_tables(client, run_id, record.directory.path)

@@ -211,6 +211,11 @@ class Study:
         return self._optuna._storage.get_trial(trial._trial_id)
 
 
+def study_id(study_key: str) -> str:
+    """Return the ID of a study's record, under which its MLflow run is found again."""
+    return study_key.replace("/", "-")
+
+
 def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """Return the point of a space that the defaults are, without paths whose default lies outside of it."""
     kind = registry.architecture(base.architecture)

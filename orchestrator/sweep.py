@@ -27,6 +27,7 @@ from orchestrator.model_store import deliver_files
 from orchestrator.preflight import Plan, prepare
 from orchestrator.reporting import Reporter
 from orchestrator.study import Study
+from orchestrator.sweep_report import SweepReport
 from orchestrator.task import Task
 from orchestrator.tracking import Tracker
 from orchestrator.workspace import Workspace, write_atomically
@@ -37,16 +38,21 @@ FINISHED_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended: why each study that has no winner has none, and how many runs MLflow did not get."""
+    """How a sweep ended.
+
+    Why each study that has no winner has none, how many runs MLflow did not get, and why the sweep has no report page
+    where it has none.
+    """
 
     name: str
     tracking_uri: str
     failed_studies: dict[str, str]
     undelivered: int
+    unreported: str | None
 
     @property
     def ok(self) -> bool:
-        return not self.failed_studies and not self.undelivered
+        return not self.failed_studies and not self.undelivered and not self.unreported
 
 
 def start(config: SweepConfig) -> Outcome:
@@ -111,8 +117,10 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
                 f"({allotment.executor}); tracked in {config.tracking_uri}",
                 highlight=False,
             )
-            failed = _Sweep(config, workspace, plan, allotment, cache, tracker, console).run()
+            sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
+            failed = sweep.run()
             patience = FINISHED_SECONDS
+            unreported = sweep.report.publish(sweep.reporter, patience)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost: go on with `msad search --resume {config.name} "
@@ -120,7 +128,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
             ) from None
         finally:
             undelivered = tracker.close(patience)
-    return Outcome(config.name, config.tracking_uri, failed, undelivered)
+    return Outcome(config.name, config.tracking_uri, failed, undelivered, unreported)
 
 
 class _Sweep:
@@ -150,12 +158,14 @@ class _Sweep:
             for category, fingerprint in plan.fingerprints.items()
         }
         self.reporter = Reporter(workspace, self.view, tracker, tags, config.final_seeds)
+        self.report = SweepReport(config, workspace, tracker, self.studies)
 
     def run(self) -> dict[str, str]:
         """Search, train the winners, test them; return the reasons of the studies that have no tested winner."""
         with self.view:
             for study in self.studies:
                 self.reporter.catch_up(study)
+            self.report.begin()
             if any(not study.finished for study in self.studies):
                 self._search()
             if any(not study.finished for study in self.studies):

@@ -84,7 +84,7 @@ def test_search_ends_with_every_run_in_mlflow(swept):
     assert len(found["study"]) == 2 and len(found["trial"]) == 4
     for run in found["trial"]:
         assert run.info.status == "FINISHED" and run.data.tags["msad.status"] == "complete"
-        assert {"train_loss", "validation_score", "learning_rate"} <= set(run.data.metrics)
+        assert {"train/loss", "validation_score", "train/learning_rate"} <= set(run.data.metrics)
         assert run.data.params["image_size"] == "32" and run.data.params["model/base_width"] == "4"
         assert run.data.tags["mlflow.parentRunId"] in {study.info.run_id for study in found["study"]}
     for run in found["study"]:
