@@ -61,7 +61,7 @@ def start(config: SweepConfig) -> Outcome:
     Interrupted
         The user stopped it.
     """
-    config = _resolved(config)
+    config = resolved(config)
     workspace = Workspace(config.storage / config.name)
     if workspace.config.exists():
         raise ConfigError(
@@ -81,7 +81,7 @@ def resume(name: str, storage: Path) -> Outcome:
     return _run(make_config(load(workspace.config)), workspace)
 
 
-def _resolved(config: SweepConfig) -> SweepConfig:
+def resolved(config: SweepConfig) -> SweepConfig:
     """Return the configuration with absolute paths and addresses, so that it means the same from any folder."""
     return config.model_copy(
         update={
