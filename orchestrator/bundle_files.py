@@ -99,6 +99,13 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, 
     return description, model, scorer
 
 
+def summary(directory: Path) -> dict[str, Any]:
+    """Return what a bundle is in a few words, for programs: category, architecture, size, threshold and run."""
+    description = json.loads((directory / DESCRIPTION_FILE).read_text())
+    names = ("category", "architecture", "image_size", "threshold")
+    return {name: description[name] for name in names} | {"run_id": description["provenance"].get("run_id")}
+
+
 def _read_tensors(path: Path, checksum: str) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()

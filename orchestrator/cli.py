@@ -5,13 +5,16 @@ Exit codes: 0 done; 1 it ran, and something in it failed; 2 the input is wrong, 
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+
+from orchestrator import completion
+from orchestrator.options import json_option, search_options, settings_of, sweep_options, tracking_option, write_json
 
 # Imports of Ray, MLflow and torch cost seconds each, so every command makes its own and `--help` none.
 
@@ -23,7 +26,7 @@ def main() -> None:
     from orchestrator.errors import USER_ERRORS, Interrupted
 
     try:
-        sys.exit(msad(standalone_mode=False) or 0)
+        sys.exit(msad(prog_name="msad", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -33,6 +36,9 @@ def main() -> None:
     except USER_ERRORS as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except BrokenPipeError:  # `msad compare | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        sys.exit(1)
     except OSError as error:  # a folder that is missing or may not be written, a full disk
         click.echo(f"error: {error.filename or ''}: {error.strerror or error}", err=True)
         sys.exit(1)
@@ -48,84 +54,16 @@ def msad() -> None:
     """
 
 
-def _names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text is not None else None
-
-
-def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[str, ...]) -> dict[str, Any] | None:
-    settings = {}
-    for line in lines:
-        path, equals, value = line.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{line!r}: expected PATH=VALUE, e.g. model/base_width=16")
-        try:
-            settings[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise click.BadParameter(f"{line!r}: the value is not valid YAML") from None
-    return settings or None
-
-
-tracking_option = click.option(
-    "--tracking-uri",
-    metavar="URI",
-    help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory]",
-)
-SWEEP_OPTIONS = [
-    click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
-    click.option("--categories", callback=_names, metavar="A,B", help="[default: all the dataset has]"),
-    click.option("--architectures", callback=_names, metavar="A,B", help="[default: feature_pyramid]"),
-    click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
-    click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
-    click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),
-    click.option("--seed", type=int, help="[default: 0]"),
-    click.option("--objective", help="validation_score, validation_image_auroc or validation_pixel_ap."),
-    click.option(
-        "--set",
-        "parameters",
-        multiple=True,
-        callback=_settings,
-        metavar="PATH=VALUE",
-        help="Fix a parameter, e.g. model/base_width=16. Repeatable.",
-    ),
-    click.option(
-        "--final-seeds",
-        type=int,
-        help="Train the winner with so many seeds, each on another split of the good images, and report mean ± sd; the "
-        "first one's model is delivered. None trains on all good images: the threshold needs unseen ones. [default: 1]",
-    ),
-    click.option(
-        "--executor",
-        type=click.Choice(["auto", "direct", "train"]),
-        help="How a trial runs: in a Ray Train job of its own, or inside a warm Tune trial. [default: auto]",
-    ),
-    click.option("--cpus-per-trial", type=float, help="[default: 1]"),
-    click.option("--gpus-per-trial", type=float, help="May be a fraction. [default: 1 where there is a GPU]"),
-    click.option("--concurrency", type=int, help="Most trials at once. [default: as many as fit]"),
-    click.option("--storage", type=click.Path(path_type=Path), help="Folder of all sweeps. [default: sweeps]"),
-    click.option("--address", help="A running Ray cluster: auto or HOST:PORT. [default: start one here]"),
-    click.option("--name", help="Name of the sweep and of its MLflow experiment. [default: from the time]"),
-    tracking_option,
-]
-
-
-def _sweep_options(command: Any) -> Any:
-    for option in reversed(SWEEP_OPTIONS):
-        command = option(command)
-    return command
-
-
 @msad.command(context_settings=CONTEXT)
-@click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--trials", type=int, help="Configurations to try per category and architecture. [default: 10]")
-@click.option("--pruner", type=click.Choice(["asha", "median", "none"]), help="Stops weak trials. [default: asha]")
 @click.option(
-    "--report-trials/--no-report-trials",
-    default=None,
-    help="Once every winner is chosen and tested, test all complete trials too, to report how well validation chose.",
+    "--resume",
+    metavar="NAME",
+    shell_complete=completion.kept_sweeps,
+    help="Finish an interrupted sweep; only --storage is used beside it.",
 )
-@click.option("--resume", metavar="NAME", help="Finish an interrupted sweep; only --storage is used beside it.")
-@_sweep_options
-def search(config: Path | None, resume: str | None, **options: Any) -> int:
+@search_options
+@json_option("how it ended and the leaderboard")
+def search(config: Path | None, resume: str | None, json_file: str | None, **options: Any) -> int:
     """Search the best configuration of each category and architecture.
 
     CONFIG is a YAML file with the same settings; options given here take precedence.
@@ -138,13 +76,14 @@ def search(config: Path | None, resume: str | None, **options: Any) -> int:
     from orchestrator import sweep
 
     if resume:
-        return _report(sweep.resume(resume, options["storage"] or Path("sweeps")))
-    return _report(sweep.start(_config(config, options)))
+        return _report(sweep.resume(resume, options["storage"] or Path("sweeps")), json_file)
+    return _report(sweep.start(_config(config, options)), json_file)
 
 
 @msad.command(context_settings=CONTEXT)
-@_sweep_options
-def train(**options: Any) -> int:
+@sweep_options
+@json_option("how it ended and the leaderboard")
+def train(json_file: str | None, **options: Any) -> int:
     """Train one fixed configuration per category and architecture, without a search.
 
     \b
@@ -152,37 +91,61 @@ def train(**options: Any) -> int:
     """
     from orchestrator import sweep
 
-    return _report(sweep.start(_config(None, {**options, "trials": 0})))
+    return _report(sweep.start(_config(None, {**options, "trials": 0})), json_file)
+
+
+@msad.group(context_settings=CONTEXT)
+def config() -> None:
+    """Look at configurations."""
+
+
+@config.command("show", context_settings=CONTEXT)
+@search_options
+@json_option("the same")
+def config_show(config: Path | None, json_file: str | None, **options: Any) -> int:
+    """Show what `msad search` would run: all settings, and each architecture's job and searched ranges, as YAML.
+
+    Nothing is started. The output is a configuration file itself.
+
+    \b
+    Example: msad config show sweep.yaml --trials 50
+    """
+    from orchestrator.config import make_config
+    from orchestrator.config_show import describe, to_yaml
+
+    sweep = make_config({"dataset": _demo_folder(), **settings_of(config, options)})
+    if not sweep.dataset.exists() and sweep.dataset != _demo_folder():
+        click.echo(f"{sweep.dataset}: no such folder, so its categories are not known", err=True)
+    settings, studies = describe(sweep)
+    if not write_json(json_file, {"settings": settings, "studies": studies}):
+        click.echo(to_yaml(settings, studies), nl=False)
+    return 0
 
 
 def _config(file: Path | None, options: dict[str, Any]) -> Any:
-    from orchestrator.config import load, make_config
+    from orchestrator.config import make_config
 
-    values = load(file) if file else {}
-    given = {name: value for name, value in options.items() if value is not None}
-    for option, name in (("cpus_per_trial", "cpus"), ("gpus_per_trial", "gpus"), ("concurrency", "concurrency")):
-        if option in given:
-            given.setdefault("resources", {})[name] = given.pop(option)
-    for name in ("resources", "parameters"):  # one option replaces one entry of the file's, not all of them
-        if name in given and isinstance(values.get(name), dict):
-            given[name] = values[name] | given[name]
-    values |= given
-    values.setdefault("name", time.strftime("sweep-%Y%m%d-%H%M%S"))
+    values = settings_of(file, options)
     if "dataset" not in values:
         values["dataset"] = _demo()
     return make_config(values)
 
 
-def _demo() -> Path:
+def _demo_folder() -> Path:
     from data_io.cache import default_cache_dir
+
+    return default_cache_dir() / "demo"
+
+
+def _demo() -> Path:
     from data_io.demo import make_demo
 
-    folder = default_cache_dir() / "demo"
+    folder = _demo_folder()
     click.echo(f"no --dataset given: using the demo dataset in {folder}", err=True)
     return make_demo(folder)
 
 
-def _report(outcome: Any) -> int:
+def _report(outcome: Any, json_file: str | None) -> int:
     from orchestrator.compare import leaderboard
     from orchestrator.leaderboard_text import format_leaderboard
 
@@ -194,16 +157,18 @@ def _report(outcome: Any) -> int:
             f"Deliver them with: msad search --resume {outcome.name}",
             err=True,
         )
-    else:
-        click.echo(format_leaderboard(leaderboard(outcome.name, outcome.tracking_uri)))
+    table = leaderboard(outcome.name, outcome.tracking_uri)
+    values = {**dataclasses.asdict(outcome), "ok": outcome.ok, "leaderboard": table.to_dict("records")}
+    if not write_json(json_file, values) and not outcome.undelivered:
+        click.echo(format_leaderboard(table))
         click.echo(f"Browse: msad ui    Again: msad compare {outcome.name}")
     return 0 if outcome.ok else 1
 
 
 @msad.command(context_settings=CONTEXT)
-@click.argument("sweep", required=False)
+@click.argument("sweep", required=False, shell_complete=completion.tracked_sweeps)
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV; - for standard output.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the table as JSON; - for standard output.")
+@json_option("the table")
 @tracking_option
 def compare(sweep: str | None, csv_file: str | None, json_file: str | None, tracking_uri: str | None) -> int:
     """Show the best configuration per category and architecture of a sweep, the newest one by default.
@@ -216,39 +181,38 @@ def compare(sweep: str | None, csv_file: str | None, json_file: str | None, trac
     from orchestrator.tracking import default_tracking_uri
 
     table = leaderboard(sweep, tracking_uri or default_tracking_uri())
-    outputs = ((csv_file, lambda: table.to_csv(index=False)), (json_file, lambda: _json(table)))
-    for file, text in outputs:
-        if file == "-":
-            click.echo(text(), nl=False)
-        elif file:
-            Path(file).write_text(text())
+    if csv_file == "-":
+        click.echo(table.to_csv(index=False), nl=False)
+    elif csv_file:
+        Path(csv_file).write_text(table.to_csv(index=False))
+    write_json(json_file, table.to_dict("records"))
     if not csv_file and not json_file:
         click.echo(format_leaderboard(table))
     return 0
 
 
-def _json(table: Any) -> str:
-    return table.to_json(orient="records", indent=2) + "\n"
-
-
 @msad.command(context_settings=CONTEXT)
-@click.argument("run_id")
+@click.argument("run_id", shell_complete=completion.registered_models)
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to make; must not hold anything.")
 @tracking_option
-def pull(run_id: str, to: Path, tracking_uri: str | None) -> int:
+@json_option("where the model is and what it is")
+def pull(run_id: str, to: Path, tracking_uri: str | None, json_file: str | None) -> int:
     """Fetch a trained model by the run ID of a trial or a study, or as CATEGORY@best; verified by checksum.
 
     \b
     Example: msad pull bottle@best --to models/bottle
     """
+    from orchestrator.bundle_files import summary
     from orchestrator.model_store import pull as pull_bundle
 
-    click.echo(f"pulled to {pull_bundle(run_id, to, tracking_uri)}")
+    folder = pull_bundle(run_id, to, tracking_uri)
+    if not write_json(json_file, {"folder": folder, **summary(folder)}):
+        click.echo(f"pulled to {folder}")
     return 0
 
 
 @msad.command(context_settings=CONTEXT)
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", default="predictions", show_default=True, type=click.Path(path_type=Path))
 @click.option("--threshold", type=float, help="Call images above this score anomalous. [default: the model's own]")
@@ -274,7 +238,7 @@ def predict(
 
 
 @msad.command(context_settings=CONTEXT)
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--category", help="[default: the one the model was trained on]")
 @click.option(
@@ -286,8 +250,15 @@ def predict(
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and scores.csv.")
 @tracking_option
+@json_option("the figures")
 def evaluate(
-    model: str, root: Path, category: str | None, masks_at: str, out: Path | None, tracking_uri: str | None
+    model: str,
+    root: Path,
+    category: str | None,
+    masks_at: str,
+    out: Path | None,
+    tracking_uri: str | None,
+    json_file: str | None,
 ) -> int:
     """Measure a model (folder or run ID) on the test split of a dataset.
 
@@ -298,12 +269,22 @@ def evaluate(
     from orchestrator.bundles import Bundle
     from orchestrator.evaluation import evaluate as measure
     from orchestrator.pictures import save_evaluation
+    from orchestrator.progress import reading_files
 
     bundle = Bundle.load(model, tracking_uri=tracking_uri)
-    result = measure(bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at)
-    for name, value in result.metrics.items():
-        click.echo(f"{name:22} {value:.4f}")
-    click.echo(result.per_defect_type.to_string(float_format="%.4f"))
+    with reading_files("Reading images"):
+        result = measure(bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at)
+    values = {
+        "category": result.category,
+        "architecture": result.architecture,
+        "threshold": result.threshold,
+        "metrics": result.metrics,
+        "per_defect_type": result.per_defect_type.to_dict("index"),
+    }
+    if not write_json(json_file, values):
+        for name, value in result.metrics.items():
+            click.echo(f"{name:22} {value:.4f}")
+        click.echo(result.per_defect_type.to_string(float_format="%.4f"))
     if out:
         save_evaluation(result, out)
         result.scores.to_csv(out / "scores.csv", index=False)
@@ -331,16 +312,26 @@ def data() -> None:
 
 @data.command("check", context_settings=CONTEXT)
 @click.argument("root", type=click.Path(path_type=Path))
-def data_check(root: Path) -> int:
+@json_option("the report")
+def data_check(root: Path, json_file: str | None) -> int:
     """Report what a dataset holds and everything that is wrong with it.
 
     \b
     Example: msad data check mvtec
     """
     from data_io.check import check, format_report
+    from orchestrator.progress import reading_files
 
-    report = check(root)
-    click.echo(format_report(report))
+    with reading_files("Checking", expected=sum(path.is_file() for path in root.rglob("*"))):
+        report = check(root)
+    values = {
+        "root": report.root,
+        "ok": report.ok,
+        "problems": [dataclasses.asdict(problem) for problem in report.problems],
+        "summary": report.summary.to_dict("records"),
+    }
+    if not write_json(json_file, values):
+        click.echo(format_report(report))
     return 0 if report.ok else 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -53,8 +54,8 @@ class SweepConfig(_Part):
     """Everything one command launches: the studies of `categories` × `architectures`.
 
     `trials` of 0 trains the given `parameters` once per study, without a search (`msad train`). `categories` left empty
-    means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}` (or nested,
-    `{"model": {"base_width": 16}}`); with a search they replace the searched ranges, and of `model/...` and
+    means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`, or
+    nested, `{"model": {"base_width": 16}}`; with a search they replace the searched ranges, and of `model/...` and
     `loss_weights/...` each architecture takes its own.
     `epochs` and `batch_size` of None are the architecture's own;
     `evaluate_every` of None evaluates about ten times.
@@ -187,6 +188,11 @@ def make_config(values: dict[str, Any]) -> SweepConfig:
             shown = f" (given: {given!r})" if where and not isinstance(given, dict) else ""
             lines.append(f"{where}: {text}{shown}" if where else text)
         raise ConfigError("\n".join(lines)) from None
+
+
+def default_name() -> str:
+    """Return a sweep's name for those that are given none: the time."""
+    return time.strftime("sweep-%Y%m%d-%H%M%S")
 
 
 def overlay(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,11 +47,11 @@ def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def to_yaml(settings: dict[str, Any], studies: dict[str, Any]) -> str:
     """Return `describe`'s parts as YAML of two documents; `load` reads the first, so it is a configuration file too."""
-    dump = {"sort_keys": False, "allow_unicode": True, "width": 100}
+    dump = {"sort_keys": False, "allow_unicode": True, "width": 80, "default_flow_style": None}
     return (
         "# The settings of the sweep.\n"
         + yaml.safe_dump(settings, **dump)
-        + "---\n# What follows from them, for information: the job that each architecture starts from, and what is searched.\n"
+        + "---\n# What follows from them: the job that each architecture starts from, and what is searched.\n"
         + yaml.safe_dump({"studies": studies}, **dump)
     )
 

@@ -20,6 +20,7 @@ from models.metrics import average_precision, bootstrap_interval, f1_at, image_a
 from models.pixel_metrics import PixelMetrics, pixel_metrics
 from orchestrator.bundles import Bundle, fit_map, to_tensor
 from orchestrator.errors import ConfigError
+from orchestrator.progress import track
 
 MASKS_AT = ("model", "native")
 BATCH_SIZE = 16
@@ -133,7 +134,7 @@ def measure_latency(bundle: Bundle, repeats: int = 20) -> float:
 def _score(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     maps = np.empty(images.shape[:3], np.float32)
     scores = np.empty(len(images), np.float32)
-    for start in range(0, len(images), BATCH_SIZE):
+    for start in track(range(0, len(images), BATCH_SIZE), "Scoring images"):
         part = slice(start, start + BATCH_SIZE)
         map_B1HW, score_B = bundle.score_batch(to_tensor(images[part]))
         maps[part], scores[part] = map_B1HW[:, 0].cpu().numpy(), score_B.cpu().numpy()

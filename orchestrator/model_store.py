@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import BundleError, ConfigError, TrackingError
+from orchestrator.progress import filling
 from orchestrator.tracking import RunRecord, connect
 from orchestrator.workspace import write_atomically
 
@@ -87,7 +88,9 @@ def pull(reference: str, to: Path, tracking_uri: str | None = None) -> Path:
         )
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
-        fetched = Path(client.download_artifacts(run.info.run_id, "bundle", folder))
+        size = sum(item.file_size or 0 for item in client.list_artifacts(run.info.run_id, "bundle"))
+        with filling(Path(folder), size, "Pulling"):
+            fetched = Path(client.download_artifacts(run.info.run_id, "bundle", folder))
         expected = run.data.tags.get("msad.bundle_sha256")
         if expected != _digest(fetched / "bundle.json"):
             raise BundleError(

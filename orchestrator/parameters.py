@@ -1,4 +1,4 @@
-"""A job's parameters by their slash paths: which there are, what is wrong with those given, what those left out mean."""
+"""A job's parameters by their slash paths: which there are, what is wrong with some, what those left out mean."""
 
 from __future__ import annotations
 

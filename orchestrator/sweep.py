@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import subprocess
 import time
@@ -25,6 +26,7 @@ from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
 from orchestrator.preflight import Plan, prepare
+from orchestrator.progress import reading_files
 from orchestrator.reporting import Reporter
 from orchestrator.study import Study
 from orchestrator.task import Task
@@ -94,7 +96,8 @@ def resolved(config: SweepConfig) -> SweepConfig:
 
 def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     cache = default_cache_dir()
-    plan = prepare(config, cache)
+    with reading_files("Checking the images"):
+        plan = prepare(config, cache)
     client = tracking.connect(config.tracking_uri)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
@@ -102,14 +105,14 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
         experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True)
-        tracker = Tracker(client, experiment_id, lambda text: console.print(text, highlight=False), deliver_files)
+        say = functools.partial(console.print, highlight=False, soft_wrap=True)
+        tracker = Tracker(client, experiment_id, say, deliver_files)
         patience = INTERRUPTED_SECONDS
         try:
-            console.print(
+            say(
                 f"{config.name}: {len(plan.categories) * len(config.architectures)} studies of {config.trials} trials, "
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
-                f"({allotment.executor}); tracked in {config.tracking_uri}",
-                highlight=False,
+                f"({allotment.executor}); tracked in {config.tracking_uri}"
             )
             failed = _Sweep(config, workspace, plan, allotment, cache, tracker, console).run()
             patience = FINISHED_SECONDS
