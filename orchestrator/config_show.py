@@ -47,19 +47,35 @@ def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def to_yaml(settings: dict[str, Any], studies: dict[str, Any]) -> str:
     """Return `describe`'s parts as YAML of two documents; `load` reads the first, so it is a configuration file too."""
-    dump = {"sort_keys": False, "allow_unicode": True, "width": 80, "default_flow_style": None}
     return (
         "# The settings of the sweep.\n"
-        + yaml.safe_dump(settings, **dump)
-        + "---\n# What follows from them: the job that each architecture starts from, and what is searched.\n"
-        + yaml.safe_dump({"studies": studies}, **dump)
+        + _dump(settings)
+        + "---\n# What follows: the job each architecture starts from, and what is searched.\n"
+        + _dump({"studies": studies})
     )
+
+
+class _Line(dict):
+    """A mapping that YAML shows on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Shows a range on one line, and all else as lines below one another."""
+
+
+_Dumper.add_representer(_Line, lambda dumper, line: dumper.represent_mapping("tag:yaml.org,2002:map", line, True))
+
+
+def _dump(values: dict[str, Any]) -> str:
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=80)
 
 
 def _range(distribution: BaseDistribution) -> dict[str, Any]:
     if isinstance(distribution, CategoricalDistribution):
-        return {"choices": list(distribution.choices)}
-    span: dict[str, Any] = {"low": distribution.low, "high": distribution.high}
+        return _Line(choices=list(distribution.choices))
+    span = _Line(low=distribution.low, high=distribution.high)
     if distribution.step not in (None, 1):
         span["step"] = distribution.step
-    return span | ({"log": True} if distribution.log else {})
+    if distribution.log:
+        span["log"] = True
+    return span

@@ -220,7 +220,7 @@ def test_config_show_prints_what_a_search_would_run_and_is_a_configuration_itsel
     assert "model/base_width" not in baseline["searched"]
     assert baseline["searched"]["model/depth"] == {"low": 3, "high": 4}
     assert pyramid["searched"]["learning_rate"] == {"low": 5e-4, "high": 5e-3, "log": True}
-    assert all(len(line) <= 100 for line in out.partition("---\n")[2].splitlines())
+    assert all(len(line) <= 80 for line in out.partition("---\n")[2].splitlines())
     (tmp_path / "shown.yaml").write_text(out)
     code, again, _ = msad("config", "show", tmp_path / "shown.yaml")
     assert code == 0 and again == out
