@@ -77,6 +77,25 @@ def decode(path: Path | str, content: bytes | None = None) -> np.ndarray:
     return np.asarray(_to_rgb(_load(path, content), path))
 
 
+def convert(image: Image.Image, name: str = "the image given") -> np.ndarray:
+    """Turn an image that is in memory into what `decode` would make of its file.
+
+    Parameters
+    ----------
+    image : of any of Pillow's modes; read now if it was only opened.
+    name : names the image in errors.
+
+    Returns
+    -------
+    uint8 array H×W×3 in 0..255, RGB.
+
+    Raises
+    ------
+    DataError : as `decode`.
+    """
+    return np.asarray(_to_rgb(_loaded(image, Path(name)), Path(name)))
+
+
 def decode_mask(path: Path | str) -> np.ndarray:
     """Decode a ground-truth mask: above 127 is defect for 8 bit and its 16 bit equivalent, nonzero for 1 bit.
 
@@ -124,14 +143,18 @@ def _open(path: Path, content: bytes | None) -> Image.Image:
 
 def _load(path: Path, content: bytes | None) -> Image.Image:
     with _open(path, content) as image:
-        try:
-            image.load()
-        except Exception as error:  # Pillow's decoders raise a dozen types on broken bytes; every one means the same.
-            raise _explained(path, error) from error
-        try:
-            return ImageOps.exif_transpose(image)
-        except Exception:  # A broken EXIF block leaves the pixels good.
-            return image.copy()
+        return _loaded(image, path)
+
+
+def _loaded(image: Image.Image, path: Path) -> Image.Image:
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise a dozen types on broken bytes; every one means the same.
+        raise _explained(path, error) from error
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # A broken EXIF block leaves the pixels good.
+        return image.copy()
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:

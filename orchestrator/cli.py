@@ -216,25 +216,35 @@ def pull(run_id: str, to: Path, tracking_uri: str | None, json_file: str | None)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", default="predictions", show_default=True, type=click.Path(path_type=Path))
 @click.option("--threshold", type=float, help="Call images above this score anomalous. [default: the model's own]")
-@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="A picture of each image and its map.")
+@click.option(
+    "--maps",
+    type=click.Choice(["none", "png", "npy"]),
+    default="none",
+    show_default=True,
+    help="Each anomaly map at the image's own size: 16 bit grey, or exact numbers.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the results in --out instead of continuing them.")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Images at once.")
+@click.option("--device", help="cpu, cuda, cuda:1, ... [default: the GPU if there is one]")
 @tracking_option
 def predict(
-    model: str, images: tuple[Path, ...], out: Path, threshold: float | None, batch_size: int, tracking_uri: str | None
+    model: str, images: tuple[Path, ...], out: Path, device: str | None, tracking_uri: str | None, **options: Any
 ) -> int:
     """Score images (files or folders) with a pulled model's folder or a run ID: scores.csv and heatmaps.
+
+    The same command again continues where it was stopped; what cannot be read is listed in skipped.csv.
 
     \b
     Example: msad predict models/bottle new_photographs --out predictions
     """
     from orchestrator.bundles import Bundle
-    from orchestrator.predict import predict_folder
+    from orchestrator.predict import format_outcome, predict_folder
 
-    bundle = Bundle.load(model, tracking_uri=tracking_uri)
-    result = predict_folder(bundle, list(images), out, batch_size=batch_size, threshold=threshold)
-    click.echo(f"{result.scored} image(s) scored, {result.anomalous} anomalous; see {out / 'scores.csv'}")
-    for path, reason in result.failed.items():
-        click.echo(f"skipped {path}: {reason}", err=True)
-    return 1 if result.failed else 0
+    bundle = Bundle.load(model, device, tracking_uri)
+    result = predict_folder(bundle, list(images), out, **options)
+    click.echo(format_outcome(result, out))
+    return 1 if result.skipped else 0
 
 
 @msad.command(context_settings=CONTEXT)

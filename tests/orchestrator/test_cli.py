@@ -295,15 +295,25 @@ def test_data_demo_makes_a_dataset_that_passes_its_check_and_spares_other_folder
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
-def test_predict_scores_a_folder_and_is_1_where_an_image_is_corrupt(msad, bundle, demo, category, tmp_path):
-    model, images = bundle.save(tmp_path / "model"), tmp_path / "images"
+def test_predict_scores_a_folder_continues_it_and_is_1_where_an_image_is_corrupt(
+    msad, bundle, demo, category, tmp_path
+):
+    model, images, out_folder = bundle.save(tmp_path / "model"), tmp_path / "images", tmp_path / "out"
     shutil.copytree(demo / category / "test" / "good", images)
-    code, out, _ = msad("predict", model, images, "--out", tmp_path / "out")
-    assert code == 0 and f"{len(list(images.iterdir()))} image(s) scored" in out
+    count = len(list(images.iterdir()))
+    words = ("predict", model, images, "--out", out_folder, "--maps", "png", "--device", "cpu")
+    code, out, err = msad(*words)
+    assert code == 0 and out.startswith(f"{count} image(s) scored, ") and err == ""
+    assert len(list((out_folder / "maps").iterdir())) == len(list((out_folder / "heatmaps").iterdir())) == count
     (images / "zz.png").write_bytes(b"nothing")
-    code, _, err = msad("predict", model, images, "--out", tmp_path / "again")
-    assert code == 1 and "skipped" in err and "zz.png" in err
-    assert (tmp_path / "again" / "scores.csv").read_text().count("\n") == len(list(images.iterdir()))
+    code, out, _ = msad(*words)
+    assert code == 1 and f"{count} image(s) scored ({count} of them earlier)" in out
+    assert f"skipped {images / 'zz.png'}: cannot be decoded" in out and "1 skipped; see" in out
+    code, _, err = msad(*words, "--threshold", "1000")
+    assert code == 2 and "threshold" in err and "--overwrite" in err and "another --out" in err
+    code, out, _ = msad(*words, "--threshold", "1000", "--overwrite", "--no-heatmaps")
+    assert code == 1 and f"{count} image(s) scored, 0 anomalous" in out
+    assert not any((out_folder / "heatmaps").iterdir())
 
 
 def test_evaluate_prints_the_figures_and_writes_the_pictures(msad, bundle, demo, tmp_path):
