@@ -228,8 +228,15 @@ def pull(run_id: str, to: Path, tracking_uri: str | None, json_file: str | None)
 @click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Images at once.")
 @click.option("--device", help="cpu, cuda, cuda:1, ... [default: the GPU if there is one]")
 @tracking_option
+@json_option("the counts and what was skipped")
 def predict(
-    model: str, images: tuple[Path, ...], out: Path, device: str | None, tracking_uri: str | None, **options: Any
+    model: str,
+    images: tuple[Path, ...],
+    out: Path,
+    device: str | None,
+    tracking_uri: str | None,
+    json_file: str | None,
+    **options: Any,
 ) -> int:
     """Score images (files or folders) with a pulled model's folder or a run ID: scores.csv and heatmaps.
 
@@ -243,7 +250,8 @@ def predict(
 
     bundle = Bundle.load(model, device, tracking_uri)
     result = predict_folder(bundle, list(images), out, **options)
-    click.echo(format_outcome(result, out))
+    if not write_json(json_file, {"out": out, **dataclasses.asdict(result)}):
+        click.echo(format_outcome(result, out))
     return 1 if result.skipped else 0
 
 

@@ -26,7 +26,7 @@ def redraws(console: Console) -> bool:
 
 def track(items: Sequence[Item], description: str) -> Iterator[Item]:
     """Yield the items and show how many are done."""
-    progress = _bar()
+    progress = bar()
     with progress:
         yield from progress.track(items, description=description)
 
@@ -39,7 +39,7 @@ def reading_files(description: str, expected: int = 0) -> Iterator[None]:
     """
     from data_io.parallel import watched_by
 
-    progress = _bar()
+    progress = bar()
     task, announced = progress.add_task(description, total=max(expected, 1)), 0
 
     def watch(results: Iterator[Any], count: int) -> Iterator[Any]:
@@ -58,7 +58,7 @@ def reading_files(description: str, expected: int = 0) -> Iterator[None]:
 @contextmanager
 def filling(folder: Path, size: int, description: str) -> Iterator[None]:
     """Show how many of `size` bytes have arrived in a folder."""
-    progress, done = _bar(in_bytes=True), threading.Event()
+    progress, done = bar(in_bytes=True), threading.Event()
     task = progress.add_task(description, total=size)
 
     def watch() -> None:
@@ -86,7 +86,8 @@ def size_of(folder: Path) -> int:
     return total
 
 
-def _bar(in_bytes: bool = False) -> Progress:
+def bar(in_bytes: bool = False) -> Progress:
+    """Return a bar that counts files or bytes and says how long it will take; to be used as a context manager."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

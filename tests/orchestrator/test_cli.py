@@ -309,6 +309,11 @@ def test_predict_scores_a_folder_continues_it_and_is_1_where_an_image_is_corrupt
     code, out, _ = msad(*words)
     assert code == 1 and f"{count} image(s) scored ({count} of them earlier)" in out
     assert f"skipped {images / 'zz.png'}: cannot be decoded" in out and "1 skipped; see" in out
+    code, out, _ = msad(*words, "--json", "-")
+    counts = json.loads(out)
+    assert code == 1 and (counts["scored"], counts["earlier"], list(counts["skipped"])) == (
+        count, count, [str(images / "zz.png")],
+    )  # fmt: skip
     code, _, err = msad(*words, "--threshold", "1000")
     assert code == 2 and "threshold" in err and "--overwrite" in err and "another --out" in err
     code, out, _ = msad(*words, "--threshold", "1000", "--overwrite", "--no-heatmaps")
