@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -15,6 +16,8 @@ Watcher = Callable[[Iterator[Any], int], Iterator[Any]]
 
 _WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
+_AHEAD = 64  # twice the most threads of a pool
+
 
 def thread_pool() -> ThreadPoolExecutor:
     """Return a pool of the usual size for reading, decoding and writing files."""
@@ -24,11 +27,15 @@ def thread_pool() -> ThreadPoolExecutor:
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `function(item)` for every item, in the order of the items, several at a time."""
-    items, watcher = list(items), _WATCHER.get()
-    with thread_pool() as pool:
-        results = pool.map(function, items)
-        yield from watcher(results, len(items)) if watcher else results
+    """Yield `function(item)` for every item, in the order of the items, several at a time.
+
+    Only some results are made ahead of the one asked for, so that memory does not grow with the number of items.
+    """
+    if (watcher := _WATCHER.get()) is None:
+        yield from _map(function, items)
+    else:
+        known = list(items)
+        yield from watcher(_map(function, known), len(known))
 
 
 @contextmanager
@@ -39,3 +46,14 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
         yield
     finally:
         _WATCHER.reset(token)
+
+
+def _map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    running: deque[Future[Result]] = deque()
+    with thread_pool() as pool:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > _AHEAD:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

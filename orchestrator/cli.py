@@ -14,7 +14,15 @@ from typing import Any
 import click
 
 from orchestrator import completion
-from orchestrator.options import json_option, search_options, settings_of, sweep_options, tracking_option, write_json
+from orchestrator.options import (
+    json_option,
+    layout_option,
+    search_options,
+    settings_of,
+    sweep_options,
+    tracking_option,
+    write_json,
+)
 
 # Imports of Ray, MLflow and torch cost seconds each, so every command makes its own and `--help` none.
 
@@ -169,24 +177,39 @@ def _report(outcome: Any, json_file: str | None) -> int:
 @click.argument("sweep", required=False, shell_complete=completion.tracked_sweeps)
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV; - for standard output.")
 @json_option("the table")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page with all pictures, complete in itself.",
+)
 @tracking_option
-def compare(sweep: str | None, csv_file: str | None, json_file: str | None, tracking_uri: str | None) -> int:
+def compare(
+    sweep: str | None, csv_file: str | None, json_file: str | None, html: Path | None, tracking_uri: str | None
+) -> int:
     """Show the best configuration per category and architecture of a sweep, the newest one by default.
 
     \b
-    Example: msad compare first --json -
+    Examples:
+      msad compare first --json -
+      msad compare first --html report.html
     """
     from orchestrator.compare import leaderboard
     from orchestrator.leaderboard_text import format_leaderboard
     from orchestrator.tracking import default_tracking_uri
 
-    table = leaderboard(sweep, tracking_uri or default_tracking_uri())
+    uri = tracking_uri or default_tracking_uri()
+    table = leaderboard(sweep, uri)
     if csv_file == "-":
         click.echo(table.to_csv(index=False), nl=False)
     elif csv_file:
         Path(csv_file).write_text(table.to_csv(index=False))
     write_json(json_file, table.to_dict("records"))
-    if not csv_file and not json_file:
+    if html:
+        from orchestrator.report_page import write_report
+
+        click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
+    if not csv_file and not json_file and not html:
         click.echo(format_leaderboard(table))
     return 0
 
@@ -266,7 +289,8 @@ def predict(
     show_default=True,
     help="Measure pixels at the model's image size or at the masks' own.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and scores.csv.")
+@layout_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures, scores.csv and per_defect_type.csv.")
 @tracking_option
 @json_option("the figures")
 def evaluate(
@@ -274,6 +298,7 @@ def evaluate(
     root: Path,
     category: str | None,
     masks_at: str,
+    layout: str | None,
     out: Path | None,
     tracking_uri: str | None,
     json_file: str | None,
@@ -286,12 +311,15 @@ def evaluate(
     from data_io.cache import default_cache_dir
     from orchestrator.bundles import Bundle
     from orchestrator.evaluation import evaluate as measure
+    from orchestrator.evaluation import save_tables
+    from orchestrator.evaluation_text import format_evaluation
     from orchestrator.pictures import save_evaluation
     from orchestrator.progress import reading_files
 
     bundle = Bundle.load(model, tracking_uri=tracking_uri)
+    category, cache = category or bundle.job.category, default_cache_dir()
     with reading_files("Reading images"):
-        result = measure(bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at)
+        result = measure(bundle, root, category, cache, masks_at=masks_at, layout=layout or "auto")
     values = {
         "category": result.category,
         "architecture": result.architecture,
@@ -300,12 +328,10 @@ def evaluate(
         "per_defect_type": result.per_defect_type.to_dict("index"),
     }
     if not write_json(json_file, values):
-        for name, value in result.metrics.items():
-            click.echo(f"{name:22} {value:.4f}")
-        click.echo(result.per_defect_type.to_string(float_format="%.4f"))
+        click.echo(format_evaluation(result))
     if out:
         save_evaluation(result, out)
-        result.scores.to_csv(out / "scores.csv", index=False)
+        save_tables(result, out)
     return 0
 
 
@@ -330,18 +356,19 @@ def data() -> None:
 
 @data.command("check", context_settings=CONTEXT)
 @click.argument("root", type=click.Path(path_type=Path))
+@layout_option
 @json_option("the report")
-def data_check(root: Path, json_file: str | None) -> int:
+def data_check(root: Path, layout: str | None, json_file: str | None) -> int:
     """Report what a dataset holds and everything that is wrong with it.
 
     \b
     Example: msad data check mvtec
     """
     from data_io.check import check, format_report
-    from orchestrator.progress import reading_files
+    from orchestrator.progress import count_files, reading_files
 
-    with reading_files("Checking", expected=sum(path.is_file() for path in root.rglob("*"))):
-        report = check(root)
+    with reading_files("Checking", expected=count_files(root)):
+        report = check(root, layout=layout or "auto")
     values = {
         "root": report.root,
         "ok": report.ok,

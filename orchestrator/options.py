@@ -36,6 +36,12 @@ tracking_option = click.option(
     help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory]",
 )
 
+layout_option = click.option(
+    "--layout",
+    metavar="NAME",
+    help="How the dataset is laid out: mvtec_ad, visa, folder, ... (docs/datasets.md). [default: told by its folders]",
+)
+
 
 def json_option(what: str) -> Callable[[Any], Any]:
     """Return the option `--json FILE` of a command."""
@@ -64,7 +70,8 @@ def _plain(value: Any) -> Any:
 
 
 _SWEEP = [
-    click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
+    click.option("--dataset", type=click.Path(path_type=Path), help="Root of the images. [default: the demo]"),
+    layout_option,
     click.option(
         "--categories",
         callback=_names,
