@@ -14,7 +14,10 @@ from typing import Any
 import click
 
 from orchestrator import completion
+from orchestrator.cli_look import config, data
 from orchestrator.options import (
+    CONTEXT,
+    demo_folder,
     json_option,
     layout_option,
     search_options,
@@ -25,8 +28,6 @@ from orchestrator.options import (
 )
 
 # Imports of Ray, MLflow and torch cost seconds each, so every command makes its own and `--help` none.
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def main() -> None:
@@ -102,34 +103,6 @@ def train(json_file: str | None, **options: Any) -> int:
     return _report(sweep.start(_config(None, {**options, "trials": 0})), json_file)
 
 
-@msad.group(context_settings=CONTEXT)
-def config() -> None:
-    """Look at configurations."""
-
-
-@config.command("show", context_settings=CONTEXT)
-@search_options
-@json_option("the same")
-def config_show(config: Path | None, json_file: str | None, **options: Any) -> int:
-    """Show what `msad search` would run: all settings, and each architecture's job and searched ranges, as YAML.
-
-    Nothing is started. The output is a configuration file itself.
-
-    \b
-    Example: msad config show sweep.yaml --trials 50
-    """
-    from orchestrator.config import make_config
-    from orchestrator.config_show import describe, to_yaml
-
-    sweep = make_config({"dataset": _demo_folder(), **settings_of(config, options)})
-    if not sweep.dataset.exists() and sweep.dataset != _demo_folder():
-        click.echo(f"{sweep.dataset}: no such folder, so its categories are not known", err=True)
-    settings, studies = describe(sweep)
-    if not write_json(json_file, {"settings": settings, "studies": studies}):
-        click.echo(to_yaml(settings, studies), nl=False)
-    return 0
-
-
 def _config(file: Path | None, options: dict[str, Any]) -> Any:
     from orchestrator.config import make_config
 
@@ -139,16 +112,10 @@ def _config(file: Path | None, options: dict[str, Any]) -> Any:
     return make_config(values)
 
 
-def _demo_folder() -> Path:
-    from data_io.cache import default_cache_dir
-
-    return default_cache_dir() / "demo"
-
-
 def _demo() -> Path:
     from data_io.demo import make_demo
 
-    folder = _demo_folder()
+    folder = demo_folder()
     click.echo(f"no --dataset given: using the demo dataset in {folder}", err=True)
     return make_demo(folder)
 
@@ -320,14 +287,7 @@ def evaluate(
     category, cache = category or bundle.job.category, default_cache_dir()
     with reading_files("Reading images"):
         result = measure(bundle, root, category, cache, masks_at=masks_at, layout=layout or "auto")
-    values = {
-        "category": result.category,
-        "architecture": result.architecture,
-        "threshold": result.threshold,
-        "metrics": result.metrics,
-        "per_defect_type": result.per_defect_type.to_dict("index"),
-    }
-    if not write_json(json_file, values):
+    if not write_json(json_file, result.summary()):
         click.echo(format_evaluation(result))
     if out:
         save_evaluation(result, out)
@@ -349,47 +309,5 @@ def ui(port: int, tracking_uri: str | None) -> int:
     return serve_ui(port, tracking_uri)
 
 
-@msad.group(context_settings=CONTEXT)
-def data() -> None:
-    """Look at datasets."""
-
-
-@data.command("check", context_settings=CONTEXT)
-@click.argument("root", type=click.Path(path_type=Path))
-@layout_option
-@json_option("the report")
-def data_check(root: Path, layout: str | None, json_file: str | None) -> int:
-    """Report what a dataset holds and everything that is wrong with it.
-
-    \b
-    Example: msad data check mvtec
-    """
-    from data_io.check import check, format_report
-    from orchestrator.progress import count_files, reading_files
-
-    with reading_files("Checking", expected=count_files(root)):
-        report = check(root, layout=layout or "auto")
-    values = {
-        "root": report.root,
-        "ok": report.ok,
-        "problems": [dataclasses.asdict(problem) for problem in report.problems],
-        "summary": report.summary.to_dict("records"),
-    }
-    if not write_json(json_file, values):
-        click.echo(format_report(report))
-    return 0 if report.ok else 1
-
-
-@data.command("demo", context_settings=CONTEXT)
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, type=int)
-def data_demo(directory: Path, seed: int) -> int:
-    """Make the demo dataset: real textures and a drawn part, with defects from faint to plain and exact masks.
-
-    \b
-    Example: msad data demo demo
-    """
-    from data_io.demo import make_demo
-
-    click.echo(f"demo dataset in {make_demo(directory, seed=seed)}")
-    return 0
+msad.add_command(config)
+msad.add_command(data)

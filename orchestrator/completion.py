@@ -47,7 +47,7 @@ def architectures(_context: click.Context) -> Iterable[str]:
 def categories(context: click.Context) -> Iterable[str]:
     from data_io.layout import list_categories
 
-    return list_categories(context.params["dataset"])
+    return list_categories(context.params["dataset"], context.params.get("layout") or "auto")
 
 
 @_completer

@@ -34,7 +34,7 @@ def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     config = resolved(config)
     if config.dataset.exists():
-        names = choose_categories(config.dataset, config.categories or None)
+        names = choose_categories(config.dataset, config.categories or None, config.layout)
         config = config.model_copy(update={"categories": tuple(names)})
     studies = {}
     for architecture, space in check_models(config).items():

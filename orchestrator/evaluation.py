@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,6 +69,11 @@ class Evaluation:
     images: np.ndarray = field(repr=False)
     masks: np.ndarray = field(repr=False)
     maps: np.ndarray = field(repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures without the images, for JSON."""
+        named = {name: getattr(self, name) for name in ("category", "architecture", "threshold", "metrics")}
+        return named | {"per_defect_type": self.per_defect_type.to_dict("index")}
 
 
 def evaluate(

@@ -12,6 +12,8 @@ import yaml
 
 from orchestrator import completion
 
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
 
 def _names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",") if name.strip()) if text is not None else None
@@ -157,3 +159,10 @@ def settings_of(file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
         if option in given:
             given.setdefault("resources", {})[name] = given.pop(option)
     return overlay({"name": default_name(), **(load(file) if file else {})}, given)
+
+
+def demo_folder() -> Path:
+    """Return where the demo dataset is made when none is given."""
+    from data_io.cache import default_cache_dir
+
+    return default_cache_dir() / "demo"
