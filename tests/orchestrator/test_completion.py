@@ -51,10 +51,10 @@ def test_tracked_sweeps_and_registered_models_are_offered_from_the_database(clie
     run = client.create_run(client.get_experiment_by_name("autumn").experiment_id)
     client.create_registered_model("msad-gear")
     client.create_model_version("msad-gear", "somewhere", run.info.run_id)
-    client.set_registered_model_alias("msad-gear", "best", "1")
+    client.set_registered_model_alias("msad-gear", "champion", "1")
     assert offered("compare", "--tracking-uri", uri, "") == ["autumn"]
-    assert offered("pull", "--tracking-uri", uri, "g") == ["gear@best"]
-    assert offered("predict", "--tracking-uri", uri, "gear") == ["gear@best"]
+    assert offered("pull", "--tracking-uri", uri, "g") == ["gear@champion"]
+    assert offered("predict", "--tracking-uri", uri, "gear") == ["gear@champion"]
     assert offered("compare", "--tracking-uri", "http://nobody.example:5000", "") == []  # a server is not waited for
 
 

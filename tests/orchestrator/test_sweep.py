@@ -125,7 +125,7 @@ def test_search_writes_how_it_ended_and_the_leaderboard_as_json(swept):
 
 
 def test_pull_says_as_json_where_the_model_is_and_what_it_is(swept, tmp_path):
-    done = msad("pull", "brick@best", "--to", str(tmp_path / "model"), "--json", "-", folder=swept[0])
+    done = msad("pull", "brick@champion", "--to", str(tmp_path / "model"), "--json", "-", folder=swept[0])
     model = json.loads(done.stdout)
     best = next(row for row in json.loads((swept[0] / "outcome.json").read_text())["leaderboard"] if row["best"])
     assert (model["category"], model["image_size"], model["folder"]) == ("brick", 32, str(tmp_path / "model"))
@@ -152,7 +152,7 @@ def test_compare_writes_a_page_with_the_pictures_of_every_search(swept):
 
 def test_pulled_winner_predicts(swept, demo):
     folder = swept[0]
-    pulled = msad("pull", "brick@best", "--to", "model", folder=folder)
+    pulled = msad("pull", "brick@champion", "--to", "model", folder=folder)
     assert pulled.returncode == 0, pulled.stderr
     done = msad("predict", "model", str(demo / "brick" / "test"), "--out", "out", folder=folder)
     assert done.returncode == 0, done.stderr
@@ -160,7 +160,7 @@ def test_pulled_winner_predicts(swept, demo):
     images = list((demo / "brick" / "test").rglob("*.png"))
     assert len(lines) == len(images) + 1
     assert len(list((folder / "out" / "heatmaps").rglob("*.png"))) == len(images)
-    again = msad("pull", "brick@best", "--to", "model", folder=folder)
+    again = msad("pull", "brick@champion", "--to", "model", folder=folder)
     assert again.returncode == 2 and "not an empty folder" in again.stderr
 
 
