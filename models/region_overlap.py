@@ -70,7 +70,6 @@ def area_below(step_K: np.ndarray, above_K: np.ndarray, from_K: np.ndarray, most
         In pixels; to be divided by `most`.
     """
     whole = len(from_K) - int(np.searchsorted(from_K[::-1], most, side="right"))  # the lowest one within the limit
-    # Not np.dot: BLAS starts threads of its own for long arrays, and these wait for processors that are in use.
     area = np.sum(step_K[whole:] * (most - (above_K[whole:] + from_K[whole:]) / 2))
     if whole and above_K[whole - 1] < most:
         above, tied = above_K[whole - 1], from_K[whole - 1] - above_K[whole - 1]

@@ -171,6 +171,15 @@ def test_images_of_different_sizes_and_iterators_are_read_once():
     assert measured.auroc == pytest.approx(roc_auc_score(np.concatenate([m.ravel() for m in masks]), joined), abs=1e-9)
 
 
+def test_negative_values_and_both_zeros_are_ranked_as_numbers():
+    values = np.array([[-0.0, 0.0, -1.5], [0.0, 2.0, -3.0]], np.float32)
+    mask = np.array([[1, 0, 0], [1, 1, 0]], bool)
+    for dtype in (np.float32, np.float64):
+        measured = pixel_metrics([values.astype(dtype)], [mask])
+        assert measured.auroc == pytest.approx(roc_auc_score(mask.ravel(), values.ravel()), abs=1e-12)
+        assert measured.average_precision == pytest.approx(average_precision_score(mask.ravel(), values.ravel()))
+
+
 def test_infinite_values_are_ranked():
     values = np.array([[np.inf, -np.inf], [0.0, 1.0]])
     assert pixel_metrics([values], [values == np.inf]).auroc == 1.0
