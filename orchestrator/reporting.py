@@ -52,7 +52,7 @@ class Reporter:
         """Hear of a trial: `start`, `result` or `end`."""
         record = study.record(job_id)
         if event == "start":
-            self._view.started(job_id)
+            self._view.started(job_id, self._workspace.job(job_id), record.job.epochs)
         elif event == "end":
             outcome = {"complete": f"{record.value or 0:.4f}", "failed": f"failed: {record.failure}"}
             self._view.ended(job_id, study, outcome.get(record.state, record.state))
@@ -63,7 +63,8 @@ class Reporter:
         seeds = self._finals(study)
         several = f" (seed {index + 1} of {len(seeds)})" if len(seeds) > 1 else ""
         if event == "start":
-            self._view.stage(study, f"training the winner, then testing it{several}")
+            doing = f"training the winner, then testing it{several}"
+            self._view.stage(study, doing, seeds[index], study.winner().epochs)
             self.study(study, "running")
         else:
             self._ended.add(seeds[index])

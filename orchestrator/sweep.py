@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import subprocess
 import time
@@ -25,6 +26,7 @@ from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
 from orchestrator.preflight import Plan, prepare
+from orchestrator.progress import reading_files
 from orchestrator.reporting import Reporter
 from orchestrator.study import Study
 from orchestrator.sweep_report import SweepReport
@@ -67,7 +69,7 @@ def start(config: SweepConfig) -> Outcome:
     Interrupted
         The user stopped it.
     """
-    config = _resolved(config)
+    config = resolved(config)
     workspace = Workspace(config.storage / config.name)
     if workspace.config.exists():
         raise ConfigError(
@@ -87,7 +89,7 @@ def resume(name: str, storage: Path) -> Outcome:
     return _run(make_config(load(workspace.config)), workspace)
 
 
-def _resolved(config: SweepConfig) -> SweepConfig:
+def resolved(config: SweepConfig) -> SweepConfig:
     """Return the configuration with absolute paths and addresses, so that it means the same from any folder."""
     return config.model_copy(
         update={
@@ -100,7 +102,8 @@ def _resolved(config: SweepConfig) -> SweepConfig:
 
 def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     cache = default_cache_dir()
-    plan = prepare(config, cache)
+    with reading_files("Checking the images"):
+        plan = prepare(config, cache)
     client = tracking.connect(config.tracking_uri)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
@@ -108,14 +111,14 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
         experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True)
-        tracker = Tracker(client, experiment_id, lambda text: console.print(text, highlight=False), deliver_files)
+        say = functools.partial(console.print, highlight=False, soft_wrap=True)
+        tracker = Tracker(client, experiment_id, say, deliver_files)
         patience = INTERRUPTED_SECONDS
         try:
-            console.print(
+            say(
                 f"{config.name}: {len(plan.categories) * len(config.architectures)} studies of {config.trials} trials, "
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
-                f"({allotment.executor}); tracked in {config.tracking_uri}",
-                highlight=False,
+                f"({allotment.executor}); tracked in {config.tracking_uri}"
             )
             sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
             failed = sweep.run()
