@@ -59,7 +59,7 @@ class Prediction:
 
     score: float
     is_anomalous: bool
-    anomaly_map: np.ndarray
+    anomaly_map: np.ndarray = field(repr=False)
     threshold: float = field(default=math.nan, repr=False)
     source: ImageLike | None = field(default=None, repr=False, compare=False)
 
