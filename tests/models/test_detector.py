@@ -68,14 +68,13 @@ def test_resampling_matrix_fits_maps_as_torch_does(source, target):
 def test_every_scoring_is_exported_with_any_number_and_size_of_images():
     model, images = Channels(), photographs(12, 40, 40, seed=1)
     maps = model.anomaly_maps(images.permute(0, 3, 1, 2)[..., :32, :32] / 255)
+    choices = product(REDUCTIONS, CALIBRATIONS)
+    varied = cycle([({"red": 1.0}, 0.0), ({"red": 1.0, "blue": 2.0}, 0.7), ({"blue": 1.0}, 0.7)])
     scorings = [
         Scoring(weights, smoothing, reduction, calibration)
-        for (reduction, calibration), smoothing in zip(
-            product(REDUCTIONS, CALIBRATIONS), cycle((0.0, 0.7, 0.7)), strict=False
-        )
-        for weights in ({"red": 1.0}, {"red": 1.0, "blue": 2.0})
+        for (reduction, calibration), (weights, smoothing) in zip(choices, varied, strict=False)
     ]
-    assert len(scorings) == 2 * len(REDUCTIONS) * len(CALIBRATIONS)
+    assert len(scorings) == len(REDUCTIONS) * len(CALIBRATIONS)
     detectors = nn.ModuleList(Detector(model, fit_scorer(one, maps), 0.0, 32) for one in scorings)
 
     class Every(nn.Module):
