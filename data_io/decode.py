@@ -96,8 +96,13 @@ def convert(image: Image.Image, name: str = "the image given") -> np.ndarray:
     return np.asarray(_to_rgb(_loaded(image, Path(name)), Path(name)))
 
 
-def decode_mask(path: Path | str) -> np.ndarray:
-    """Decode a ground-truth mask: above 127 is defect for 8 bit and its 16 bit equivalent, nonzero for 1 bit.
+def decode_mask(path: Path | str, threshold: int = 127) -> np.ndarray:
+    """Decode a ground-truth mask: above the threshold is defect for 8 bit and its 16 bit equivalent, nonzero for 1 bit.
+
+    Parameters
+    ----------
+    path : the file; also names it in errors.
+    threshold : 0..254; with 0 every value but 0 is defect, of a palette every index but 0, of 16 bit every value but 0.
 
     Returns
     -------
@@ -111,7 +116,9 @@ def decode_mask(path: Path | str) -> np.ndarray:
     image = _load(path, None)
     if image.mode == "1":
         return np.array(image)
-    return np.asarray(_to_rgb(image, path)).max(axis=2) > 127
+    if threshold == 0 and (image.mode in ("P", "L") or image.mode.startswith("I")):
+        return np.asarray(image) > 0  # a palette's colours mean nothing here, and scaling would lose low 16 bit values
+    return np.asarray(_to_rgb(image, path)).max(axis=2) > threshold
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -132,6 +139,27 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     if image.shape[:2] == (size, size):
         return image
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Resize a mask to a square by the nearest pixel, as the literature does.
+
+    A defect finer than a pixel of that square can vanish.
+
+    Parameters
+    ----------
+    mask : bool H×W.
+    size : side of the result in pixels, at least 1.
+
+    Returns
+    -------
+    bool array size×size.
+    """
+    if mask.shape == (size, size):
+        return mask
+    if not mask.any():
+        return np.zeros((size, size), bool)
+    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
 
 def _open(path: Path, content: bytes | None) -> Image.Image:

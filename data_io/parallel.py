@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+_AHEAD = 64  # twice the most threads of a pool
 
 
 def thread_pool() -> ThreadPoolExecutor:
@@ -19,6 +22,15 @@ def thread_pool() -> ThreadPoolExecutor:
 
 
 def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """Yield `function(item)` for every item, in the order of the items, several at a time."""
+    """Yield `function(item)` for every item, in the order of the items, several at a time.
+
+    Only some results are made ahead of the one asked for, so that memory does not grow with the number of items.
+    """
+    running: deque[Future[Result]] = deque()
     with thread_pool() as pool:
-        yield from pool.map(function, items)
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) > _AHEAD:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()

@@ -32,11 +32,13 @@ class CheckReport:
     summary : one row per category, split and defect type: `category`, `split`, `defect_type`, `images` (count, of any
         state), `masks` (count), `sizes` ("900×900", or "103–632 × 222–403", width first) and `modes` ("RGB", "L",
         "I;16", ... of Pillow); sizes and modes are empty where files were not to be opened.
+    layout : the name of its layout; None where it is in none.
     """
 
     root: Path
     problems: list[Problem]
     summary: pd.DataFrame
+    layout: str | None = None
 
     @property
     def errors(self) -> list[Problem]:
@@ -51,7 +53,7 @@ class CheckReport:
 
 def format_report(report: CheckReport) -> str:
     """The report as plain text: the table of what is there, every problem with its path, one line of verdict."""
-    lines = [f"Dataset {report.root}"]
+    lines = [f"Dataset {report.root}" + (f", layout {report.layout}" if report.layout else "")]
     if not report.summary.empty:
         lines += ["", _table(report.summary)]
     if report.problems:

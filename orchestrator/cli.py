@@ -70,8 +70,14 @@ tracking_option = click.option(
     metavar="URI",
     help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory]",
 )
+layout_option = click.option(
+    "--layout",
+    metavar="NAME",
+    help="How the dataset is laid out: mvtec_ad, visa, folder, ... (docs/datasets.md). [default: told by its folders]",
+)
 SWEEP_OPTIONS = [
-    click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
+    click.option("--dataset", type=click.Path(path_type=Path), help="Root of the images. [default: the demo]"),
+    layout_option,
     click.option("--categories", callback=_names, metavar="A,B", help="[default: all the dataset has]"),
     click.option("--architectures", callback=_names, metavar="A,B", help="[default: feature_pyramid]"),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
@@ -204,25 +210,40 @@ def _report(outcome: Any) -> int:
 @click.argument("sweep", required=False)
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV; - for standard output.")
 @click.option("--json", "json_file", metavar="FILE", help="Write the table as JSON; - for standard output.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page with all pictures, complete in itself.",
+)
 @tracking_option
-def compare(sweep: str | None, csv_file: str | None, json_file: str | None, tracking_uri: str | None) -> int:
+def compare(
+    sweep: str | None, csv_file: str | None, json_file: str | None, html: Path | None, tracking_uri: str | None
+) -> int:
     """Show the best configuration per category and architecture of a sweep, the newest one by default.
 
     \b
-    Example: msad compare first --json -
+    Examples:
+      msad compare first --json -
+      msad compare first --html report.html
     """
     from orchestrator.compare import leaderboard
     from orchestrator.leaderboard_text import format_leaderboard
     from orchestrator.tracking import default_tracking_uri
 
-    table = leaderboard(sweep, tracking_uri or default_tracking_uri())
+    uri = tracking_uri or default_tracking_uri()
+    table = leaderboard(sweep, uri)
     outputs = ((csv_file, lambda: table.to_csv(index=False)), (json_file, lambda: _json(table)))
     for file, text in outputs:
         if file == "-":
             click.echo(text(), nl=False)
         elif file:
             Path(file).write_text(text())
-    if not csv_file and not json_file:
+    if html:
+        from orchestrator.report_page import write_report
+
+        click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
+    if not csv_file and not json_file and not html:
         click.echo(format_leaderboard(table))
     return 0
 
@@ -294,10 +315,17 @@ def predict(
     show_default=True,
     help="Measure pixels at the model's image size or at the masks' own.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and scores.csv.")
+@layout_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures, scores.csv and per_defect_type.csv.")
 @tracking_option
 def evaluate(
-    model: str, root: Path, category: str | None, masks_at: str, out: Path | None, tracking_uri: str | None
+    model: str,
+    root: Path,
+    category: str | None,
+    masks_at: str,
+    layout: str | None,
+    out: Path | None,
+    tracking_uri: str | None,
 ) -> int:
     """Measure a model (folder or run ID) on the test split of a dataset.
 
@@ -307,16 +335,18 @@ def evaluate(
     from data_io.cache import default_cache_dir
     from orchestrator.bundles import Bundle
     from orchestrator.evaluation import evaluate as measure
+    from orchestrator.evaluation import save_tables
+    from orchestrator.evaluation_text import format_evaluation
     from orchestrator.pictures import save_evaluation
 
     bundle = Bundle.load(model, tracking_uri=tracking_uri)
-    result = measure(bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at)
-    for name, value in result.metrics.items():
-        click.echo(f"{name:22} {value:.4f}")
-    click.echo(result.per_defect_type.to_string(float_format="%.4f"))
+    result = measure(
+        bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at, layout=layout or "auto"
+    )
+    click.echo(format_evaluation(result))
     if out:
         save_evaluation(result, out)
-        result.scores.to_csv(out / "scores.csv", index=False)
+        save_tables(result, out)
     return 0
 
 
@@ -341,7 +371,8 @@ def data() -> None:
 
 @data.command("check", context_settings=CONTEXT)
 @click.argument("root", type=click.Path(path_type=Path))
-def data_check(root: Path) -> int:
+@layout_option
+def data_check(root: Path, layout: str | None) -> int:
     """Report what a dataset holds and everything that is wrong with it.
 
     \b
@@ -349,7 +380,7 @@ def data_check(root: Path) -> int:
     """
     from data_io.check import check, format_report
 
-    report = check(root)
+    report = check(root, layout=layout or "auto")
     click.echo(format_report(report))
     return 0 if report.ok else 1
 

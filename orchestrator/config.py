@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from data_io.layout import known_layout
 from models.registry import architecture as architecture_class
 from models.registry import architectures as known_architectures
 from models.registry import default_parameters
@@ -50,6 +51,7 @@ class Resources(_Part):
 class SweepConfig(_Part):
     """Everything one command launches: the studies of `categories` × `architectures`.
 
+    `layout` is the dataset's, see `data_io.layout`; `auto` is told by its folders.
     `trials` of 0 trains the given `parameters` once per study, without a search (`msad train`). `categories` left empty
     means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`; with a
     search they replace the searched ranges, and of `model/...` and `loss_weights/...` each architecture takes its own.
@@ -64,6 +66,7 @@ class SweepConfig(_Part):
 
     name: str
     dataset: Path
+    layout: str = "auto"
     categories: tuple[str, ...] = ()
     architectures: tuple[str, ...] = FIRST_ARCHITECTURES
     trials: int = Field(10, ge=0)
@@ -90,6 +93,11 @@ class SweepConfig(_Part):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise ValueError("letters, digits, '.', '_' and '-' only, at most 64, beginning with a letter or digit")
         return name
+
+    @field_validator("layout")
+    @classmethod
+    def _known_layout(cls, name: str) -> str:
+        return known_layout(name)
 
     @field_validator("architectures")
     @classmethod

@@ -61,7 +61,7 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
         return torch.load(file, map_location=device, weights_only=True) if file else None
 
     try:
-        data = load_training_data(task.job, task.dataset, task.cache)
+        data = load_training_data(task.job, task.dataset, task.cache, task.layout)
         fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint)
         provenance = {
             **task.provenance,
@@ -90,7 +90,7 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
     )
 
 
-def load_training_data(job: JobConfig, dataset: Path, cache: Path) -> TrainingData:
+def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str = "auto") -> TrainingData:
     """Return a job's arrays, decoded or made once per machine and memory-mapped after that; opens no test file.
 
     Raises
@@ -98,7 +98,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path) -> TrainingDa
     data_io.errors.DataError
         The category or an image cannot be read.
     """
-    split = split_good_images(dataset, job.category, job.seed)
+    split = split_good_images(dataset, job.category, job.seed, layout=layout)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache)
 
     view = job.view_size

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 ALIAS = "best"
+TEST_TABLES = ("scores.csv", "per_defect_type.csv")
 
 
 def registered_name(category: str) -> str:
@@ -27,15 +29,17 @@ def registered_name(category: str) -> str:
 
 
 def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
-    """Upload a finished record's pictures, bundle and logged model; register the model where the record says so.
+    """Upload a finished record's pictures, tables, bundle and logged model; register the model where it says so.
 
     Doing it twice leaves one logged model and one model version, and uploads a bundle that is there only once.
     """
-    pictures, selection = record.directory.path / "pictures", record.directory.path / "selection.json"
+    pictures = record.directory.path / "pictures"
     if pictures.is_dir():
         client.log_artifacts(run_id, str(pictures), "pictures")
-    if selection.is_file():
-        client.log_artifact(run_id, str(selection))
+    for name in ("search.json", "selection.json"):
+        if (file := record.directory.path / name).is_file():
+            client.log_artifact(run_id, str(file))
+    _upload_tables(client, run_id, record.directory.path)
     bundle = record.directory.bundle
     if record.status != "complete" or not bundle.is_dir():
         return
@@ -122,6 +126,15 @@ def _resolve(client: MlflowClient, reference: str) -> Run:
             f"no run {run_id!r} in {client.tracking_uri}: `msad compare` lists the run IDs; "
             "another store is named with --tracking-uri"
         ) from None
+
+
+def _upload_tables(client: MlflowClient, run_id: str, directory: Path) -> None:
+    """Upload `test_NAME.csv` as `test/NAME.csv`."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TEST_TABLES:
+            if (table := directory / f"test_{name}").is_file():
+                shutil.copyfile(table, Path(folder) / name)
+                client.log_artifact(run_id, str(Path(folder) / name), "test")
 
 
 def _log_model(client: MlflowClient, run_id: str, record: RunRecord) -> str:

@@ -11,7 +11,7 @@ from optuna.distributions import BaseDistribution
 from data_io.cache import fingerprint
 from data_io.check import check
 from data_io.errors import DataError
-from data_io.layout import choose_categories
+from data_io.layout import choose_categories, find_layout
 from data_io.splits import split_good_images
 from models.errors import ModelError
 from models.registry import build
@@ -24,11 +24,14 @@ FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will run: the categories, each one's fingerprint of the training images, and the ranges searched."""
+    """What a sweep will run: the categories, each one's fingerprint of the training images, the ranges searched, and
+    the name of the dataset's layout.
+    """
 
     categories: tuple[str, ...]
     fingerprints: dict[str, str]
     spaces: dict[str, dict[str, BaseDistribution]]
+    layout: str = "auto"
 
 
 def prepare(config: SweepConfig, cache: Path) -> Plan:
@@ -43,8 +46,9 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     ResourceError
         The disk is full.
     """
-    categories = tuple(choose_categories(config.dataset, config.categories or None))
-    report = check(config.dataset, splits=("train",), categories=categories)
+    layout = find_layout(config.dataset, config.layout).name
+    categories = tuple(choose_categories(config.dataset, config.categories or None, layout))
+    report = check(config.dataset, splits=("train",), categories=categories, layout=layout)
     errors = [problem for problem in report.problems if problem.severity == "error"]
     if errors:
         listed = "\n".join(f"  {problem.path}: {problem.message}" for problem in errors[:50])
@@ -65,9 +69,9 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
         )
     fingerprints = {}
     for category in categories:
-        split = split_good_images(config.dataset, category, config.seed)
+        split = split_good_images(config.dataset, category, config.seed, layout=layout)
         fingerprints[category] = fingerprint([*split.train_paths, *split.validation_paths], cache)
-    return Plan(categories, fingerprints, spaces)
+    return Plan(categories, fingerprints, spaces, layout)
 
 
 def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution]:

@@ -12,6 +12,8 @@ from orchestrator.finals import final_id
 from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
+from orchestrator.study_pictures import save_study_pictures
+from orchestrator.study_record import describe_search
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.workspace import JobDirectory, Workspace
 
@@ -108,11 +110,13 @@ class Reporter:
         return [self.final(study, index) for index in range(self._final_seeds)]
 
     def _seed_tests(self, study: Study) -> list[dict[str, float]]:
-        return [test for final in self._finals(study) if (test := final.read("test")) is not None]
+        return [test for final in self._finals(study) if (test := final.read("test"))]
 
     def study(self, study: Study, status: str, reason: str | None = None) -> None:
         """Queue a study's run: while it searches a heading, in the end its winner's record."""
         final, best = self.final(study), study.best()
+        if status != "running" and study.trials:
+            self._record_search(study)
         result, test = final.read("result") or {}, final.read("test") or {}
         metrics = _validation(result) | _known("test_", test)
         if status == "complete":
@@ -137,6 +141,15 @@ class Reporter:
                 register_as=study.base.category if status == "complete" else None,
             )
         )
+
+    def _record_search(self, study: Study) -> None:
+        """Write a study's `search.json` and draw its pictures, where they are not those of its trials as they stand."""
+        final = self.final(study)
+        reports = {record.job_id: self._workspace.job(record.job_id).read("test_report") for record in study.records()}
+        found = describe_search(study, {job_id: test for job_id, test in reports.items() if test})
+        if final.read("search") != found:
+            save_study_pictures(found, final.path / "pictures")
+            final.write("search", found)
 
     def _seed(self, study: Study, index: int, event: str) -> None:
         """Queue the run of one seed of a winner, nested in its study's.
@@ -214,7 +227,9 @@ def _selection(final: JobDirectory) -> dict[str, float | None]:
 
 
 def _test_words(tests: list[dict[str, float]]) -> str:
-    """Return the first seed's image AUROC, or the mean and spread of all."""
+    """Return the first seed's image AUROC, or the mean and spread of all; `tests` is empty without test images."""
+    if not tests:
+        return "no test images to measure it on"
     several = seed_statistics(tests)
     if "image_auroc_mean" not in several:
         return f"test image AUROC {tests[0]['image_auroc']:.4f}"
@@ -247,7 +262,7 @@ def _note(study: Study, status: str, reason: str | None, metrics: Mapping[str, f
         lines.append(
             "This run is the winner, trained again to the end by a Ray Train job and only then shown the test split. "
             f"Validation score {metrics.get('validation_score', float('nan')):.4f}, "
-            f"test image AUROC {metrics.get('test_image_auroc', float('nan')):.4f}."
+            + (f"test image AUROC {metrics['test_image_auroc']:.4f}." if "test_image_auroc" in metrics else "no test.")
         )
         if "test_image_auroc_mean" in metrics:
             lines.append(

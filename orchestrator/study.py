@@ -151,7 +151,7 @@ class Study:
             self._optuna.tell(trial, value)
 
     def counts(self) -> Counts:
-        states = [trial.state for trial in self._listed()]
+        states = [trial.state for trial in self.frozen_trials()]
         return Counts(
             complete=states.count(TrialState.COMPLETE),
             pruned=states.count(TrialState.PRUNED),
@@ -165,7 +165,7 @@ class Study:
 
     def best(self) -> FrozenTrial | None:
         """Return the complete trial of the highest value, the earliest of equals; None while there is none."""
-        complete = [trial for trial in self._listed() if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in self.frozen_trials() if trial.state == TrialState.COMPLETE]
         return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
     def winner(self) -> JobConfig | None:
@@ -185,18 +185,27 @@ class Study:
                 value=trial.value,
                 failure=trial.user_attrs.get("failure"),
             )
-            for trial in self._listed()
+            for trial in self.frozen_trials()
         ]
 
     def record(self, job_id: str) -> TrialRecord:
         """Return one trial."""
         return next(record for record in self.records() if record.job_id == job_id)
 
-    def _listed(self) -> list[FrozenTrial]:
+    def importances(self) -> dict[str, float]:
+        """Return the share of the value's variance that each parameter explains, over the complete trials.
+
+        By Optuna's fANOVA (Hutter et al., ICML 2014). RuntimeError or ValueError: there is too little to tell.
+        """
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return optuna.importance.get_param_importances(self._optuna, evaluator=evaluator)
+
+    def frozen_trials(self) -> list[FrozenTrial]:
+        """Return Optuna's own record of every trial that was handed out, in their order."""
         return [trial for trial in self._optuna.get_trials(deepcopy=False) if _job_id(trial)]
 
     def _handed_out(self) -> int:
-        return len(self._listed())
+        return len(self.frozen_trials())
 
     def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
         return self._optuna._storage.get_trial(trial._trial_id)

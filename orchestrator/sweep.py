@@ -256,10 +256,12 @@ class _Sweep:
             dataset=self.config.dataset,
             cache=self.cache,
             directory=self.workspace.job(job_id),
+            layout=self.plan.layout,
             cpus=self.allotment.cpus,
             gpus=self.allotment.gpus,
             provenance={
                 "sweep": self.config.name,
+                "layout": self.plan.layout,
                 "data_fingerprint": self.plan.fingerprints[job.category],
                 "code_version": self.code_version,
             },

@@ -223,7 +223,8 @@ class Tracker:
     def _deliver(self, record: RunRecord) -> None:
         directory = record.directory
         known = directory.read("tracking") or {}
-        figures = sorted(record.metrics)  # a finished run is delivered again only when it has got new ones
+        # A finished run is delivered again only when it has got new figures or pictures.
+        figures = [*sorted(record.metrics), *sorted(path.name for path in directory.path.glob("pictures/*.png"))]
         if (known.get("delivered"), known.get("figures")) == (record.status, figures) and record.status != "running":
             self._run_ids[record.record_id] = known["run_id"]
             return

@@ -1,6 +1,8 @@
-"""A bundle with untrained weights but real statistics, and an empty MLflow store: small, quick, all of it genuine."""
+"""An untrained bundle with real statistics, an empty MLflow store, a real browser: small, quick, all of it genuine."""
 
 from __future__ import annotations
+
+import shutil
 
 import pytest
 import torch
@@ -56,3 +58,22 @@ def uri(tmp_path_factory):
 def client(uri):
     """A client of the store at `uri`."""
     return connect(uri)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Debian's chromium without a window, by selenium; what uses it is skipped where there is none."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver: install them (Debian: apt install chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    switches = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    switches += "disable-component-update disable-sync disable-dev-shm-usage"
+    for switch in (*switches.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(f"--{switch}")
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()

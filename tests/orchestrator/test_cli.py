@@ -261,9 +261,9 @@ def test_predict_scores_a_folder_continues_it_and_is_1_where_an_image_is_corrupt
 
 def test_evaluate_prints_the_figures_and_writes_the_pictures(msad, bundle, demo, tmp_path):
     code, out, _ = msad("evaluate", bundle.save(tmp_path / "model"), demo, "--out", tmp_path / "report")
-    assert code == 0 and re.search(r"^image_auroc +[01]\.\d{4}$", out, re.MULTILINE)
+    assert code == 0 and re.search(r"^image_auroc +[01]\.\d{4} +[01]\.\d{3} to [01]\.\d{3}", out, re.MULTILINE)
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert "scores.csv" in names and any(name.endswith(".png") for name in names)
+    assert {"scores.csv", "per_defect_type.csv"} <= names and any(name.endswith(".png") for name in names)
 
 
 @pytest.mark.parametrize(

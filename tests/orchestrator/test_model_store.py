@@ -80,6 +80,18 @@ def test_delivered_again_uploads_the_new_report_but_not_the_bundle_that_is_there
     assert [item.path for item in client.list_artifacts(run_id)] == ["bundle", "pictures", "selection.json"]
 
 
+def test_tables_of_the_test_are_uploaded_under_the_names_that_reports_read(client, log):
+    run_id, record = log("washer", 0.7, register=False)
+    for name in ("scores", "per_defect_type"):
+        (record.directory.path / f"test_{name}.csv").write_text(name)
+    deliver_files(client, run_id, record)
+    assert [item.path for item in client.list_artifacts(run_id, "test")] == [
+        "test/per_defect_type.csv",
+        "test/scores.csv",
+    ]
+    assert Path(client.download_artifacts(run_id, "test/scores.csv")).read_text() == "scores"
+
+
 def test_logged_model_interrupted_while_it_was_made_is_made_anew(client, experiment, log):
     run_id, record = log("interrupted", 0.5, register=False)
     [model] = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")

@@ -89,6 +89,9 @@ def test_search_ends_with_every_run_in_mlflow(swept):
         assert run.data.tags["mlflow.parentRunId"] in {study.info.run_id for study in found["study"]}
     for run in found["study"]:
         assert {"test_image_auroc", "test_pixel_auroc", "test_aupro_30", "validation_score"} <= set(run.data.metrics)
+        assert {"test_recall_at_fpr", "test_recall_at_fpr_low", "test_target_fpr"} <= set(run.data.metrics)
+        tables = {path.name for path in Path(run.info.artifact_uri.removeprefix("file://"), "test").iterdir()}
+        assert tables == {"scores.csv", "per_defect_type.csv"}
         assert run.data.tags["msad.best_trial"] in {trial.info.run_id for trial in found["trial"]}
 
 
@@ -119,6 +122,16 @@ def test_compare_lists_both_studies(swept):
     assert {(row["category"], row["architecture"]) for row in rows} == {("brick", "baseline"), ("brick", "multiscale")}
     assert sum(row["best"] for row in rows) == 1
     assert all(0 <= row["image_auroc"] <= 1 and 0 < row["image_prevalence"] < 1 for row in rows)
+
+
+def test_compare_writes_a_page_with_the_pictures_of_every_search(swept):
+    done = msad("compare", "first", "--html", "new/report.html", folder=swept[0])
+    assert done.returncode == 0 and "report in new/report.html" in done.stderr, done.stderr
+    page = (swept[0] / "new" / "report.html").read_text()
+    for study in runs(swept[0], "first")["study"]:
+        assert f"msad pull {study.info.run_id} --to model" in page
+    assert page.count("of 2 trials in order: 2 complete.") == 2
+    assert page.count("each with its ground truth outlined") == 1  # the gallery of the winner
 
 
 def test_pulled_winner_predicts(swept, demo):
