@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +103,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     view = job.view_size
 
     def make() -> dict[str, np.ndarray]:
-        return asdict(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view))
+        return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
 
     def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         images = fingerprint([*split.train_paths, *split.validation_paths], cache)
