@@ -125,7 +125,9 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Resize an image to a square, antialiased; the aspect ratio is not kept.
 
     Filter: Pillow's BILINEAR, whose triangle widens with the reduction (antialiasing). It has no negative lobes: a
-    sharper filter would draw halos along edges, and a detector of anomalies would learn them.
+    sharper filter would draw halos along edges, and a detector of anomalies would learn them. Across first, then down,
+    each rounded to whole grey levels: Pillow takes the order that is quicker, which depends on its version, and an
+    exported model (`models.detector`) has to see the same pixels.
 
     Parameters
     ----------
@@ -138,7 +140,8 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     """
     if image.shape[:2] == (size, size):
         return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    across = Image.fromarray(image).resize((size, len(image)), Image.Resampling.BILINEAR)
+    return np.asarray(across.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:

@@ -123,6 +123,7 @@ class Bundle:
             "normalisation": NORMALISATION,
             "threshold": self.threshold,
             "scoring": self.scorer.scoring.to_dict(),
+            "pretrained": dict(self.model.pretrained),
             "job": self.job.to_dict(),
             "provenance": {**self.provenance, "versions": versions},
         }
@@ -141,7 +142,7 @@ class Bundle:
         Parameters
         ----------
         path_or_run_id
-            A folder; or a string that is none: the ID of a run, or `CATEGORY@best`, which is pulled first.
+            A folder; or a string that is none: the ID of a run, or `CATEGORY@champion`, which is pulled first.
         device
             Where to put the model; by default the GPU if there is one, else the CPU.
         tracking_uri
@@ -159,7 +160,9 @@ class Bundle:
         if Path(path_or_run_id).is_dir():
             return _read(Path(path_or_run_id), device)
         if isinstance(path_or_run_id, Path) or os.sep in path_or_run_id or path_or_run_id.startswith("."):
-            raise BundleError(f"{path_or_run_id}: no such folder; give a bundle's folder, a run ID or CATEGORY@best")
+            raise BundleError(
+                f"{path_or_run_id}: no such folder; give a bundle's folder, a run ID or CATEGORY@champion"
+            )
         from orchestrator.model_store import pull
 
         with tempfile.TemporaryDirectory(prefix="msad-") as temporary:

@@ -257,14 +257,64 @@ def _json(table: Any) -> str:
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to make; must not hold anything.")
 @tracking_option
 def pull(run_id: str, to: Path, tracking_uri: str | None) -> int:
-    """Fetch a trained model by the run ID of a trial or a study, or as CATEGORY@best; verified by checksum.
+    """Fetch a trained model by the run ID of a trial or a study, or as CATEGORY@champion; verified by checksum.
 
     \b
-    Example: msad pull bottle@best --to models/bottle
+    Example: msad pull bottle@champion --to models/bottle
     """
     from orchestrator.model_store import pull as pull_bundle
 
     click.echo(f"pulled to {pull_bundle(run_id, to, tracking_uri)}")
+    return 0
+
+
+@msad.command(context_settings=CONTEXT)
+@click.argument("run_id")
+@click.option("--reason", default="", help="Kept with your name and the time, as tags of the registered version.")
+@click.option("--force", is_flag=True, help="Also where the champion has a higher validation score on the same images.")
+@tracking_option
+def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None) -> int:
+    """Make the model of a run its category's champion by hand; `msad search` moves it to better ones by itself.
+
+    \b
+    Example: msad promote 6804951eb3324a02954720bfd0faa50a --reason "fewer false alarms on line 2"
+    """
+    from orchestrator.champion import ALIAS
+    from orchestrator.champion import promote as move
+
+    done = move(run_id, tracking_uri, reason=reason, force=force)
+    before = f"; before it was run {done.before}" if done.before else ""
+    click.echo(f"{done.category}@{ALIAS} is now version {done.version}, run {run_id}{before}")
+    return 0
+
+
+@msad.command(context_settings=CONTEXT)
+@click.argument("model")
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="FILE.onnx, or FILE.pt2 for torch alone.")
+@click.option(
+    "--check-on",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Image or folder to compare file and model on. Repeatable. [default: photographs that come with scikit-image]",
+)
+@tracking_option
+def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str | None) -> int:
+    """Write a model (folder or run ID) as one file that needs no msad: photographs in, score, verdict and map out.
+
+    \b
+    Example: msad export bottle@champion --to bottle.onnx
+    """
+    from orchestrator.bundles import Bundle
+    from orchestrator.export import export as write
+
+    bundle = Bundle.load(model, device="cpu", tracking_uri=tracking_uri)
+    click.echo("exporting and checking, some ten seconds", err=True)
+    done = write(bundle, to, check_on)
+    click.echo(
+        f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB; on {done.images} images within {done.score:.2g} of the "
+        f"model's scores and {done.map:.2g} of its maps, whose range is {done.range:.2g}"
+    )
     return 0
 
 

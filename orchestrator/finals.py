@@ -94,6 +94,7 @@ def _train(values: dict[str, Any], train_storage: str) -> None:
 
 def _evaluate(values: dict[str, Any], _trained: None) -> None:
     """Measure a trained winner on the test split; the first time in a sweep that a test file is opened."""
+    from orchestrator.bundle_files import amend
     from orchestrator.evaluation import save_tables
     from orchestrator.pictures import save_evaluation
 
@@ -104,8 +105,11 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
         evaluation = _measure(task)
         save_evaluation(evaluation, task.directory.path / "pictures")
         save_tables(evaluation, task.directory.path, prefix="test_")
+        per_type = evaluation.per_defect_type.to_dict(orient="index")
+        amend(task.directory.bundle, {"test": {**evaluation.metrics, "per_defect_type": per_type}})
         task.directory.write("test", evaluation.metrics)
     except NoTestImages:  # good images alone are enough to search
+        amend(task.directory.bundle, {"test": {}})
         task.directory.write("test", {})
     except USER_ERRORS as error:
         task.directory.write("failure", {"reason": f"evaluation on the test split: {error}", "kind": "Evaluation"})

@@ -65,6 +65,11 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
         provenance = {
             **task.provenance,
             "job_id": task.job_id,
+            "images": {
+                "train": len(data.train_NHWC),
+                "validation": len(data.validation_NHWC),
+                "synthetic": len(data.synthetic.images),
+            },
             "epoch": fitted.epoch,
             "validation": fitted.validation,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",

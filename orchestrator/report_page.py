@@ -16,7 +16,17 @@ from orchestrator.report_data import StudyReport, SweepReport, read_sweep
 from orchestrator.workspace import write_atomically
 
 TEMPLATE = "report_page.html"
-COUNTS = ("images", "misses", "false_positives", "good_images", "defective_images")
+PER_TYPE = {  # column of `Evaluation.per_defect_type` -> heading
+    "images": "Images",
+    "misses": "Missed",
+    "recall": "Recall",
+    "image_auroc": "Image AUROC",
+    "image_prauc": "Image PRAUC",
+    "pixel_auroc": "Pixel AUROC",
+    "pixel_prauc": "Pixel PRAUC",
+    "aupro_30": "AU-PRO",
+}
+COUNTS = ("images", "misses")
 STATUS = {"running": "unfinished", "failed": "failed"}
 
 
@@ -96,11 +106,11 @@ def _category(index: int, name: str, sweep: SweepReport) -> dict[str, Any]:
 
 def _details(study: StudyReport, gallery: bool) -> dict[str, Any]:
     """What a study has to show, ready for the template."""
-    row, metrics = study.row, study.metrics
+    row = study.row
     return {
         "row": row,
         "reason": study.reason,
-        "interval": _interval(metrics),
+        "interval": _interval(study.metrics, "test_image_auroc"),
         "examples": next(iter(pictures(study, ("examples",))), None) if gallery else None,
         "gallery": next(iter(pictures(study, ("gallery",))), None) if gallery else None,
         "evaluation": pictures(study, EVALUATION),
@@ -111,8 +121,8 @@ def _details(study: StudyReport, gallery: bool) -> dict[str, Any]:
     }
 
 
-def _interval(metrics: dict[str, float]) -> str | None:
-    ends = [metrics.get(f"test_image_auroc_{end}", math.nan) for end in ("low", "high")]
+def _interval(figures: dict[str, float], name: str) -> str | None:
+    ends = [figures.get(f"{name}_{end}", math.nan) for end in ("low", "high")]
     return None if any(map(math.isnan, ends)) else f"{ends[0]:.3f} to {ends[1]:.3f}"
 
 
@@ -151,23 +161,19 @@ def _settings(study: StudyReport) -> list[tuple[str, str]]:
 
 
 def _per_type(table: pd.DataFrame | None) -> dict[str, Any] | None:
-    """A table of defect types as headings and rows of text; counts as whole numbers, figures with three digits."""
+    """A table of defect types as headings and rows of (figure, interval or None); None where there is none."""
     if table is None or table.empty:
         return None
-    numbers = table.select_dtypes("number")
+    columns = [name for name in PER_TYPE if name in table]
+
+    def cell(row: dict[str, float], name: str) -> tuple[str, str | None]:
+        return figure(row[name], 0 if name in COUNTS else 3), _interval(row, name)
+
+    rows = zip(table.index, table.to_dict("records"), strict=True)
     return {
-        "headings": [_heading(name) for name in numbers],
-        "rows": [
-            (name, [figure(value, 0 if column in COUNTS else 3) for column, value in row.items()])
-            for name, row in numbers.iterrows()
-        ],
+        "headings": [PER_TYPE[name] for name in columns],
+        "rows": [(kind, [cell(row, name) for name in columns]) for kind, row in rows],
     }
-
-
-def _heading(name: str) -> str:
-    words = {"auroc": "AUROC", "prauc": "PRAUC", "aupro": "AU-PRO", "30": "0.3", "05": "0.05", "f1": "F1"}
-    text = " ".join(words.get(word, word) for word in name.split("_"))
-    return text[0].upper() + text[1:]
 
 
 def _heat_tables(frame: pd.DataFrame) -> list[dict[str, Any]]:

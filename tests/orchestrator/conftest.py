@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,9 @@ from models.registry import build
 from models.scoring import Scoring, fit_scorer, threshold
 from orchestrator.bundles import Bundle, to_tensor
 from orchestrator.job_config import JobConfig
-from orchestrator.tracking import connect
+from orchestrator.model_store import deliver_files
+from orchestrator.tracking import RunRecord, connect, open_experiment
+from orchestrator.workspace import JobDirectory
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +61,41 @@ def uri(tmp_path_factory):
 def client(uri):
     """A client of the store at `uri`."""
     return connect(uri)
+
+
+@pytest.fixture(scope="module")
+def experiment(client, uri):
+    """The ID of an experiment in the store at `uri`."""
+    return open_experiment(client, "first", uri, Path("first"))
+
+
+@pytest.fixture(scope="module")
+def log(client, experiment, bundle, tmp_path_factory):
+    """Return a function that delivers a run with a bundle and returns its run ID and record."""
+
+    def log(category, score, fingerprint="f1", register=True):
+        folder = JobDirectory(tmp_path_factory.mktemp("job"))
+        bundle.save(folder.bundle)
+        (folder.path / "pictures").mkdir()
+        (folder.path / "pictures" / "training.png").write_bytes(b"picture")
+        tags = {"msad.category": category, "msad.data_fingerprint": fingerprint, "msad.trials": "3"}
+        run_id = client.create_run(experiment, run_name=f"{category}/multiscale", tags=tags).info.run_id
+        client.log_metric(run_id, "validation_score", score)
+        record = RunRecord(
+            record_id=f"{category}-multiscale",
+            kind="study",
+            title=f"{category}/multiscale",
+            status="complete",
+            directory=folder,
+            params={"learning_rate": 0.001},
+            tags=tags,
+            metrics={"validation_score": score},
+            register_as=category if register else None,
+        )
+        deliver_files(client, run_id, record)
+        return run_id, record
+
+    return log
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from data_io.decode import resize
 from data_io.errors import DataError
-from orchestrator.bundle_files import DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE
+from orchestrator.bundle_files import CARD_FILE, DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE, amend, verify
 from orchestrator.bundles import Bundle, to_tensor
 from orchestrator.errors import BundleError, ConfigError
 
@@ -46,14 +46,14 @@ def test_load_gives_back_the_same_scores_and_description(bundle, saved, photogra
 
 
 def test_save_writes_strict_json_with_checksums_versions_and_no_pickle(bundle, saved):
-    assert {path.name for path in saved.iterdir()} == {DESCRIPTION_FILE, MODEL_FILE, SCORER_FILE}
+    assert {path.name for path in saved.iterdir()} == {DESCRIPTION_FILE, MODEL_FILE, SCORER_FILE, CARD_FILE}
 
     def refuse(word):
         raise AssertionError(f"{word} is not JSON")
 
     description = json.loads((saved / DESCRIPTION_FILE).read_text(), parse_constant=refuse)
     assert description["format"] == FORMAT and description["category"] == bundle.job.category
-    assert set(description["sha256"]) == {MODEL_FILE, SCORER_FILE}
+    assert set(description["sha256"]) == {MODEL_FILE, SCORER_FILE, CARD_FILE}
     assert description["provenance"]["run_id"] == "0123abcd"
     assert description["provenance"]["validation"] == {"score": 0.75, "pixel_ap": None}
     assert description["provenance"]["versions"]["torch"] == torch.__version__
@@ -99,6 +99,27 @@ def test_load_missing_file_is_named(saved, name):
     (saved / name).unlink()
     with pytest.raises(BundleError, match=name):
         Bundle.load(saved)
+
+
+def test_amended_bundle_tells_more_in_its_card_and_stays_whole(saved):
+    amend(saved, {"test": {"image_auroc": 0.875, "aupro_30": float("nan")}})
+    assert "| Image AUROC | 0.875 |" in (saved / CARD_FILE).read_text()
+    assert "| AU-PRO up to 30 % false positives | not defined |" in (saved / CARD_FILE).read_text()
+    verify(saved)
+    provenance = Bundle.load(saved).provenance
+    assert provenance["test"] == {"image_auroc": 0.875, "aupro_30": None} and provenance["run_id"] == "0123abcd"
+    before = [(path.name, path.stat().st_mtime_ns) for path in sorted(saved.iterdir())]
+    amend(saved, {"run_id": "0123abcd", "test": {"image_auroc": 0.875, "aupro_30": float("nan")}})
+    assert [(path.name, path.stat().st_mtime_ns) for path in sorted(saved.iterdir())] == before
+
+
+def test_verify_card_that_was_edited_or_is_missing_is_named(saved):
+    (saved / CARD_FILE).write_text("It finds everything.")
+    with pytest.raises(BundleError, match=r"MODEL_CARD.md: damaged"):
+        verify(saved)
+    (saved / CARD_FILE).unlink()
+    with pytest.raises(BundleError, match=r"MODEL_CARD.md: .*incomplete"):
+        verify(saved)
 
 
 def test_load_newer_format_says_to_upgrade(saved):

@@ -97,7 +97,7 @@ def text(page):
 def test_page_loads_nothing_and_runs_nothing(text):
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)""", text)
     assert addresses
-    assert all(source.startswith(("data:image/webp;base64,", "#")) for pair in addresses for source in pair if source)
+    assert all(source.startswith(("data:image/", "#")) for pair in addresses for source in pair if source)
     assert "<script" not in text and "<link" not in text and "@import" not in text and "http" not in text
 
 
@@ -107,7 +107,9 @@ def test_page_escapes_what_others_have_named(text):
 
 
 def test_page_shows_the_winners_pictures_and_those_of_its_search(text):
-    images = re.findall(r'<img src="data:image/webp;base64,([^"]+)" width="(\d+)" height="(\d+)" alt="([^"]+)"', text)
+    images = re.findall(
+        r'<img src="data:image/(?:webp|png);base64,([^"]+)" width="(\d+)" height="(\d+)" alt="([^"]+)"', text
+    )
     for data, width, height, _ in images:
         with Image.open(io.BytesIO(base64.b64decode(data))) as image:
             assert image.size == (int(width), int(height))
@@ -131,8 +133,10 @@ def test_page_tells_errors_intervals_chance_and_defect_types(store, text):
     assert f"{metrics['misses']:.0f} <small>of {metrics['defective_images']:.0f} defective images" in text
     assert f"chance {metrics['image_prevalence']:.3f}" in text
     for name, values in table.iterrows():
-        cells = f"<td>{values['images']:.0f}</td><td>{values['image_auroc']:.3f}</td>"
-        assert f'<th scope="row">{name}</th>{cells}' in text
+        row = re.search(rf'<th scope="row">{name}</th>(.*?)</tr>', text).group(1)
+        assert row.startswith(f"<td>{values['images']:.0f}</td><td>{values['misses']:.0f}</td>")
+        interval = f"{values['image_auroc_low']:.3f} to {values['image_auroc_high']:.3f}"
+        assert f"<td>{values['image_auroc']:.3f}<small>{interval}</small></td>" in row
 
 
 def test_page_names_failed_and_unfinished_studies(text):
@@ -156,6 +160,7 @@ def test_sweep_without_pictures_and_without_studies_still_make_a_page(tmp_path):
     client.log_metric(run, "validation_score", 0.5)
     text = write_report(None, uri, tmp_path / "b.html").read_text()
     assert "<img" not in text and f"msad pull {run} --to model" in text and "was not measured" in text
+    assert "No figures of test images. Validation score 0.500." in text
 
 
 def test_store_that_is_not_there_is_a_tracking_error_and_leaves_no_page(tmp_path):

@@ -136,7 +136,7 @@ def test_compare_writes_a_page_with_the_pictures_of_every_search(swept):
 
 def test_pulled_winner_predicts(swept, demo):
     folder = swept[0]
-    pulled = msad("pull", "brick@best", "--to", "model", folder=folder)
+    pulled = msad("pull", "brick@champion", "--to", "model", folder=folder)
     assert pulled.returncode == 0, pulled.stderr
     done = msad("predict", "model", str(demo / "brick" / "test"), "--out", "out", folder=folder)
     assert done.returncode == 0, done.stderr
@@ -144,7 +144,7 @@ def test_pulled_winner_predicts(swept, demo):
     images = list((demo / "brick" / "test").rglob("*.png"))
     assert len(lines) == len(images) + 1
     assert len(list((folder / "out" / "heatmaps").rglob("*.png"))) == len(images)
-    again = msad("pull", "brick@best", "--to", "model", folder=folder)
+    again = msad("pull", "brick@champion", "--to", "model", folder=folder)
     assert again.returncode == 2 and "not an empty folder" in again.stderr
 
 
