@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import product
 from numbers import Integral
 
 import torch
@@ -136,6 +135,8 @@ class Tiled(AnomalyModel):
         self.loss_terms, self.costly_terms = model.loss_terms, model.costly_terms
         self.default_loss_weights, self.map_names = model.default_loss_weights, model.map_names
         self.has_frozen_encoder, self.size_multiple = model.has_frozen_encoder, model.size_multiple
+        self.pretrained = model.pretrained
+        self._plans: dict[tuple[int, int, torch.device], list[tuple[slice, slice, Tensor]]] = {}
         if self.tile % self.size_multiple:
             raise ModelError(
                 f"tiles of {self.tile} pixels do not fit {type(model).__name__}: the side must be divisible by "
@@ -156,23 +157,36 @@ class Tiled(AnomalyModel):
     def anomaly_maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
         """Return the stitched maps of whole images; see `AnomalyModel.anomaly_maps`."""
         self.check_size(image_BCHW)
-        parts = [self._maps(image_1CHW) for image_1CHW in image_BCHW.split(1)]
+        # One by one bounds the memory; an exported graph leaves the number of images open.
+        each = [image_BCHW] if torch.compiler.is_exporting() else image_BCHW.split(1)
+        parts = [self._maps(image) for image in each]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _maps(self, image_1CHW: Tensor) -> dict[str, Tensor]:
-        tile, size = self.tile, image_1CHW.shape[-2:]
-        rows, columns = (starts(side, tile, self.overlap, self.size_multiple) for side in size)
-        down, right = (weights(places, tile).to(image_1CHW.device) for places in (rows, columns))
-        stitched: dict[str, Tensor] = {}
-        places = list(product(range(len(rows)), range(len(columns))))
+    def _maps(self, image_BCHW: Tensor) -> dict[str, Tensor]:
+        height, width = image_BCHW.shape[-2:]
+        plan, tile, stitched = self._plan(height, width, image_BCHW.device), self.tile, {}
         at_once = max(1, PIXELS_AT_ONCE // tile**2)
-        for first in range(0, len(places), at_once):
-            chosen = places[first : first + at_once]
-            windows = [(slice(rows[i], rows[i] + tile), slice(columns[j], columns[j] + tile)) for i, j in chosen]
-            tiles = torch.cat([image_1CHW[..., window[0], window[1]] for window in windows])
+        for first in range(0, len(plan), at_once):
+            chosen = plan[first : first + at_once]
+            tiles = torch.cat([image_BCHW[..., rows, columns] for rows, columns, _ in chosen])
             maps = self.model.anomaly_maps(tiles.contiguous(memory_format=torch.channels_last))
             for name, map_B1HW in maps.items():
-                whole = stitched.setdefault(name, map_B1HW.new_zeros(1, 1, *size))
-                for (i, j), window, map_1HW in zip(chosen, windows, map_B1HW, strict=True):
-                    whole[0, :, window[0], window[1]] += map_1HW * down[i, :, None] * right[j]
+                whole_B1HW = stitched.setdefault(name, torch.zeros_like(image_BCHW[:, :1]))
+                parts = map_B1HW.view(len(chosen), -1, 1, tile, tile)
+                for (rows, columns, share_HW), part_B1HW in zip(chosen, parts, strict=True):
+                    whole_B1HW[..., rows, columns] += part_B1HW * share_HW
         return stitched
+
+    @torch.inference_mode(False)  # kept for export too, whoever asks first
+    def _plan(self, height: int, width: int, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
+        """Return each tile's rows, columns and what its map counts, made once."""
+        key = height, width, device
+        if key not in self._plans:
+            places = [starts(side, self.tile, self.overlap, self.size_multiple) for side in (height, width)]
+            down, right = (weights(along, self.tile).to(device) for along in places)
+            self._plans[key] = [
+                (slice(top, top + self.tile), slice(left, left + self.tile), down_H[:, None] * right_W)
+                for top, down_H in zip(places[0], down, strict=True)
+                for left, right_W in zip(places[1], right, strict=True)
+            ]
+        return self._plans[key]

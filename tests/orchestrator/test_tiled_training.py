@@ -13,6 +13,7 @@ from models.synthetic_defects import make_synthetic_defects
 from models.tiling import Tiled
 from orchestrator.batches import TrainingData
 from orchestrator.bundles import Bundle
+from orchestrator.export import export
 from orchestrator.job_config import JobConfig
 from orchestrator.training import fit
 
@@ -57,6 +58,9 @@ def test_tiled_job_is_trained_saved_loaded_and_predicts_images_of_any_size(archi
     before, after = bundle.predict(image), loaded.predict(image)
     assert before.score == after.score and np.array_equal(before.anomaly_map, after.anomaly_map)
     assert after.anomaly_map.shape == (90, 70) and np.isfinite(after.anomaly_map).all()
+    if architecture == "multiscale":
+        exported = export(loaded, tmp_path / "model.pt2")  # refuses to write what differs from the bundle
+        assert exported.images >= 4 and exported.path.stat().st_size > 0
     # In parts or at once, large images get the same scores.
     images_BCHW = torch.rand(3, 3, 64, 64)
     at_once = loaded.score_batch(images_BCHW)
