@@ -21,6 +21,9 @@ from torch import Tensor
 from models.base import AnomalyModel, Encoded
 from models.errors import ModelError
 
+Tile = tuple[slice, slice, Tensor, Tensor]
+"""Rows and columns of a tile, and what its map counts in each of them, H×1 and W."""
+
 PIXELS_AT_ONCE = 1 << 20
 """Pixels of the tiles that go through the network at once: 16 tiles of 256 × 256."""
 
@@ -136,7 +139,7 @@ class Tiled(AnomalyModel):
         self.default_loss_weights, self.map_names = model.default_loss_weights, model.map_names
         self.has_frozen_encoder, self.size_multiple = model.has_frozen_encoder, model.size_multiple
         self.pretrained = model.pretrained
-        self._plans: dict[tuple[int, int, torch.device], list[tuple[slice, slice, Tensor]]] = {}
+        self._plans: dict[tuple[int, int, torch.device], list[Tile]] = {}
         if self.tile % self.size_multiple:
             raise ModelError(
                 f"tiles of {self.tile} pixels do not fit {type(model).__name__}: the side must be divisible by "
@@ -168,24 +171,24 @@ class Tiled(AnomalyModel):
         at_once = max(1, PIXELS_AT_ONCE // tile**2)
         for first in range(0, len(plan), at_once):
             chosen = plan[first : first + at_once]
-            tiles = torch.cat([image_BCHW[..., rows, columns] for rows, columns, _ in chosen])
+            tiles = torch.cat([image_BCHW[..., rows, columns] for rows, columns, *_ in chosen])
             maps = self.model.anomaly_maps(tiles.contiguous(memory_format=torch.channels_last))
             for name, map_B1HW in maps.items():
                 whole_B1HW = stitched.setdefault(name, torch.zeros_like(image_BCHW[:, :1]))
                 parts = map_B1HW.view(len(chosen), -1, 1, tile, tile)
-                for (rows, columns, share_HW), part_B1HW in zip(chosen, parts, strict=True):
-                    whole_B1HW[..., rows, columns] += part_B1HW * share_HW
+                for (rows, columns, down_H1, right_W), part_B1HW in zip(chosen, parts, strict=True):
+                    whole_B1HW[..., rows, columns] += part_B1HW * down_H1 * right_W
         return stitched
 
     @torch.inference_mode(False)  # kept for export too, whoever asks first
-    def _plan(self, height: int, width: int, device: torch.device) -> list[tuple[slice, slice, Tensor]]:
-        """Return each tile's rows, columns and what its map counts, made once."""
+    def _plan(self, height: int, width: int, device: torch.device) -> list[Tile]:
+        """Return the tiles of an image of this size, made once."""
         key = height, width, device
         if key not in self._plans:
             places = [starts(side, self.tile, self.overlap, self.size_multiple) for side in (height, width)]
             down, right = (weights(along, self.tile).to(device) for along in places)
             self._plans[key] = [
-                (slice(top, top + self.tile), slice(left, left + self.tile), down_H[:, None] * right_W)
+                (slice(top, top + self.tile), slice(left, left + self.tile), down_H[:, None], right_W)
                 for top, down_H in zip(places[0], down, strict=True)
                 for left, right_W in zip(places[1], right, strict=True)
             ]
