@@ -6,10 +6,15 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Watcher = Callable[[Iterator[Any], int], Iterator[Any]]
+
+_WATCHER: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 _AHEAD = 64  # twice the most threads of a pool
 
@@ -26,6 +31,24 @@ def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item]) ->
 
     Only some results are made ahead of the one asked for, so that memory does not grow with the number of items.
     """
+    if (watcher := _WATCHER.get()) is None:
+        yield from _map(function, items)
+    else:
+        known = list(items)
+        yield from watcher(_map(function, known), len(known))
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Pass the results of every `map_in_threads` in the block through `watcher(results, count)`, to show progress."""
+    token = _WATCHER.set(watcher)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
+
+
+def _map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     running: deque[Future[Result]] = deque()
     with thread_pool() as pool:
         for item in items:

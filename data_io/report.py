@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -49,6 +49,11 @@ class CheckReport:
     def ok(self) -> bool:
         """Whether there is no error; warnings may remain."""
         return not self.errors
+
+    def to_dict(self) -> dict[str, Any]:
+        """`root`, `ok`, `problems` and the rows of `summary`, for JSON."""
+        problems = [asdict(problem) for problem in self.problems]
+        return {"root": self.root, "ok": self.ok, "problems": problems, "summary": self.summary.to_dict("records")}
 
 
 def format_report(report: CheckReport) -> str:

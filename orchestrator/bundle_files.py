@@ -103,6 +103,13 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, 
     return description, model, scorer
 
 
+def summary(directory: Path) -> dict[str, Any]:
+    """Return what a bundle is in a few words, for programs: category, architecture, size, threshold and run."""
+    description = json.loads((directory / DESCRIPTION_FILE).read_text())
+    names = ("category", "architecture", "image_size", "threshold")
+    return {name: description[name] for name in names} | {"run_id": description["provenance"].get("run_id")}
+
+
 def amend(directory: Path, provenance: Mapping[str, Any]) -> None:
     """Note in a finished bundle what became known only later (test figures, its run); the model card follows.
 

@@ -38,6 +38,7 @@ NORMALISATION = "RGB / 255"
 _PIXELS_AT_ONCE = 1 << 22  # through network and scorer: 64 images of 256 pixels, one of 2048
 
 ImageLike = np.ndarray | Image.Image | str | Path
+SHOWN_SIZE = (640, 640)  # of a prediction in a notebook, at most
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,37 @@ class Prediction:
         Whether the score is above the threshold.
     anomaly_map
         float32 H×W at the image's own size.
+    threshold
+        Of the bundle.
+    source
+        The image as it was given, for the picture that a notebook shows.
     """
 
     score: float
     is_anomalous: bool
     anomaly_map: np.ndarray
+    threshold: float = field(default=math.nan, repr=False)
+    source: ImageLike | None = field(default=None, repr=False, compare=False)
+
+    def overlay(self) -> np.ndarray:
+        """Return the image with the map over it, uint8 H×W×3; see `orchestrator.heatmaps.overlay`."""
+        from orchestrator.heatmaps import overlay
+
+        return overlay(_to_array(self.source), self.anomaly_map, self.threshold)
+
+    def _repr_png_(self) -> bytes | None:
+        from orchestrator.inline import png
+
+        return None if self.source is None else png(self.overlay(), SHOWN_SIZE)
+
+    def _repr_html_(self) -> str | None:
+        from orchestrator.inline import image_tag
+
+        if self.source is None:
+            return None
+        verdict = "anomalous" if self.is_anomalous else "good"
+        caption = f"<p><b>{verdict}</b>: score {self.score:.3g}, threshold {self.threshold:.3g}</p>"
+        return caption + image_tag(self.overlay(), SHOWN_SIZE)
 
 
 @dataclass
@@ -85,6 +112,13 @@ class Bundle:
         if not math.isfinite(self.threshold):
             raise BundleError(f"the threshold is {self.threshold}; it must be finite: did the training diverge?")
         self.model.eval().requires_grad_(False)
+
+    def __repr__(self) -> str:
+        job = self.job
+        return (
+            f"<bundle of {job.category}: {job.architecture} at {job.image_size} pixels, "
+            f"threshold {self.threshold:.4g}, run {self.provenance.get('run_id') or 'unknown'}>"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -230,8 +264,8 @@ class Bundle:
         batch = np.stack([resize(array, self.job.image_size) for array in arrays])
         map_B1HW, score_B = self.score_batch(to_tensor(batch))
         return [
-            Prediction(score, score > self.threshold, fit_map(anomaly_map, array.shape[:2]))
-            for anomaly_map, score, array in zip(map_B1HW, score_B.tolist(), arrays, strict=True)
+            Prediction(score, score > self.threshold, fit_map(anomaly_map, array.shape[:2]), self.threshold, image)
+            for anomaly_map, score, array, image in zip(map_B1HW, score_B.tolist(), arrays, images, strict=True)
         ]
 
 

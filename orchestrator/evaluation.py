@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from models.metrics import image_metrics, prevalence
 from models.pixel_metrics import PixelMetrics, grouped_pixel_metrics
 from orchestrator.bundles import Bundle, fit_map, to_tensor
 from orchestrator.errors import ConfigError
+from orchestrator.progress import track
 
 MASKS_AT = ("model", "native")
 BATCH_SIZE = 16
@@ -67,6 +69,11 @@ class Evaluation:
     images: np.ndarray = field(repr=False)
     masks: np.ndarray = field(repr=False)
     maps: np.ndarray = field(repr=False)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures without the images, for JSON."""
+        named = {name: getattr(self, name) for name in ("category", "architecture", "threshold", "metrics")}
+        return named | {"per_defect_type": self.per_defect_type.to_dict("index")}
 
 
 def evaluate(
@@ -157,7 +164,7 @@ def measure_latency(bundle: Bundle, repeats: int = 20) -> float:
 def _score(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     maps = np.empty(images.shape[:3], np.float32)
     scores = np.empty(len(images), np.float32)
-    for start in range(0, len(images), BATCH_SIZE):
+    for start in track(range(0, len(images), BATCH_SIZE), "Scoring images"):
         part = slice(start, start + BATCH_SIZE)
         map_B1HW, score_B = bundle.score_batch(to_tensor(images[part]))
         maps[part], scores[part] = map_B1HW[:, 0].cpu().numpy(), score_B.cpu().numpy()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import bundle_files
 from orchestrator.champion import enter, find_run, logged_model, without_model
 from orchestrator.errors import BundleError, ConfigError
+from orchestrator.progress import filling
 from orchestrator.tracking import RunRecord, connect
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
     pictures = record.directory.path / "pictures"
     if pictures.is_dir():
         client.log_artifacts(run_id, str(pictures), "pictures")
-    for name in ("search.json", "selection.json"):
+    for name in ("search.json", "selection.json", "report.html"):
         if (file := record.directory.path / name).is_file():
             client.log_artifact(run_id, str(file))
     _upload_tables(client, run_id, record.directory.path)
@@ -81,7 +82,9 @@ def pull(reference: str, to: Path, tracking_uri: str | None = None) -> Path:
         raise without_model(run)
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
-        fetched = Path(client.download_artifacts(run.info.run_id, "bundle", folder))
+        size = sum(item.file_size or 0 for item in client.list_artifacts(run.info.run_id, "bundle"))
+        with filling(Path(folder), size, "Pulling"):
+            fetched = Path(client.download_artifacts(run.info.run_id, "bundle", folder))
         expected = run.data.tags.get("msad.bundle_sha256")
         if expected != _digest(fetched / "bundle.json"):
             raise BundleError(

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from data_io.decode import decode, read_header, resize
@@ -25,6 +23,7 @@ from data_io.parallel import thread_pool
 from orchestrator.bundles import Bundle, fit_map, to_tensor
 from orchestrator.errors import ConfigError, Interrupted, ResourceError
 from orchestrator.predictions import MAPS, Results, Row, Settings
+from orchestrator.progress import bar
 
 BATCH_PIXELS = 1 << 25
 """Pixels of a batch at its images' own sizes, 100 MB of RGB: what limits the memory where images are large."""
@@ -127,9 +126,9 @@ def predict_folder(
             result.anomalous = sum(results.rows[path].verdict == "anomalous" for path in done)
             todo = [image for image in found if image.path not in done]
             results.start(changed=[image.path for image in todo if image.path in results.rows])
-            with _bar() as bar:
+            with bar() as progress:
                 outcomes = _predict(bundle, results, todo, batch_size)
-                for image, outcome in bar.track(outcomes, total=len(todo), description="Scoring"):
+                for image, outcome in progress.track(outcomes, total=len(todo), description="Scoring"):
                     if isinstance(outcome, str):
                         result.skipped[image.path] = outcome
                     else:
@@ -154,18 +153,6 @@ def format_outcome(result: FolderPrediction, out: Path) -> str:
     if result.skipped:
         lines.append(f"{len(result.skipped):,} skipped; see {out / 'skipped.csv'}")
     return "\n".join(lines)
-
-
-def _bar() -> Progress:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _predict(

@@ -56,10 +56,7 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
         raise DataError(
             f"{config.dataset} has {len(errors)} error(s); `msad data check` lists them all:\n{listed}{more}"
         )
-    spaces = {name: _space(config, name) for name in config.architectures}
-    problems = [text for name in config.architectures for text in _model_problems(config, name, spaces[name])]
-    if problems:
-        raise ConfigError("\n".join(problems))
+    spaces = check_models(config)
     config.storage.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(config.storage).free
     if free < FREE_BYTES:
@@ -72,6 +69,21 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
         split = split_good_images(config.dataset, category, config.seed, layout=layout)
         fingerprints[category] = fingerprint([*split.train_paths, *split.validation_paths], cache)
     return Plan(categories, fingerprints, spaces, layout)
+
+
+def check_models(config: SweepConfig) -> dict[str, dict[str, BaseDistribution]]:
+    """Return what is searched for each architecture, by its slash path.
+
+    Raises
+    ------
+    ConfigError
+        An architecture cannot work at this image size, or a fixed parameter is wrong.
+    """
+    spaces = {name: _space(config, name) for name in config.architectures}
+    problems = [text for name in config.architectures for text in _model_problems(config, name, spaces[name])]
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return spaces
 
 
 def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution]:

@@ -15,6 +15,8 @@ from PIL import Image
 from orchestrator.report_data import StudyReport
 
 PHOTOGRAPHS = ("gallery", "examples")
+EVALUATION = ("roc_pr", "scores", "training")
+SEARCH = ("history", "importance", "parallel", "validation_test")
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,6 @@ def pictures(study: StudyReport, names: Sequence[str]) -> list[Picture]:
     return found
 
 
-EVALUATION = ("roc_pr", "scores", "training")
-SEARCH = ("history", "importance", "parallel", "validation_test")
-
-
 def _embed(png: bytes, photograph: bool) -> tuple[str, int, int]:
     """Return an image as a data URI, and its width and height: a third of the PNG's size or less.
 
@@ -66,7 +64,7 @@ def _embed(png: bytes, photograph: bool) -> tuple[str, int, int]:
         if photograph:
             colours.save(packed, "WEBP", quality=82)
         else:
-            colours.quantize(64, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(packed, "PNG")
+            colours.quantize(256, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(packed, "PNG")
     kind = "webp" if photograph else "png"
     return f"data:image/{kind};base64,{base64.b64encode(packed.getvalue()).decode()}", width, height
 

@@ -11,7 +11,8 @@ import pandas as pd
 from orchestrator.finals import final_id
 from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
-from orchestrator.study import Study, TrialRecord
+from orchestrator.study import Study, TrialRecord, study_id
+from orchestrator.study_note import study_note
 from orchestrator.study_pictures import save_study_pictures
 from orchestrator.study_record import describe_search
 from orchestrator.tracking import RunRecord, Tracker
@@ -38,6 +39,8 @@ class Reporter:
         self._workspace, self._view, self._tracker, self._tags = workspace, view, tracker, tags
         self._final_seeds = final_seeds
         self._ended: set[JobDirectory] = set()  # finals that have been heard of
+        self._outcomes: dict[str, tuple[Study, str, str | None]] = {}
+        self._best: set[str] = set()  # keys of the studies that have a star
 
     def catch_up(self, study: Study) -> None:
         """Queue a study and all its trials: what an earlier attempt of the sweep may not have delivered."""
@@ -49,7 +52,7 @@ class Reporter:
         """Hear of a trial: `start`, `result` or `end`."""
         record = study.record(job_id)
         if event == "start":
-            self._view.started(job_id)
+            self._view.started(job_id, self._workspace.job(job_id), record.job.epochs)
         elif event == "end":
             outcome = {"complete": f"{record.value or 0:.4f}", "failed": f"failed: {record.failure}"}
             self._view.ended(job_id, study, outcome.get(record.state, record.state))
@@ -60,7 +63,8 @@ class Reporter:
         seeds = self._finals(study)
         several = f" (seed {index + 1} of {len(seeds)})" if len(seeds) > 1 else ""
         if event == "start":
-            self._view.stage(study, f"training the winner, then testing it{several}")
+            doing = f"training the winner, then testing it{several}"
+            self._view.stage(study, doing, seeds[index], study.winner().epochs)
             self.study(study, "running")
         else:
             self._ended.add(seeds[index])
@@ -102,6 +106,12 @@ class Reporter:
         self._view.stage(study, f"failed: {reason}")
         self.study(study, "failed", reason)
 
+    def mark_best(self, keys: set[str]) -> None:
+        """Give the runs of these studies their star, and take it from all others that have ended."""
+        self._best = keys
+        for study, status, reason in self._outcomes.values():
+            self.study(study, status, reason)
+
     def final(self, study: Study, index: int = 0) -> JobDirectory:
         """Return the folder of a study's final training with one of its seeds."""
         return self._workspace.job(final_id(study.key, index))
@@ -114,6 +124,10 @@ class Reporter:
 
     def study(self, study: Study, status: str, reason: str | None = None) -> None:
         """Queue a study's run: while it searches a heading, in the end its winner's record."""
+        if status == "running":
+            self._best.discard(study.key)
+        else:
+            self._outcomes[study.key] = study, status, reason
         final, best = self.final(study), study.best()
         if status != "running" and study.trials:
             self._record_search(study)
@@ -127,16 +141,17 @@ class Reporter:
         winner = study.winner()
         self._tracker.put(
             RunRecord(
-                record_id=_record_id(study),
+                record_id=study_id(study.key),
                 kind="study",
-                title=study.key,
+                title=study_title(study.key, study.key in self._best),
                 status=status,
                 directory=final,
                 best=best.user_attrs["job_id"] if best else None,
                 reason=reason,
-                note=_note(study, status, reason, metrics),
-                params=winner.flat() if winner and status == "complete" else {},
+                note=study_note(study, status, reason, metrics),
+                params=winner.flat() if winner and status == "complete" else _names(study),
                 tags=self._run_tags(study) | {"msad.trials": str(study.counts().done)},
+                starred=study.key in self._best,
                 metrics=metrics,
                 register_as=study.base.category if status == "complete" else None,
             )
@@ -166,12 +181,12 @@ class Reporter:
             RunRecord(
                 record_id=record_id,
                 kind="final",
-                title=f"{study.key} seed {job.seed + index}",
+                title=f"seed {job.seed + index}",
                 status=status,
                 directory=self._workspace.job(record_id),
-                parent=_record_id(study),
+                parent=study_id(study.key),
                 reason=failure["reason"] if failure else None,
-                note=first,
+                note=lambda pages: first,
                 params=dataclasses.replace(job, seed=job.seed + index).flat(),
                 tags=self._run_tags(study),
                 metrics=_validation(final.read("result") or {}) | _known("test_", final.read("test") or {}),
@@ -185,10 +200,10 @@ class Reporter:
             RunRecord(
                 record_id=record.job_id,
                 kind="trial",
-                title=f"{study.key} {record.job_id[-4:]}",
+                title=f"trial {record.job_id[-4:]}",
                 status=record.state,
                 directory=directory,
-                parent=_record_id(study),
+                parent=study_id(study.key),
                 reason=record.failure,
                 params=record.job.flat(),
                 tags=self._run_tags(study) | (REPORT_TAG if report else {}),
@@ -197,13 +212,17 @@ class Reporter:
         )
 
     def _run_tags(self, study: Study) -> dict[str, str]:
-        category, architecture = study.base.category, study.base.architecture
-        names = {"msad.category": category, "msad.architecture": architecture, "msad.study": study.key}
-        return names | dict(self._tags[category])
+        names = {f"msad.{name}": value for name, value in _names(study).items()}
+        return names | {"msad.study": study.key} | dict(self._tags[study.base.category])
 
 
-def _record_id(study: Study) -> str:
-    return study.key.replace("/", "-")
+def _names(study: Study) -> dict[str, str]:
+    return {"category": study.base.category, "architecture": study.base.architecture}
+
+
+def study_title(key: str, best: bool) -> str:
+    """Return the name of a study's run; the best of its category has a star in front, where no column cuts it off."""
+    return ("★ " if best else "") + key.replace("/", " / ")
 
 
 def _known(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float]:
@@ -248,34 +267,3 @@ def _validation(result: Mapping[str, Any]) -> dict[str, float]:
         "parameters": "parameters",
     }
     return {names[key]: float(value) for key, value in result.items() if key in names}
-
-
-def _note(study: Study, status: str, reason: str | None, metrics: Mapping[str, float]) -> str:
-    counts = study.counts()
-    lines = [
-        f"**{study.key}**: {counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed, "
-        f"of {study.trials}."
-    ]
-    if status == "failed":
-        lines.append(f"No winner: {reason}")
-    if status == "complete":
-        lines.append(
-            "This run is the winner, trained again to the end by a Ray Train job and only then shown the test split. "
-            f"Validation score {metrics.get('validation_score', float('nan')):.4f}, "
-            + (f"test image AUROC {metrics['test_image_auroc']:.4f}." if "test_image_auroc" in metrics else "no test.")
-        )
-        if "test_image_auroc_mean" in metrics:
-            lines.append(
-                f"Over {metrics['final_seeds']:.0f} seeds the test image AUROC is "
-                f"{metrics['test_image_auroc_mean']:.4f} ± {metrics['test_image_auroc_sd']:.4f} (sample sd); this run "
-                "is the first seed's."
-            )
-        if "selection_gap" in metrics:
-            lines.append(
-                "Computed after the selection, for the report alone: "
-                f"Spearman ρ of validation and test {metrics.get('selection_spearman', float('nan')):.2f} over "
-                f"{metrics['selection_trials']:.0f} trials, gap to the best of them on test "
-                f"{metrics['selection_gap']:.4f}, a random choice {metrics['selection_random']:.4f}."
-            )
-        lines.append("Fetch it: `msad pull RUN_ID --to DIR` with this run's ID.")
-    return "\n\n".join(lines)

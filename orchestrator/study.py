@@ -10,9 +10,10 @@ storage, nor runs several studies side by side in one Tuner.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -20,9 +21,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from models import registry
-from models.augmentation import AugmentationConfig
-from models.corruptions import CorruptionConfig
 from orchestrator.job_config import JobConfig
+from orchestrator.parameters import written_out
 
 PRUNERS = {
     # Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934): at each rung the best third goes on.
@@ -211,14 +211,15 @@ class Study:
         return self._optuna._storage.get_trial(trial._trial_id)
 
 
+def study_id(study_key: str) -> str:
+    """Return the ID of a study's record, under which its MLflow run is found again."""
+    return study_key.replace("/", "-")
+
+
 def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """Return the point of a space that the defaults are, without paths whose default lies outside of it."""
-    kind = registry.architecture(base.architecture)
-    defaults = {f"model/{name}": value for name, value in registry.default_parameters(base.architecture).items()}
-    defaults |= {f"loss_weights/{term}": kind.default_loss_weights.get(term, 0.0) for term in kind.loss_terms}
-    for group, settings in (("corruption", CorruptionConfig()), ("augmentation", AugmentationConfig())):
-        defaults |= {f"{group}/{name}": value for name, value in asdict(settings).items()}
-    defaults |= base.flat()
+    off = dict.fromkeys((f"loss_weights/{term}" for term in registry.architecture(base.architecture).loss_terms), 0.0)
+    defaults = off | written_out(dataclasses.replace(base, loss_weights={})).flat() | base.flat()
     point = {}
     for path, distribution in space.items():
         with contextlib.suppress(KeyError, ValueError, TypeError):  # what Optuna raises for a value outside

@@ -56,7 +56,9 @@ def save_history(record: Mapping[str, Any], path: Path) -> None:
     axes = figure.subplots()
     complete, pruned, failed = (trials[trials["state"] == state] for state in ("complete", "pruned", "failed"))
     if len(complete):
-        axes.step(complete["number"], complete["value"].cummax(), where="post", color=GREY, label="best so far")
+        best = complete["value"].cummax()
+        ends = [*complete["number"], trials["number"].iloc[-1]], [*best, best.iloc[-1]]
+        axes.step(*ends, where="post", color=GREY, label="best so far")
         axes.plot(complete["number"], complete["value"], "o", color=BLUE, label="complete")
     if len(pruned):
         label = "stopped early, at its last value"

@@ -1,4 +1,4 @@
-"""An untrained bundle with real statistics, an empty MLflow store, a real browser: small, quick, all of it genuine."""
+"""An untrained bundle with real statistics, MLflow stores, a real browser: small, quick, all of it genuine."""
 
 from __future__ import annotations
 
@@ -96,6 +96,81 @@ def log(client, experiment, bundle, tmp_path_factory):
         return run_id, record
 
     return log
+
+
+@pytest.fixture(scope="session")
+def record_sweep():
+    """Return a function that records a sweep in `FOLDER/mlflow.db` as a real one does, from figures it is given.
+
+    `figures[category, architecture]` are a validation score and a test image AUROC, or the reason of a failure. Called
+    again it is a resume. It returns the store's address and what `SweepReport.publish` returned.
+    """
+    import io
+
+    import optuna
+    from optuna.distributions import FloatDistribution
+    from PIL import Image
+    from rich.console import Console
+
+    from orchestrator.config import make_config
+    from orchestrator.live import LiveView
+    from orchestrator.model_store import deliver_files
+    from orchestrator.reporting import Reporter
+    from orchestrator.study import Study
+    from orchestrator.sweep_report import SweepReport
+    from orchestrator.tracking import Tracker, open_experiment
+    from orchestrator.workspace import Workspace
+
+    def finished(job, validation):
+        space = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True)}
+        study = Study(job, space, 2, optuna.storages.InMemoryStorage(), "none")
+        for value in (validation - 0.1, validation):
+            study.tell(study.ask()[0], value=value)
+        return study
+
+    def record_sweep(folder, figures, bundle=None):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        uri, workspace = f"sqlite:///{folder / 'mlflow.db'}", Workspace(folder / "sweeps" / "first")
+        categories, architectures = (tuple(dict.fromkeys(names)) for names in zip(*figures, strict=True))
+        words = {"categories": categories, "architectures": architectures, "trials": 2, "image_size": 32}
+        config = make_config({"name": "first", "dataset": folder, "tracking_uri": uri, **words})
+        client = connect(uri)
+        tracker = Tracker(client, open_experiment(client, "first", uri, workspace.root), print, deliver_files)
+        studies = {
+            key: finished(config.job(*key), 0.5 if isinstance(ends, str) else ends[0]) for key, ends in figures.items()
+        }
+        view = LiveView(list(studies.values()), 1, Console(file=io.StringIO()))
+        tags = {category: {"msad.data_fingerprint": "f"} for category in categories}
+        reporter, report = (
+            Reporter(workspace, view, tracker, tags),
+            SweepReport(config, workspace, tracker, list(studies.values())),
+        )
+        for study in studies.values():
+            reporter.catch_up(study)
+        report.begin()
+        for key, study in studies.items():
+            final, ends = reporter.final(study), figures[key]
+            (final.path / "pictures").mkdir(parents=True, exist_ok=True)
+            if isinstance(ends, str):
+                final.write("failure", {"reason": ends})
+            else:
+                (final.path / "failure.json").unlink(missing_ok=True)
+                validation, image_auroc = ends
+                for epoch in (1, 2):
+                    final.append_progress({"epoch": epoch, "train_loss": 1 / epoch, "validation_score": validation})
+                final.write("result", {"epoch": 2, "threshold": 0.5, "parameters": 9, "score": validation})
+                test = {"image_auroc": image_auroc, "image_prauc": 0.9, "image_prevalence": 0.5, "aupro_30": 0.7}
+                counts = {"false_positives": 1, "good_images": 12, "misses": 2, "defective_images": 18}
+                final.write("test", {**test, "pixel_auroc": 0.9, **counts})
+                Image.new("RGB", (60, 40), (0, 114, 178)).save(final.path / "pictures" / "gallery.png")
+                if bundle:
+                    bundle.save(final.bundle)
+            reporter.on_final("end", study)
+        unreported = report.publish(reporter, 10)
+        tracker.close(10)
+        return uri, unreported
+
+    return record_sweep
 
 
 @pytest.fixture(scope="session")

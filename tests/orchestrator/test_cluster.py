@@ -1,10 +1,12 @@
-"""How a cluster is divided among trials; pure arithmetic, so no Ray is started."""
+"""How a cluster is divided among trials; pure arithmetic, Ray is not started here."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from orchestrator.cluster import Allotment, divide
+from orchestrator.cluster import Allotment, connect, divide
 from orchestrator.config import make_config
 from orchestrator.errors import ResourceError
 
@@ -68,3 +70,13 @@ def test_more_than_the_largest_node_has_is_refused_naming_every_option():
 def test_gpu_asked_for_where_there_is_none_is_refused():
     with pytest.raises(ResourceError, match=r"0\.5 GPUs per trial .* has 0: lower --gpus-per-trial"):
         divide(asked(gpus=0.5), LAPTOP)
+
+
+def test_ray_that_cannot_be_started_is_an_error_for_the_user(monkeypatch):
+    def init(**settings):
+        raise Exception("The current node timed out during startup.\nand much more")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("os.environ", dict(os.environ))  # connecting sets Ray's variables
+    with pytest.raises(ResourceError, match=r"could not be started on this machine \(The current node timed out"):
+        connect(asked())

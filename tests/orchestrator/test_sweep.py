@@ -74,7 +74,7 @@ def swept(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, li
     """A finished sweep of 2 studies of 2 trials: its folder, its process, and the dataset files that were opened."""
     folder = tmp_path_factory.mktemp("swept")
     words = ("search", "--dataset", str(demo), "--categories", "brick", *BOTH, "--trials", "2", "--name", "first")
-    return folder, *watched(demo, folder, *words, *SMALL)
+    return folder, *watched(demo, folder, *words, *SMALL, "--json", "outcome.json")
 
 
 def test_search_ends_with_every_run_in_mlflow(swept):
@@ -84,7 +84,7 @@ def test_search_ends_with_every_run_in_mlflow(swept):
     assert len(found["study"]) == 2 and len(found["trial"]) == 4
     for run in found["trial"]:
         assert run.info.status == "FINISHED" and run.data.tags["msad.status"] == "complete"
-        assert {"train_loss", "validation_score", "learning_rate"} <= set(run.data.metrics)
+        assert {"train/loss", "validation_score", "train/learning_rate"} <= set(run.data.metrics)
         assert run.data.params["image_size"] == "32" and run.data.params["model/base_width"] == "4"
         assert run.data.tags["mlflow.parentRunId"] in {study.info.run_id for study in found["study"]}
     for run in found["study"]:
@@ -114,6 +114,22 @@ def test_winner_beats_or_equals_every_trial_on_validation(swept):
             if run.data.tags["msad.study"] == study.data.tags["msad.study"]
         }
         assert scores[best] == max(scores.values())
+
+
+def test_search_writes_how_it_ended_and_the_leaderboard_as_json(swept):
+    outcome = json.loads((swept[0] / "outcome.json").read_text())
+    assert (outcome["name"], outcome["ok"], outcome["failed_studies"], outcome["undelivered"]) == ("first", True, {}, 0)
+    rows = outcome["leaderboard"]
+    assert {row["architecture"] for row in rows} == {"baseline", "multiscale"}
+    assert all(0 <= row["validation_score"] <= 1 and row["final_seeds"] is None for row in rows)
+
+
+def test_pull_says_as_json_where_the_model_is_and_what_it_is(swept, tmp_path):
+    done = msad("pull", "brick@champion", "--to", str(tmp_path / "model"), "--json", "-", folder=swept[0])
+    model = json.loads(done.stdout)
+    best = next(row for row in json.loads((swept[0] / "outcome.json").read_text())["leaderboard"] if row["best"])
+    assert (model["category"], model["image_size"], model["folder"]) == ("brick", 32, str(tmp_path / "model"))
+    assert (model["architecture"], model["run_id"]) == (best["architecture"], best["run_id"])
 
 
 def test_compare_lists_both_studies(swept):
