@@ -108,9 +108,11 @@ def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistri
         multiples = [build(name, **fixed, **depth).size_multiple for depth in deepest]
     except (ModelError, TypeError) as error:
         return [str(error)]
+    sides = {"image size": config.image_size, "tiling/tile": config.job("category", name).tiles.tile}
     return [
-        f"image size {config.image_size} does not suit {name}: it must be divisible by {multiple}; the nearest is "
-        f"{max(1, round(config.image_size / multiple)) * multiple}"
+        f"{what} {side} does not suit {name}: it must be divisible by {multiple}; the nearest is "
+        f"{max(1, round(side / multiple)) * multiple}"
         for multiple in multiples
-        if config.image_size % multiple
+        for what, side in sides.items()
+        if side % multiple
     ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from torch import Tensor
 
 from models.base import AnomalyModel, Encoded
 from models.registry import build
-from models.scoring import Choice, Scorer, choose_scoring, threshold
+from models.scoring import Choice, Scorer, choose_scoring, default_candidates, threshold
 from models.synthetic_defects import SyntheticSet
+from models.tiling import tiled
 from orchestrator.batches import FeatureBatches, ImageBatches, TrainingData, make_batches
 from orchestrator.errors import TrainingError
 from orchestrator.job_config import JobConfig
@@ -84,7 +85,7 @@ def _fit(
     job: JobConfig, data: TrainingData, device: torch.device, report: Report, get_checkpoint: GetCheckpoint
 ) -> Fitted:
     torch.manual_seed(job.seed)
-    model = build(job.architecture, **job.model).to(device, memory_format=torch.channels_last)
+    model = tiled(build(job.architecture, **job.model), job.tiles).to(device, memory_format=torch.channels_last)
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
     batches = make_batches(job, data, model, device)
@@ -137,7 +138,7 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = validate(model, batches, data.synthetic)
+            choice = validate(model, batches, data.synthetic, job.view_size)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {
@@ -154,7 +155,7 @@ def _fit(
         began, since = time.perf_counter(), epoch
 
     model.load_state_dict(best.model)
-    choice = best.choice or validate(model, batches, data.synthetic)  # None only when resumed at the end
+    choice = best.choice or validate(model, batches, data.synthetic, job.view_size)  # None only when resumed at the end
     return Fitted(
         model=model.eval(),
         scorer=choice.scorer,
@@ -178,8 +179,13 @@ def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> N
 
 
 @torch.no_grad()
-def validate(model: AnomalyModel, batches: ImageBatches | FeatureBatches, synthetic: SyntheticSet) -> Choice:
+def validate(
+    model: AnomalyModel, batches: ImageBatches | FeatureBatches, synthetic: SyntheticSet, view_size: int
+) -> Choice:
     """Score held-out good images against their synthetic defects and choose the scoring that separates them best.
+
+    The maps of the good images are kept while this runs, those of the defects a batch at a time. `view_size` is the
+    side in pixels of what the network sees at once, by which smoothing is measured.
 
     Raises
     ------
@@ -187,20 +193,24 @@ def validate(model: AnomalyModel, batches: ImageBatches | FeatureBatches, synthe
         The model has diverged: a map is not finite.
     """
     model.eval()
-    good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
-    return choose_scoring(good, defects, synthetic)
+    good = anomaly_maps(model, batches.validation())
+    candidates = default_candidates(tuple(good), view_size)
+    return choose_scoring(good, map_batches(model, batches.synthetic()), synthetic, candidates)
 
 
 def anomaly_maps(model: AnomalyModel, images: Iterable[Encoded]) -> dict[str, Tensor]:
     """Return the maps of all batches, by name, N×1×H×W; see `validate` for the error."""
-    parts: dict[str, list[Tensor]] = {}
+    parts = list(map_batches(model, images))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def map_batches(model: AnomalyModel, images: Iterable[Encoded]) -> Iterator[dict[str, Tensor]]:
+    """Yield the maps of one batch after the other, by name, B×1×H×W; see `validate` for the error."""
     for batch in images:
-        for name, map_B1HW in model.anomaly_maps(batch).items():
-            parts.setdefault(name, []).append(map_B1HW.float())
-    whole = {name: torch.cat(maps) for name, maps in parts.items()}
-    if not all(maps.isfinite().all() for maps in whole.values()):
-        raise FloatingPointError("anomaly maps")
-    return whole
+        maps = {name: map_B1HW.float() for name, map_B1HW in model.anomaly_maps(batch).items()}
+        if not all(map_B1HW.isfinite().all() for map_B1HW in maps.values()):
+            raise FloatingPointError("anomaly maps")
+        yield maps
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:

@@ -179,3 +179,11 @@ def test_scorer_from_the_cpu_scores_maps_on_the_gpu_alike():
     map_B1HW, score_B = scorer({name: map_B1HW.cuda() for name, map_B1HW in maps.items()})
     torch.testing.assert_close(map_B1HW.cpu(), scorer(maps)[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(score_B.cpu(), scorer(maps)[1], atol=1e-4, rtol=1e-4)
+
+
+def test_smooth_of_a_large_map_equals_that_of_a_small_one(monkeypatch):
+    map_B1HW = torch.rand(2, 1, 70, 90, generator=torch.Generator().manual_seed(0))
+    by_matrix = {sigma: smooth(map_B1HW, sigma) for sigma in (0.5, 3.0, 20.0)}
+    monkeypatch.setattr("models.scorer._LARGE", 64)
+    for sigma, expected in by_matrix.items():
+        torch.testing.assert_close(smooth(map_B1HW, sigma), expected, atol=1e-5, rtol=1e-5)

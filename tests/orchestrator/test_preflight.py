@@ -126,3 +126,9 @@ def test_no_test_image_or_mask_is_opened(demo, tmp_path):
     assert result.returncode == 0, result.stderr
     train, *others = result.stdout.splitlines()
     assert int(train) > 0 and not others
+
+
+def test_tile_that_does_not_suit_is_refused_with_the_nearest(make, own_cache):
+    prepare(make(architectures=("multiscale",), parameters={"tiling/tile": 32}, trials=0), own_cache)
+    with pytest.raises(ConfigError, match=r"tiling/tile 36 does not suit multiscale: .*nearest is 32"):
+        prepare(make(architectures=("multiscale",), parameters={"tiling/tile": 36}, trials=0), own_cache)
