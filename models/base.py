@@ -6,7 +6,7 @@ Tensors are named by shape: B images, C channels, H×W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -31,6 +31,10 @@ class AnomalyModel(nn.Module, ABC):
         Weights that train a good detector without a search.
     training_defaults
         Fields of a job's configuration that suit this architecture better than the job's own defaults.
+    search_space
+        For an architecture from outside of this repository: slash paths into the job (`learning_rate`, `model/width`,
+        `loss_weights/l1`) and their Optuna distributions, or a function without arguments that returns them. Left
+        empty there is nothing to search. This package's own are in `search_spaces/`, because `models/` knows no Optuna.
     map_names
         The keys of `anomaly_maps`.
     size_multiple
@@ -43,6 +47,7 @@ class AnomalyModel(nn.Module, ABC):
     costly_terms: ClassVar[tuple[str, ...]] = ()
     default_loss_weights: ClassVar[dict[str, float]]
     training_defaults: ClassVar[dict[str, Any]] = {}
+    search_space: ClassVar[Mapping[str, Any] | Callable[[], Mapping[str, Any]]] = {}
     map_names: ClassVar[tuple[str, ...]]
     has_frozen_encoder: ClassVar[bool] = False
     size_multiple: int = 1

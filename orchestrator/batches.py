@@ -6,9 +6,11 @@ Tensors are named by shape: B images of a batch, C channels, H×W pixels, N imag
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 from models.augmentation import AugmentationConfig, Augmenter
 from models.base import AnomalyModel, Encoded
 from models.corruptions import CorruptionConfig, Corruptor
+from models.registry import is_own
 from models.synthetic_defects import SyntheticSet
 from orchestrator.job_config import JobConfig
 
@@ -113,7 +116,8 @@ class FeatureBatches:
         self._probability = CorruptionConfig(**job.corruption).probability
         self._count = len(self._images)
         self._views = max(1, min(_MOST_VIEWS, round(VIEWS_IN_ALL / self._count)))
-        decisive = [job.architecture, job.model.get("backbone"), job.image_size, job.seed, self._views]
+        encoder = [dict(job.model), source_digest(model)] if is_own(job.architecture) else job.model.get("backbone")
+        decisive = [job.architecture, encoder, job.image_size, job.seed, self._views]
         decisive = json.dumps([*decisive, dict(always.corruption), dict(job.augmentation)], sort_keys=True)
         key = f"features-v{VERSION}-{hashlib.sha256(decisive.encode()).hexdigest()[:16]}"
         kept = data.keep(key, lambda: self._encode_all(job.seed))
@@ -185,6 +189,12 @@ class FeatureBatches:
             for image_BCHW in images:
                 add(name, self._model.encode(image_BCHW))
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def source_digest(model: AnomalyModel) -> str:
+    """Return a digest of the file a model's class is written in: a user changes his encoder and keeps its name."""
+    file = Path(inspect.getfile(type(model)))
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def make_batches(

@@ -22,6 +22,8 @@ def main() -> None:
     """Run the command line; errors that a user can mend are one message and an exit code, never a traceback."""
     from orchestrator.errors import USER_ERRORS, Interrupted
 
+    # Last, so that it hides nothing: a user's own architecture may lie in the folder he is in, as with `python -m`.
+    sys.path.append(str(Path.cwd()))
     try:
         sys.exit(msad(standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -65,6 +67,13 @@ def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[st
     return settings or None
 
 
+def _spaces(_context: click.Context, _option: click.Parameter, lines: tuple[str, ...]) -> dict[str, str] | None:
+    for line in lines:
+        if "=" not in line:
+            raise click.BadParameter(f"{line!r}: expected ARCHITECTURE=SPACE, e.g. baseline=my_module:WIDE")
+    return dict(line.split("=", 1) for line in lines) or None
+
+
 tracking_option = click.option(
     "--tracking-uri",
     metavar="URI",
@@ -73,7 +82,12 @@ tracking_option = click.option(
 SWEEP_OPTIONS = [
     click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
     click.option("--categories", callback=_names, metavar="A,B", help="[default: all the dataset has]"),
-    click.option("--architectures", callback=_names, metavar="A,B", help="[default: feature_pyramid]"),
+    click.option(
+        "--architectures",
+        callback=_names,
+        metavar="A,B",
+        help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_pyramid]",
+    ),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
     click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),
@@ -117,6 +131,14 @@ def _sweep_options(command: Any) -> Any:
 @msad.command(context_settings=CONTEXT)
 @click.argument("config", required=False, type=click.Path(path_type=Path))
 @click.option("--trials", type=int, help="Configurations to try per category and architecture. [default: 10]")
+@click.option(
+    "--space",
+    "search_spaces",
+    multiple=True,
+    callback=_spaces,
+    metavar="ARCHITECTURE=SPACE",
+    help="Search other ranges: a Python path, e.g. baseline=my_module:WIDE. Repeatable.",
+)
 @click.option("--pruner", type=click.Choice(["asha", "median", "none"]), help="Stops weak trials. [default: asha]")
 @click.option(
     "--report-trials/--no-report-trials",
@@ -163,7 +185,7 @@ def _config(file: Path | None, options: dict[str, Any]) -> Any:
     for option, name in (("cpus_per_trial", "cpus"), ("gpus_per_trial", "gpus"), ("concurrency", "concurrency")):
         if option in given:
             given.setdefault("resources", {})[name] = given.pop(option)
-    for name in ("resources", "parameters"):  # one option replaces one entry of the file's, not all of them
+    for name in ("resources", "parameters", "search_spaces"):  # an option replaces one entry of the file's, not all
         if name in given and isinstance(values.get(name), dict):
             given[name] = values[name] | given[name]
     values |= given

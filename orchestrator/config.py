@@ -10,11 +10,13 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from models.errors import ModelError
 from models.registry import architecture as architecture_class
 from models.registry import architectures as known_architectures
-from models.registry import default_parameters
+from models.registry import default_parameters, use
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
+from orchestrator.workspace import study_id
 
 FIRST_ARCHITECTURES = ("feature_pyramid",)
 
@@ -53,7 +55,8 @@ class SweepConfig(_Part):
     `trials` of 0 trains the given `parameters` once per study, without a search (`msad train`). `categories` left empty
     means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`; with a
     search they replace the searched ranges, and of `model/...` and `loss_weights/...` each architecture takes its own.
-    `epochs` and `batch_size` of None are the architecture's own;
+    `search_spaces` replaces the ranges of an architecture by others, named by a Python path or an entry point
+    (`search_spaces.space`). `epochs` and `batch_size` of None are the architecture's own;
     `evaluate_every` of None evaluates about ten times.
 
     `final_seeds` trains each study's winner so often, with the seeds `seed`, `seed` + 1, ... and so with as many draws
@@ -76,6 +79,7 @@ class SweepConfig(_Part):
     pruner: Literal["asha", "median", "none"] = "asha"
     false_positive_rate: float = Field(0.01, gt=0, lt=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    search_spaces: dict[str, str] = Field(default_factory=dict)
     final_seeds: int = Field(1, ge=1)
     report_trials: bool = False
     executor: Literal["auto", "direct", "train"] = "auto"
@@ -94,12 +98,20 @@ class SweepConfig(_Part):
     @field_validator("architectures")
     @classmethod
     def _known_architectures(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = known_architectures()
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError("; ".join(f"unknown architecture {name!r}{nearest(name, known)}" for name in unknown))
+        problems = []
+        for name in names:
+            try:
+                use(name)  # a person has named it here, so its code may be imported
+            except ModelError as error:
+                problems.append(str(error))
+        ids = [study_id(name) for name in names]
+        twice = sorted({name for name in names if ids.count(study_id(name)) > 1})
+        if twice:
+            problems.append(f"{' and '.join(twice)}: two studies would have one name; leave one away")
+        if problems:
+            raise ValueError("; ".join(problems))
         if not names:
-            raise ValueError(f"name at least one of {', '.join(known)}")
+            raise ValueError(f"name at least one of {', '.join(known_architectures())}")
         return names
 
     @field_validator("parameters")
@@ -115,6 +127,11 @@ class SweepConfig(_Part):
 
     @model_validator(mode="after")
     def _jobs_are_valid(self) -> SweepConfig:
+        for name in self.search_spaces:
+            if name not in self.architectures:
+                raise ValueError(
+                    f"search_spaces: {name!r} is none of this sweep's architectures{nearest(name, self.architectures)}"
+                )
         for architecture in self.architectures:
             self.job("category", architecture)
         return self

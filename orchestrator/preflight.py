@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,15 @@ from data_io.check import check
 from data_io.errors import DataError
 from data_io.layout import choose_categories
 from data_io.splits import split_good_images
+from models.augmentation import AugmentationConfig
+from models.contract import contract_problems
+from models.corruptions import CorruptionConfig
 from models.errors import ModelError
-from models.registry import build
+from models.registry import architecture as architecture_class
+from models.registry import build, default_parameters, is_own
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.job_config import OPEN_GROUPS, JobConfig, nearest
 from search_spaces import space
 
 FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
@@ -24,11 +30,18 @@ FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will run: the categories, each one's fingerprint of the training images, and the ranges searched."""
+    """What a sweep will run: the categories, each one's fingerprint of the training images, and the ranges searched.
+
+    An architecture without ranges has nothing to search: it is trained once, as it is.
+    """
 
     categories: tuple[str, ...]
     fingerprints: dict[str, str]
     spaces: dict[str, dict[str, BaseDistribution]]
+
+    def trials(self, config: SweepConfig, architecture: str) -> int:
+        """Return how many trials its studies are given."""
+        return config.trials if self.spaces[architecture] else 0
 
 
 def prepare(config: SweepConfig, cache: Path) -> Plan:
@@ -39,7 +52,8 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     data_io.errors.DataError
         The dataset has errors, or a category is not there.
     ConfigError
-        An architecture cannot work at this image size, or a fixed parameter is wrong.
+        An architecture cannot work at this image size, or a fixed parameter is wrong; or one from outside does not keep
+        to the contract of an architecture, or has no search space that can be used.
     ResourceError
         The disk is full.
     """
@@ -52,8 +66,13 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
         raise DataError(
             f"{config.dataset} has {len(errors)} error(s); `msad data check` lists them all:\n{listed}{more}"
         )
-    spaces = {name: _space(config, name) for name in config.architectures}
-    problems = [text for name in config.architectures for text in _model_problems(config, name, spaces[name])]
+    spaces, problems = {}, []
+    for name in config.architectures:
+        try:
+            spaces[name] = _space(config, name)
+            problems += _space_problems(name, spaces[name]) or _model_problems(config, name, spaces[name])
+        except ModelError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     config.storage.mkdir(parents=True, exist_ok=True)
@@ -74,9 +93,24 @@ def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution
     """Return what is searched: the architecture's ranges without what the configuration fixes."""
     if not config.trials:
         return {}
-    return {
-        path: range_ for path, range_ in space(architecture).items() if path not in config.parameters_of(architecture)
+    ranges, fixed = space(architecture, config.search_spaces.get(architecture)), config.parameters_of(architecture)
+    return {path: range_ for path, range_ in ranges.items() if path not in fixed}
+
+
+def _space_problems(name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
+    """Return which searched paths an architecture's jobs do not have."""
+    known = {
+        **{f"model/{key}": None for key in default_parameters(name)},
+        **{f"loss_weights/{term}": None for term in architecture_class(name).loss_terms},
+        **{f"corruption/{field.name}": None for field in dataclasses.fields(CorruptionConfig)},
+        **{f"augmentation/{field.name}": None for field in dataclasses.fields(AugmentationConfig)},
+        **{field.name: None for field in dataclasses.fields(JobConfig) if field.name not in OPEN_GROUPS},
     }
+    return [
+        f"the search space of {name} has {path!r}, which its jobs have not{nearest(path, [*known])}"
+        for path in ranges
+        if path not in known
+    ]
 
 
 def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
@@ -89,9 +123,12 @@ def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistri
     depths = ranges.get("model/depth")
     deepest = [{}] if depths is None else [{"depth": max(getattr(depths, "choices", None) or (depths.high,))}]
     try:
-        multiples = [build(name, **fixed, **depth).size_multiple for depth in deepest]
+        models = [build(name, **fixed, **depth) for depth in deepest]
     except (ModelError, TypeError) as error:
         return [str(error)]
+    if is_own(name) and (broken := contract_problems(models[0])):
+        return [f"{name}: {problem}" for problem in broken]
+    multiples = [model.size_multiple for model in models]
     return [
         f"image size {config.image_size} does not suit {name}: it must be divisible by {multiple}; the nearest is "
         f"{max(1, round(config.image_size / multiple)) * multiple}"

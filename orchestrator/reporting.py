@@ -13,7 +13,7 @@ from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
 from orchestrator.tracking import RunRecord, Tracker
-from orchestrator.workspace import JobDirectory, Workspace
+from orchestrator.workspace import JobDirectory, Workspace, study_id
 
 REPORT_TAG = {"msad.test_metrics": "reporting only, after selection"}
 
@@ -123,7 +123,7 @@ class Reporter:
         winner = study.winner()
         self._tracker.put(
             RunRecord(
-                record_id=_record_id(study),
+                record_id=study_id(study.key),
                 kind="study",
                 title=study.key,
                 status=status,
@@ -156,7 +156,7 @@ class Reporter:
                 title=f"{study.key} seed {job.seed + index}",
                 status=status,
                 directory=self._workspace.job(record_id),
-                parent=_record_id(study),
+                parent=study_id(study.key),
                 reason=failure["reason"] if failure else None,
                 note=first,
                 params=dataclasses.replace(job, seed=job.seed + index).flat(),
@@ -175,7 +175,7 @@ class Reporter:
                 title=f"{study.key} {record.job_id[-4:]}",
                 status=record.state,
                 directory=directory,
-                parent=_record_id(study),
+                parent=study_id(study.key),
                 reason=record.failure,
                 params=record.job.flat(),
                 tags=self._run_tags(study) | (REPORT_TAG if report else {}),
@@ -187,10 +187,6 @@ class Reporter:
         category, architecture = study.base.category, study.base.architecture
         names = {"msad.category": category, "msad.architecture": architecture, "msad.study": study.key}
         return names | dict(self._tags[category])
-
-
-def _record_id(study: Study) -> str:
-    return study.key.replace("/", "-")
 
 
 def _known(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float]:

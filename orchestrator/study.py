@@ -23,6 +23,7 @@ from models import registry
 from models.augmentation import AugmentationConfig
 from models.corruptions import CorruptionConfig
 from orchestrator.job_config import JobConfig
+from orchestrator.workspace import study_id
 
 PRUNERS = {
     # Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934): at each rung the best third goes on.
@@ -122,7 +123,7 @@ class Study:
             job_id = _job_id(frozen)
         elif self._handed_out() < self.trials:
             trial = self._optuna.ask(self.space)
-            job_id = f"{self.base.category}-{self.base.architecture}-{trial.number:04d}"
+            job_id = f"{study_id(self.key)}-{trial.number:04d}"
             trial.set_user_attr("job_id", job_id)
         else:
             return None
