@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,9 @@ from models.errors import ModelError, did_you_mean
 
 Encoded = Tensor | tuple[Tensor, ...]
 """What a model's `encode` makes of a batch: the images themselves, or the features of a frozen backbone."""
+
+AfterEpoch = Callable[[int, Mapping[str, float]], bool]
+"""Hears of a finished epoch (counted from 1) and its figures, e.g. `train_loss`; returns whether to go on."""
 
 
 class AnomalyModel(nn.Module, ABC):
@@ -135,3 +139,32 @@ class AnomalyModel(nn.Module, ABC):
 
     @abstractmethod
     def _maps(self, image: Encoded) -> dict[str, Tensor]: ...
+
+
+class SelfTraining(AnomalyModel):
+    """A network that brings its own training: a memory bank, or a recipe that must stay as it is.
+
+    It has no losses; a search can turn its `model/...` parameters alone.
+    """
+
+    loss_terms: ClassVar[tuple[str, ...]] = ()
+    default_loss_weights: ClassVar[dict[str, float]] = {}
+    training_defaults: ClassVar[dict[str, Any]] = {"epochs": 1, "evaluate_every": 1}
+
+    @abstractmethod
+    def fit(self, images_NHWC: np.ndarray, *, epochs: int, batch_size: int, seed: int, after_epoch: AfterEpoch) -> None:
+        """Train on good images, on the device the model is on.
+
+        Parameters
+        ----------
+        images_NHWC
+            uint8 RGB N×H×W×3, all good images of the training split.
+        epochs, batch_size, seed
+            Of the job. A recipe that knows better may do otherwise.
+        after_epoch
+            To be called after each epoch but the last: it validates now and then, keeps the best weights, and says when
+            to stop. After the last epoch the model is validated anyway.
+        """
+
+    def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
+        raise ModelError(f"{type(self).__name__} trains itself: it has no losses")

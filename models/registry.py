@@ -2,6 +2,7 @@
 
 To add one here: write its file, decorate its class with `register`, list the file in `_FILES`. From outside:
 
+- `anomalib:NAME` is a detector of anomalib (`models.anomalib_peer`);
 - an installed package names its class in the entry-point group `msad.architectures`;
 - a class anywhere is named by its Python path `package.module:Class`, once `use` or the variable `MSAD_ARCHITECTURES`
   has said that its module may be imported. A name read from a file, a bundle's above all, imports no code by itself.
@@ -18,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from models.anomalib_peer import PREFIX, peer_class, version
 from models.base import AnomalyModel
 from models.errors import ModelError, did_you_mean
 from models.references import described, is_python_path, load_python_path, named_entry_points
@@ -65,6 +67,8 @@ def architecture(name: str) -> type[AnomalyModel]:
         )
     if name in _BUILDERS:
         return _BUILDERS[name]
+    if name.startswith(PREFIX):
+        return peer_class(name)
     if name not in _OWN:
         if points:
             _own(name, points[0].value, f"the entry point {name!r} of {described(points[0])}")
@@ -93,7 +97,7 @@ def use(name: str) -> type[AnomalyModel]:
     ModelError
         As `architecture`; or the module cannot be imported, or has no such class.
     """
-    own = ":" in name or name.endswith(".py")
+    own = (":" in name and not name.startswith(PREFIX)) or name.endswith(".py")
     if not own or name in _OWN:
         return architecture(name)
     return _own(name, name, repr(name))
@@ -106,6 +110,8 @@ def is_own(name: str) -> bool:
 
 def provider(name: str) -> tuple[str, str] | None:
     """Return name and version of the installed package that an architecture comes from; None for any other."""
+    if name.startswith(PREFIX):
+        return "anomalib", version()
     points = named_entry_points(GROUP).get(name, ())
     return (points[0].dist.name, points[0].dist.version) if points and points[0].dist else None
 

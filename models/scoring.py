@@ -18,6 +18,8 @@ from models.errors import ModelError
 from models.metrics import average_precision, image_auroc
 from models.scorer import (
     CALIBRATIONS,
+    IMAGE_SCORE,
+    OWN,
     REDUCTIONS,
     Scorer,
     Scoring,
@@ -78,17 +80,20 @@ class Choice:
 def default_candidates(map_names: Sequence[str], image_size: int) -> list[Scoring]:
     """List every single map and their equal blend, with each smoothing (0, 2, 4 pixels at 256), reduction, calibration.
 
-    The simplest come first: of equals, the first is chosen.
+    A model that scores images itself (`IMAGE_SCORE`) may keep that score beside any blend of its maps. The simplest
+    come first: of equals, the first is chosen.
     """
-    blends = [{name: 1.0} for name in map_names]
-    if len(map_names) > 1:
-        blends.append(dict.fromkeys(map_names, 1.0))
+    shown = [name for name in map_names if name != IMAGE_SCORE] or list(map_names)
+    blends = [{name: 1.0} for name in shown]
+    if len(shown) > 1:
+        blends.append(dict.fromkeys(shown, 1.0))
+    reductions = (*REDUCTIONS, OWN) if IMAGE_SCORE in map_names else REDUCTIONS
     return [
         Scoring(weights, sigma * image_size / 256, reduction, calibration)
         for calibration in CALIBRATIONS
         for weights in blends
         for sigma in (0.0, 2.0, 4.0)
-        for reduction in REDUCTIONS
+        for reduction in reductions
     ]
 
 
@@ -140,10 +145,12 @@ def choose_scoring(
         ):
             positions = [position for _, position in group]
             scoring = candidates[positions[0]]
-            map_B1HW = weighted({name: maps(name, scoring.calibration) for name in scoring.map_names}, scoring.weights)
+            map_B1HW = weighted({name: maps(name, scoring.calibration) for name in scoring.blended}, scoring.weights)
             sampled = judge.sample(map_B1HW)
             for position in positions:
-                scores = judge.in_order(reduce(map_B1HW, candidates[position].reduction))
+                own = candidates[position].reduction == OWN
+                scored_B1HW = maps(IMAGE_SCORE, scoring.calibration) if own else map_B1HW
+                scores = judge.in_order(reduce(scored_B1HW, "max" if own else candidates[position].reduction))
                 tried.append((judge.image_aurocs(scores).mean(), position, candidates[position], scores, sampled))
 
     # A candidate whose image AUROC could not win even with a perfect pixel figure needs none.

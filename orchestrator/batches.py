@@ -62,11 +62,30 @@ class TrainingData:
     keep: Keep = make_here
 
 
-class ImageBatches:
+class PlainBatches:
+    """Images as they are, in batches on the device."""
+
+    def __init__(self, job: JobConfig, data: TrainingData, device: torch.device) -> None:
+        self._data, self._device, self._batch_size = data, device, job.batch_size
+
+    def clean(self) -> Iterator[Encoded]:
+        """Yield all good training images."""
+        return batches(self._data.train_NHWC, self._device, self._batch_size)
+
+    def validation(self) -> Iterator[Encoded]:
+        """Yield the good validation images."""
+        return batches(self._data.validation_NHWC, self._device, self._batch_size)
+
+    def synthetic(self) -> Iterator[Encoded]:
+        """Yield the validation images with synthetic defects."""
+        return batches(self._data.synthetic.images, self._device, self._batch_size)
+
+
+class ImageBatches(PlainBatches):
     """Good images, on the device as uint8, augmented and corrupted there."""
 
     def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
-        self._data, self._device, self._batch_size = data, device, job.batch_size
+        super().__init__(job, data, device)
         self._images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
         self._augment = Augmenter(AugmentationConfig(**job.augmentation), data.train_NHWC)
         self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), data.train_NHWC)
@@ -79,18 +98,6 @@ class ImageBatches:
         good_BCHW = self._images_NCHW[index_B].float().div_(255)
         clean_BCHW = self._augment(good_BCHW, generator).contiguous(memory_format=torch.channels_last)
         return clean_BCHW, *self._corrupt(clean_BCHW, generator)
-
-    def clean(self) -> Iterator[Encoded]:
-        """Yield all good training images as they are."""
-        return batches(self._data.train_NHWC, self._device, self._batch_size)
-
-    def validation(self) -> Iterator[Encoded]:
-        """Yield the good validation images."""
-        return batches(self._data.validation_NHWC, self._device, self._batch_size)
-
-    def synthetic(self) -> Iterator[Encoded]:
-        """Yield the validation images with synthetic defects."""
-        return batches(self._data.synthetic.images, self._device, self._batch_size)
 
     def _textures(self) -> Tensor | None:
         if self._data.textures_NHWC is None:

@@ -151,9 +151,11 @@ class SweepConfig(_Part):
             "false_positive_rate": self.false_positive_rate,
         }
         defaults = architecture_class(architecture).training_defaults
+        # A network that must know the images' size when it is built, as some of anomalib's must.
+        sized = {"model/image_size": self.image_size} if "image_size" in default_parameters(architecture) else {}
         settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
         job = JobConfig(category=category, architecture=architecture, **settings).with_parameters(
-            self.parameters_of(architecture)
+            sized | self.parameters_of(architecture)
         )
         if "evaluate_every" in settings or "evaluate_every" in self.parameters:
             return job

@@ -15,6 +15,7 @@ from data_io.errors import DataError
 from data_io.layout import choose_categories
 from data_io.splits import split_good_images
 from models.augmentation import AugmentationConfig
+from models.base import SelfTraining
 from models.contract import contract_problems
 from models.corruptions import CorruptionConfig
 from models.errors import ModelError
@@ -115,18 +116,14 @@ def _space_problems(name: str, ranges: dict[str, BaseDistribution]) -> list[str]
 
 def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
     """Return what is wrong with an architecture's fixed parameters, or with its deepest model at the image size."""
-    fixed = {
-        path.removeprefix("model/"): value
-        for path, value in config.parameters_of(name).items()
-        if path.startswith("model/")
-    }
+    fixed = config.job("category", name).model
     depths = ranges.get("model/depth")
     deepest = [{}] if depths is None else [{"depth": max(getattr(depths, "choices", None) or (depths.high,))}]
     try:
-        models = [build(name, **fixed, **depth) for depth in deepest]
+        models = [build(name, **{**fixed, **depth}) for depth in deepest]
     except (ModelError, TypeError) as error:
         return [str(error)]
-    if is_own(name) and (broken := contract_problems(models[0])):
+    if is_own(name) and not isinstance(models[0], SelfTraining) and (broken := contract_problems(models[0])):
         return [f"{name}: {problem}" for problem in broken]
     multiples = [model.size_multiple for model in models]
     return [
