@@ -22,7 +22,7 @@ from data_io.decode import decode, resize
 from data_io.errors import DataError
 from data_io.parallel import map_in_threads
 
-__all__ = ["cached_arrays", "default_cache_dir", "fingerprint", "load_images"]
+__all__ = ["cached_arrays", "default_cache_dir", "file_states", "fingerprint", "load_images"]
 
 # To be raised whenever decode() or resize() give other pixels for the same file.
 PIXELS_VERSION = 1
@@ -91,13 +91,15 @@ def fingerprint(paths: Sequence[Path | str], directory: Path | str | None = None
 
 def _digests(paths: list[Path], directory: Path | str | None) -> list[bytes]:
     """sha256 of each file's content, by way of the pointer of exactly these files in this state."""
-    before = _states(paths)
+    before = file_states(paths)
     key = f"digests {hashlib.sha256(repr(before).encode()).hexdigest()}"
 
     def build() -> dict[str, np.ndarray]:
         outcomes = list(map_in_threads(_digest_or_problem, paths))
         problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        problems += [_changed(path) for path, old, new in zip(paths, before, _states(paths), strict=True) if old != new]
+        problems += [
+            _changed(path) for path, old, new in zip(paths, before, file_states(paths), strict=True) if old != new
+        ]
         if problems:
             raise DataError("\n".join(problems))
         return {"digests": np.frombuffer(b"".join(outcomes), np.uint8).reshape(-1, _DIGEST_BYTES)}
@@ -107,7 +109,7 @@ def _digests(paths: list[Path], directory: Path | str | None) -> list[bytes]:
     return [row.tobytes() for row in cached_arrays(key, build, directory)["digests"]]
 
 
-def _states(paths: list[Path]) -> list[tuple[str, int, int, int]]:
+def file_states(paths: list[Path]) -> list[tuple[str, int, int, int]]:
     """Path, size and times of each file. The time of change (ctime) also tells a file that was replaced by one with the
     same size and a copied modification time.
     """

@@ -77,8 +77,32 @@ def decode(path: Path | str, content: bytes | None = None) -> np.ndarray:
     return np.asarray(_to_rgb(_load(path, content), path))
 
 
-def decode_mask(path: Path | str) -> np.ndarray:
-    """Decode a ground-truth mask: above 127 is defect for 8 bit and its 16 bit equivalent, nonzero for 1 bit.
+def convert(image: Image.Image, name: str = "the image given") -> np.ndarray:
+    """Turn an image that is in memory into what `decode` would make of its file.
+
+    Parameters
+    ----------
+    image : of any of Pillow's modes; read now if it was only opened.
+    name : names the image in errors.
+
+    Returns
+    -------
+    uint8 array H×W×3 in 0..255, RGB.
+
+    Raises
+    ------
+    DataError : as `decode`.
+    """
+    return np.asarray(_to_rgb(_loaded(image, Path(name)), Path(name)))
+
+
+def decode_mask(path: Path | str, threshold: int = 127) -> np.ndarray:
+    """Decode a ground-truth mask: above the threshold is defect for 8 bit and its 16 bit equivalent, nonzero for 1 bit.
+
+    Parameters
+    ----------
+    path : the file; also names it in errors.
+    threshold : 0..254; with 0 every value but 0 is defect, of a palette every index but 0, of 16 bit every value but 0.
 
     Returns
     -------
@@ -92,14 +116,18 @@ def decode_mask(path: Path | str) -> np.ndarray:
     image = _load(path, None)
     if image.mode == "1":
         return np.array(image)
-    return np.asarray(_to_rgb(image, path)).max(axis=2) > 127
+    if threshold == 0 and (image.mode in ("P", "L") or image.mode.startswith("I")):
+        return np.asarray(image) > 0  # a palette's colours mean nothing here, and scaling would lose low 16 bit values
+    return np.asarray(_to_rgb(image, path)).max(axis=2) > threshold
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Resize an image to a square, antialiased; the aspect ratio is not kept.
 
     Filter: Pillow's BILINEAR, whose triangle widens with the reduction (antialiasing). It has no negative lobes: a
-    sharper filter would draw halos along edges, and a detector of anomalies would learn them.
+    sharper filter would draw halos along edges, and a detector of anomalies would learn them. Across first, then down,
+    each rounded to whole grey levels: Pillow takes the order that is quicker, which depends on its version, and an
+    exported model (`models.detector`) has to see the same pixels.
 
     Parameters
     ----------
@@ -112,7 +140,29 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     """
     if image.shape[:2] == (size, size):
         return image
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    across = Image.fromarray(image).resize((size, len(image)), Image.Resampling.BILINEAR)
+    return np.asarray(across.resize((size, size), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """Resize a mask to a square by the nearest pixel, as the literature does.
+
+    A defect finer than a pixel of that square can vanish.
+
+    Parameters
+    ----------
+    mask : bool H×W.
+    size : side of the result in pixels, at least 1.
+
+    Returns
+    -------
+    bool array size×size.
+    """
+    if mask.shape == (size, size):
+        return mask
+    if not mask.any():
+        return np.zeros((size, size), bool)
+    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
 
 
 def _open(path: Path, content: bytes | None) -> Image.Image:
@@ -124,14 +174,18 @@ def _open(path: Path, content: bytes | None) -> Image.Image:
 
 def _load(path: Path, content: bytes | None) -> Image.Image:
     with _open(path, content) as image:
-        try:
-            image.load()
-        except Exception as error:  # Pillow's decoders raise a dozen types on broken bytes; every one means the same.
-            raise _explained(path, error) from error
-        try:
-            return ImageOps.exif_transpose(image)
-        except Exception:  # A broken EXIF block leaves the pixels good.
-            return image.copy()
+        return _loaded(image, path)
+
+
+def _loaded(image: Image.Image, path: Path) -> Image.Image:
+    try:
+        image.load()
+    except Exception as error:  # Pillow's decoders raise a dozen types on broken bytes; every one means the same.
+        raise _explained(path, error) from error
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # A broken EXIF block leaves the pixels good.
+        return image.copy()
 
 
 def _to_rgb(image: Image.Image, path: Path) -> Image.Image:

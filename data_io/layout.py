@@ -1,10 +1,4 @@
-"""Names on disk: where the MVTec AD layout keeps what. Lists folders; opens no file.
-
-ROOT/CATEGORY/train/good/*            good images to learn from
-ROOT/CATEGORY/test/good/*             good images to be measured on
-ROOT/CATEGORY/test/DEFECT/*           defective ones, one folder per type of defect
-ROOT/CATEGORY/ground_truth/DEFECT/*   their masks: NAME_mask.png (or NAME.png) for test/DEFECT/NAME.*
-"""
+"""Which layout a dataset root is in, and its categories. Lists folders; opens no file."""
 
 from __future__ import annotations
 
@@ -13,87 +7,108 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_io.errors import DataError
+from data_io.files import IMAGE_SUFFIXES, list_images
+from data_io.layouts.base import GOOD, Layout
+from data_io.layouts.dagm import Dagm
+from data_io.layouts.folder import Folder
+from data_io.layouts.kolektor import KolektorSdd, KolektorSdd2
+from data_io.layouts.magnetic_tile import MagneticTile
+from data_io.layouts.mvtec import BTAD, MVTEC_AD, MVTEC_AD_2, MVTEC_LOCO
+from data_io.layouts.visa import Visa
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-GOOD = "good"
+__all__ = ["AUTO", "GOOD", "IMAGE_SUFFIXES", "LAYOUTS", "SPLITS", "choose_categories", "find_layout", "known_layout"]
+
 SPLITS = ("train", "test")
-_PARTS = ("train", "test", "ground_truth")
+AUTO = "auto"
+_ALL = (
+    MVTEC_AD, MVTEC_AD_2, MVTEC_LOCO, Visa(), BTAD, KolektorSdd(), KolektorSdd2(), Dagm(), MagneticTile(), Folder()
+)  # fmt: skip
+# MPDD is in the layout of MVTec AD to the letter; its name is understood all the same.
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _ALL} | {"mpdd": MVTEC_AD}
 
 
-def list_categories(root: Path | str) -> list[str]:
-    """Names of the categories of a dataset root: its folders that hold train/, test/ or ground_truth/, sorted.
+def known_layout(name: str) -> str:
+    """The name if there is such a layout, or "auto".
 
     Raises
     ------
-    DataError : the root does not exist, is no folder, or holds no category.
+    DataError : there is none; the text names the nearest and lists all.
+    """
+    if name == AUTO or name in LAYOUTS:
+        return name
+    raise DataError(f"no layout '{name}'.{_nearest(name, LAYOUTS)} There are: auto, {', '.join(sorted(LAYOUTS))}")
+
+
+def find_layout(root: Path | str, layout: str = AUTO) -> Layout:
+    """The layout of that name, or the one that the root is in.
+
+    A layout of one certain dataset goes before the general ones (mvtec_ad, folder); the same root gives the same answer
+    on every machine.
+
+    Raises
+    ------
+    DataError : the root does not exist or is no folder; no such layout; the root is in none of them, or in two.
     """
     root = Path(root)
     if not root.is_dir():
         raise DataError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}; give the dataset's root")
-    names = [folder.name for folder in list_folders(root) if any((folder / part).is_dir() for part in _PARTS)]
-    if names:
+    if known_layout(layout) != AUTO:
+        return LAYOUTS[layout]
+    for general in (False, True):
+        fits = [one for one in _ALL if one.general == general and one.categories(root)]
+        if len(fits) > 1:
+            listed = " and ".join(f"{one.name} ({one.signature})" for one in fits)
+            raise DataError(f"{root}: looks like {listed}; say which with --layout NAME, or keep them in two folders")
+        if fits:
+            return fits[0]
+    parent = root.resolve().parent
+    if any(root.resolve().name in one.categories(parent) for one in _ALL):
+        raise DataError(f"{root}: is itself a category; give its parent folder {parent} as the root")
+    if list_images(root):
+        raise DataError(
+            f"{root}: holds images and no category; put those of good parts into {root / 'good'}, and defective ones, "
+            f"if there are any, into {root / 'bad'}"
+        )
+    known = "\n".join(f"  {one.name}: {one.signature}" for one in _ALL if one is not MVTEC_AD)
+    raise DataError(
+        f"{root}: no category in it; expected {root}/CATEGORY/train/good with images of good parts, or what tells one "
+        f"of the other layouts:\n{known}"
+    )
+
+
+def list_categories(root: Path | str, layout: str = AUTO) -> list[str]:
+    """Names of the categories of a dataset root, sorted.
+
+    Raises
+    ------
+    DataError : as `find_layout`, or the root holds no category of the layout that was named.
+    """
+    found = find_layout(root, layout)
+    if names := found.categories(Path(root)):
         return names
-    if any((root / part).is_dir() for part in _PARTS):
-        raise DataError(f"{root}: is itself a category; give its parent folder {root.resolve().parent} as the root")
-    raise DataError(f"{root}: no category in it; expected {root}/CATEGORY/train/good with images of good parts")
+    raise DataError(f"{root}: no category in it that is laid out as {found.name}; looked for {found.signature}")
 
 
-def choose_categories(root: Path | str, categories: Iterable[str] | None = None) -> list[str]:
+def choose_categories(root: Path | str, categories: Iterable[str] | None = None, layout: str = AUTO) -> list[str]:
     """The asked categories in the asked order without repetition, or all of the root.
 
     Raises
     ------
     DataError : one is not there (the text names the nearest and lists all), or `list_categories` raises.
     """
-    known = list_categories(root)
+    known = list_categories(root, layout)
     if categories is None:
         return known
     asked = list(dict.fromkeys([categories] if isinstance(categories, str) else categories))
     unknown = [name for name in asked if name not in known]
     if unknown:
-        raise DataError("\n".join(_unknown_category(Path(root), name, known) for name in unknown))
+        listed = ", ".join(known)
+        raise DataError(
+            "\n".join(f"{root}: no category '{name}'.{_nearest(name, known)} There are: {listed}" for name in unknown)
+        )
     return asked
 
 
-def list_folders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted; hidden ones left out; none if there is no such folder."""
-    return [path for path in _entries(folder) if path.is_dir()]
-
-
-def list_images(folder: Path) -> list[Path]:
-    """The files in a folder whose name ends as an image's does, sorted; none if there is no such folder."""
-    return [path for path in _entries(folder) if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir()]
-
-
-def list_strangers(folder: Path) -> list[Path]:
-    """Whatever lies in an image folder and is neither an image file nor hidden, sorted."""
-    return [path for path in _entries(folder) if path.suffix.lower() not in IMAGE_SUFFIXES or path.is_dir()]
-
-
-def pair_masks(category_folder: Path, defect_type: str) -> tuple[dict[Path, Path | None], list[Path]]:
-    """Each image of test/DEFECT with its mask, by name.
-
-    Returns
-    -------
-    pairs : image path to mask path, None where there is no mask; sorted by image.
-    orphans : masks without an image, sorted.
-    """
-    masks = {path.stem: path for path in list_images(category_folder / "ground_truth" / defect_type)}
-    pairs = {
-        path: masks.get(f"{path.stem}_mask") or masks.get(path.stem)
-        for path in list_images(category_folder / "test" / defect_type)
-    }
-    used = set(pairs.values())
-    return pairs, [path for path in masks.values() if path not in used]
-
-
-def _entries(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def _unknown_category(root: Path, name: str, known: list[str]) -> str:
+def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{root}: no category '{name}'.{hint} There are: {', '.join(known)}"
+    return f" Did you mean '{near[0]}'?" if near else ""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -32,11 +32,13 @@ class CheckReport:
     summary : one row per category, split and defect type: `category`, `split`, `defect_type`, `images` (count, of any
         state), `masks` (count), `sizes` ("900×900", or "103–632 × 222–403", width first) and `modes` ("RGB", "L",
         "I;16", ... of Pillow); sizes and modes are empty where files were not to be opened.
+    layout : the name of its layout; None where it is in none.
     """
 
     root: Path
     problems: list[Problem]
     summary: pd.DataFrame
+    layout: str | None = None
 
     @property
     def errors(self) -> list[Problem]:
@@ -48,10 +50,15 @@ class CheckReport:
         """Whether there is no error; warnings may remain."""
         return not self.errors
 
+    def to_dict(self) -> dict[str, Any]:
+        """`root`, `ok`, `problems` and the rows of `summary`, for JSON."""
+        problems = [asdict(problem) for problem in self.problems]
+        return {"root": self.root, "ok": self.ok, "problems": problems, "summary": self.summary.to_dict("records")}
+
 
 def format_report(report: CheckReport) -> str:
     """The report as plain text: the table of what is there, every problem with its path, one line of verdict."""
-    lines = [f"Dataset {report.root}"]
+    lines = [f"Dataset {report.root}" + (f", layout {report.layout}" if report.layout else "")]
     if not report.summary.empty:
         lines += ["", _table(report.summary)]
     if report.problems:

@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from data_io.errors import DataError
-from data_io.layout import GOOD, choose_categories, list_images
-
-# Two to learn from and two to judge on is the least with which both halves of a split still have a spread.
-FEWEST_GOOD_IMAGES = 4
+from data_io.layout import AUTO, choose_categories, find_layout
+from data_io.layouts.base import FEWEST_GOOD_IMAGES
 
 
 @dataclass(frozen=True)
@@ -24,9 +22,16 @@ class GoodSplit:
 
 
 def split_good_images(
-    root: Path | str, category: str, seed: int, validation_fraction: float = 0.15, minimum: int = 10
+    root: Path | str,
+    category: str,
+    seed: int,
+    validation_fraction: float = 0.15,
+    minimum: int = 10,
+    layout: str = AUTO,
 ) -> GoodSplit:
-    """Cut CATEGORY/train/good into train and validation, at random by seed. Lists names; opens no file.
+    """Cut the good training images into train and validation, at random by seed. Lists names; opens no image.
+
+    A dataset that comes with a validation split of its own (MVTec AD 2, MVTec LOCO AD) is cut there, whatever the seed.
 
     Validation gets `validation_fraction` of the images, at least `minimum`, but never more than half: with fewer than
     2 × minimum images both parts are (nearly) equal, the odd image going to train. The cut depends on the file names
@@ -38,6 +43,7 @@ def split_good_images(
     seed : any non-negative integer; the same seed gives the same cut on every machine.
     validation_fraction : in (0, 1).
     minimum : the least number of validation images, at least 1.
+    layout : see `data_io.layout.find_layout`.
 
     Raises
     ------
@@ -47,17 +53,20 @@ def split_good_images(
         raise DataError(
             f"validation_fraction {validation_fraction} must lie between 0 and 1 and minimum {minimum} be at least 1"
         )
-    (category,) = choose_categories(root, [category])
-    folder = Path(root) / category / "train" / GOOD
-    paths = list_images(folder)
+    (category,) = choose_categories(root, [category], layout)
+    found = find_layout(root, layout)
+    paths = found.train(Path(root), category)
     if len(paths) < FEWEST_GOOD_IMAGES:
         raise DataError(
-            f"{folder}: {len(paths)} good images; at least {FEWEST_GOOD_IMAGES} are needed, some hundred are better"
+            f"{found.train_folder(Path(root), category)}: {len(paths)} good images; at least {FEWEST_GOOD_IMAGES} are "
+            "needed, some hundred are better"
         )
-    count = min(max(minimum, round(validation_fraction * len(paths))), len(paths) // 2)
-    chosen = set(np.random.default_rng(seed).permutation(len(paths))[:count].tolist())
+    chosen = set(found.validation(Path(root), category))
+    if min(len(chosen), len(paths) - len(chosen)) < FEWEST_GOOD_IMAGES // 2:
+        count = min(max(minimum, round(validation_fraction * len(paths))), len(paths) // 2)
+        chosen = {paths[index] for index in np.random.default_rng(seed).permutation(len(paths))[:count]}
     return GoodSplit(
         category=category,
-        train_paths=tuple(path for index, path in enumerate(paths) if index not in chosen),
-        validation_paths=tuple(path for index, path in enumerate(paths) if index in chosen),
+        train_paths=tuple(path for path in paths if path not in chosen),
+        validation_paths=tuple(path for path in paths if path in chosen),
     )

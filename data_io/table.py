@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from data_io.decode import Header, read_header
-from data_io.errors import DataError
-from data_io.layout import GOOD, SPLITS, choose_categories, list_categories, list_folders, list_images, pair_masks
+from data_io.errors import DataError, NoTestImages
+from data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout, list_categories
+from data_io.layouts.base import Layout
 from data_io.parallel import map_in_threads
 
 __all__ = ["COLUMNS", "list_categories", "read_table"]
@@ -19,37 +20,42 @@ Row = tuple[Path, str, str, int, str, Path | None]
 
 
 def read_table(
-    root: Path | str, categories: Iterable[str] | None = None, splits: Collection[str] = SPLITS
+    root: Path | str,
+    categories: Iterable[str] | None = None,
+    splits: Collection[str] = SPLITS,
+    layout: str = AUTO,
 ) -> pd.DataFrame:
-    """List the images of a dataset root in the MVTec AD layout.
+    """List the images of a dataset root.
 
-    Only headers are read, and only of the asked splits: with `splits=("train",)` no file outside train/ is opened.
+    Only headers are read, and only of the asked splits: with `splits=("train",)` no file of the test split is opened.
 
     Parameters
     ----------
-    root : folder of the categories.
+    root : the dataset's root.
     categories : names to keep; None for all.
-    splits : "train", "test" or both.
+    splits : "train", "test" or both. A dataset's own validation images are good ones to learn from, so "train".
+    layout : see `data_io.layout.find_layout`.
 
     Returns
     -------
     One row per image, sorted by category, split (train first), defect type (good first) and file name: `path` (Path),
-    `category`, `split`, `label` (0 good, 1 defective), `defect_type` ("good" or the folder's name), `mask_path` (Path,
-    or None: good, or no mask there), `width` and `height` in pixels as looked at, EXIF orientation applied.
+    `category`, `split`, `label` (0 good, 1 defective), `defect_type` ("good" or the type's name), `mask_path` (Path of
+    a file, or of a folder of files whose union is the mask, or None: good, or no mask there), `width` and `height` in
+    pixels as looked at, EXIF orientation applied.
 
     Raises
     ------
-    DataError : no such root, category (with the nearest name) or split; a category without train/good images or
-        without a test folder, where asked for; files that are no images (all of them in one error).
+    DataError : no such root, category (with the nearest name), split or layout; a category without good training images
+        where asked for, or (`NoTestImages`) without test images; files that are no images (all of them in one error).
     """
     splits = [splits] if isinstance(splits, str) else splits
     unknown = sorted(set(splits) - set(SPLITS))
     if unknown:
         raise DataError(f"no split {', '.join(map(repr, unknown))}; there are 'train' and 'test'")
-    rows: list[Row] = []
-    for category in choose_categories(root, categories):
-        folder = Path(root) / category
-        rows += [row for split in SPLITS if split in splits for row in _rows(folder, split)]
+    names, found = choose_categories(root, categories, layout), find_layout(root, layout)
+    rows: list[Row] = [
+        row for name in names for split in SPLITS if split in splits for row in _rows(found, Path(root), name, split)
+    ]
 
     headers: list[Header] = []
     problems: list[str] = []
@@ -65,20 +71,18 @@ def read_table(
     return table
 
 
-def _rows(folder: Path, split: str) -> list[Row]:
+def _rows(layout: Layout, root: Path, category: str, split: str) -> list[Row]:
     if split == "train":
-        images = list_images(folder / "train" / GOOD)
+        images = layout.train(root, category)
         if not images:
-            raise DataError(f"{folder / 'train' / GOOD}: no images of good parts there; put them there")
-        return [(path, folder.name, split, 0, GOOD, None) for path in images]
-    defect_types = [path.name for path in list_folders(folder / "test") if path.name != GOOD]
-    rows: list[Row] = [(path, folder.name, split, 0, GOOD, None) for path in list_images(folder / "test" / GOOD)]
-    for defect_type in defect_types:
-        pairs, _ = pair_masks(folder, defect_type)
-        rows += [(path, folder.name, split, 1, defect_type, mask) for path, mask in pairs.items()]
-    if not rows:
-        raise DataError(f"{folder / 'test'}: no test images there; expected test/good and one folder per defect type")
-    return rows
+            raise DataError(f"{layout.train_folder(root, category)}: no images of good parts there; put them there")
+        return [(path, category, split, 0, GOOD, None) for path in images]
+    samples = layout.test(root, category)
+    if not samples:
+        raise NoTestImages(
+            f"{layout.test_folder(root, category)}: no test images there; expected {layout.expects_test}"
+        )
+    return [(one.path, category, split, one.label, one.defect_type, one.mask_path) for one in samples]
 
 
 def _header_or_problem(path: Path) -> Header | str:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from data_io.cache import load_images
-from data_io.decode import decode_mask
+from data_io.decode import decode_mask, resize_mask
 from data_io.errors import DataError
-from data_io.layout import choose_categories
+from data_io.files import mask_files
+from data_io.layout import AUTO, choose_categories, find_layout
+from data_io.layouts.base import Sample
 from data_io.parallel import map_in_threads
 from data_io.table import read_table
 
@@ -28,10 +29,12 @@ class TestSplit:
     Parameters
     ----------
     root, category : the dataset and the category in it.
+    layout : see `data_io.layout.find_layout`.
 
     Attributes
     ----------
     table : one row per image, see `data_io.table.read_table`.
+    has_masks : whether there is a ground truth; in the layout `folder` masks may be missing altogether.
 
     Raises
     ------
@@ -40,10 +43,12 @@ class TestSplit:
 
     __test__ = False  # or pytest takes the class for tests
 
-    def __init__(self, root: Path | str, category: str) -> None:
-        choose_categories(root, [category])
+    def __init__(self, root: Path | str, category: str, layout: str = AUTO) -> None:
+        choose_categories(root, [category], layout)
         self.category = category
-        self.table: pd.DataFrame = read_table(root, [category], splits=("test",))
+        self._layout = find_layout(root, layout)
+        self.table: pd.DataFrame = read_table(root, [category], splits=("test",), layout=layout)
+        self.has_masks = bool(self.table["mask_path"].notna().any()) or not self._layout.masks_optional
 
     def __len__(self) -> int:
         return len(self.table)
@@ -73,12 +78,11 @@ class TestSplit:
         return load_images(self.paths, size, cache_dir)
 
     def masks(self, size: int | None = None) -> np.ndarray | Iterator[np.ndarray]:
-        """Ground-truth masks, True where the defect is; all False for good images.
+        """Ground-truth masks, True where the defect is; all False for good images, and for all without `has_masks`.
 
         Parameters
         ----------
-        size : side of the square they are resized to by the nearest pixel, as the literature does; a defect finer than
-            a pixel of that square can vanish. None for their own sizes.
+        size : side of the square they are resized to, see `data_io.decode.resize_mask`. None for their own sizes.
 
         Returns
         -------
@@ -93,23 +97,24 @@ class TestSplit:
             return native
         masks = np.zeros((len(self), size, size), bool)
         for index, mask in enumerate(native):
-            if mask.any():
-                masks[index] = np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+            masks[index] = resize_mask(mask, size)
         return masks
 
     def _mask(self, index: int) -> np.ndarray:
         row = self.table.iloc[index]
         height_width = self.native_size(index)
-        if row["label"] == 0:
-            return np.zeros(height_width, bool)
+        whole = np.zeros(height_width, bool)
+        if row["label"] == 0 or not self.has_masks:
+            return whole
         if row["mask_path"] is None:
-            raise DataError(
-                f"{row['path']}: has no mask; expected ground_truth/{row['defect_type']}/{row['path'].stem}_mask.png"
-            )
-        mask = decode_mask(row["mask_path"])
-        if mask.shape != height_width:
-            raise DataError(
-                f"{row['mask_path']}: is {mask.shape[1]}×{mask.shape[0]} but its image {row['path'].name} is "
-                f"{height_width[1]}×{height_width[0]}; make the mask at the image's size"
-            )
-        return mask
+            expected = self._layout.expected_mask(Sample(row["path"], row["defect_type"]))
+            raise DataError(f"{row['path']}: has no mask; expected {expected}")
+        for file in mask_files(row["mask_path"]):
+            mask = decode_mask(file, self._layout.mask_threshold)
+            if mask.shape != height_width:
+                raise DataError(
+                    f"{file}: is {mask.shape[1]}×{mask.shape[0]} but its image {row['path'].name} is "
+                    f"{height_width[1]}×{height_width[0]}; make the mask at the image's size"
+                )
+            whole |= mask
+        return whole

@@ -82,6 +82,8 @@ class AnomalibPeer(SelfTraining):
         except Exception as error:  # of anomalib, timm, torchvision, the hub: each has its own
             advice = "" if isinstance(error, TypeError | ValueError | AttributeError) else f"; {_ADVICE}"
             raise ModelError(f"{PREFIX}{self.peer}: {type(error).__name__}: {error}{advice}") from error
+        if pre_trained:
+            self.pretrained = {f"what anomalib gives {self.peer}, if anything": "the terms of whoever published it"}
         self.network: nn.Module = module.model
         self.transform = getattr(module.pre_processor, "transform", None)
         self.__dict__["_module"] = module  # not as a part: its state is the network's

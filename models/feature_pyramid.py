@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import LITE0, STRIDES, load_backbone
+from models.backbones import LITE0, STRIDES, load_backbone, terms
 from models.base import AnomalyModel, Encoded
 from models.errors import ModelError
 from models.registry import register
@@ -78,6 +78,7 @@ class FeaturePyramid(AnomalyModel):
             if not allowed:
                 raise ModelError(f"{name} is {value!r}; it must be {rule}")
         self.backbone = load_backbone(backbone)
+        self.pretrained = {backbone: terms(backbone)}
         channels = self.backbone.channels
         for stage, count in enumerate(channels):
             self.register_buffer(f"mean{stage}", torch.zeros(1, count, 1, 1))

@@ -2,18 +2,21 @@
 
 The area under the curve of mean overlap against the false-positive rate, up to a limit (Bergmann et al., "The MVTec
 Anomaly Detection Dataset", IJCV 2021; limit 0.3). Computed exactly and in O(N log N): a defect pixel of a region with
-n pixels counts 1 / (n × regions), so mean overlap becomes one weighted sum, instead of a loop over thresholds.
+n pixels counts 1 / (n × regions), so that mean overlap is one weighted sum instead of a loop over thresholds and
+regions, and the area a sum over the thresholds at which it rises.
+
+Shapes: H×W pixels; K thresholds, rising.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
-
-def region_sizes(mask_HW: np.ndarray) -> tuple[np.ndarray, int]:
-    """Label the 8-connected regions of one mask and size them.
+def region_numbers(mask_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label the 8-connected regions of one mask and size them, from the runs of its rows: these are few.
 
     Parameters
     ----------
@@ -22,28 +25,44 @@ def region_sizes(mask_HW: np.ndarray) -> tuple[np.ndarray, int]:
 
     Returns
     -------
-    tuple[np.ndarray, int]
-        For every true pixel, in row-major order, the number of pixels of its region (int64); and how many regions.
+    tuple[np.ndarray, np.ndarray]
+        For every true pixel, in row-major order, the number of its region, from 0 (int32); and the pixels of each
+        region (int64).
     """
-    from scipy import ndimage
+    height, width = mask_HW.shape
+    # One false pixel before every row and after the last: the edges of the flat mask are where its runs begin and end.
+    flat = np.zeros(height * (width + 1) + 1, dtype=bool)
+    flat[1:].reshape(height, width + 1)[:, :width] = mask_HW
+    edges = np.flatnonzero(flat[1:] != flat[:-1])
+    starts, ends = edges[::2], edges[1::2]
+    if not len(starts):
+        return np.zeros(0, np.int32), np.zeros(0, np.int64)
+    # The runs that each one touches in the row below are neighbours in the list; corners count.
+    first = np.searchsorted(ends, starts + width + 1, side="left")
+    touched = np.searchsorted(starts, ends + width + 1, side="right") - first
+    above = np.repeat(np.arange(len(starts)), touched)
+    below = np.arange(len(above)) + np.repeat(first + touched - np.cumsum(touched), touched)
+    links = coo_array((np.ones(len(above), dtype=bool), (above, below)), shape=(len(starts), len(starts)))
+    _, region_of_run = connected_components(links, directed=False)
+    of_pixel = np.repeat(region_of_run, ends - starts)
+    return of_pixel, np.bincount(of_pixel)
 
-    rows, columns = mask_HW.any(axis=1), mask_HW.any(axis=0)
-    if not rows.any():
-        return np.zeros(0, dtype=np.int64), 0
-    (top, bottom), (left, right) = (np.flatnonzero(side)[[0, -1]] for side in (rows, columns))
-    box = mask_HW[top : bottom + 1, left : right + 1]  # labels only where there is something
-    labels, count = ndimage.label(box, structure=_EIGHT_NEIGHBOURS)
-    of_pixel = labels[box]
-    return np.bincount(of_pixel)[of_pixel], int(count)
 
+def area_below(step_K: np.ndarray, above_K: np.ndarray, from_K: np.ndarray, normal: int, limit: float) -> float:
+    """Integrate mean overlap over the false-positive rate from 0 to `limit`, and divide by `limit`.
 
-def area_below(false_positive_rate: np.ndarray, overlap: np.ndarray, limit: float) -> float:
-    """Integrate a piecewise linear curve from 0 to `limit` and divide by `limit`.
+    As the threshold falls, overlap rises by `step_K` at each one: at once, or, where normal pixels are tied with it, in
+    a straight line while the false positives rise from `above_K` to `from_K`. In between it is level. So the area is
+    the sum of the steps, each times the way that is left to the limit.
 
     Parameters
     ----------
-    false_positive_rate, overlap
-        The curve's corners from (0, 0) to (1, 1), both non-decreasing; equal abscissae are a vertical step.
+    step_K
+        Shares that add up to 1.
+    above_K, from_K
+        Normal pixels above each threshold, and at or above it; thresholds rise, so these do not.
+    normal
+        All of them.
     limit
         In (0, 1].
 
@@ -52,10 +71,10 @@ def area_below(false_positive_rate: np.ndarray, overlap: np.ndarray, limit: floa
     float
         In [0, 1].
     """
-    inside = false_positive_rate <= limit
-    x, y = false_positive_rate[inside], overlap[inside]
-    if len(x) < len(false_positive_rate):
-        x0, x1 = x[-1], false_positive_rate[len(x)]
-        y0, y1 = y[-1], overlap[len(x)]
-        x, y = np.append(x, limit), np.append(y, y0 + (y1 - y0) * (limit - x0) / (x1 - x0))
-    return float(min(1.0, max(0.0, np.trapezoid(y, x) / limit)))
+    most = limit * normal
+    whole = len(from_K) - int(np.searchsorted(from_K[::-1], most, side="right"))  # the lowest one within the limit
+    area = most * step_K[whole:].sum() - np.dot(step_K[whole:], above_K[whole:] + from_K[whole:]) / 2
+    if whole and above_K[whole - 1] < most:
+        above, at = above_K[whole - 1], from_K[whole - 1] - above_K[whole - 1]
+        area += step_K[whole - 1] * (most - above) ** 2 / (2 * at)
+    return float(min(1.0, max(0.0, area / most)))

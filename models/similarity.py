@@ -80,25 +80,25 @@ def gradient_similarity_map(first_BCHW: Tensor, second_BCHW: Tensor, scales: int
         Levels of the pyramid at most, each half of the one before.
     """
     size = first_BCHW.shape[-2:]
-    grey_B1HW = torch.cat([first_BCHW, second_BCHW]).mean(dim=1, keepdim=True)
+    grey_B2HW = torch.stack([first_BCHW.mean(dim=1), second_BCHW.mean(dim=1)], dim=1)
     maps = []
     for _ in range(scales):
-        first_B1HW, second_B1HW = _gradient_magnitude(grey_B1HW).chunk(2)
+        first_B1HW, second_B1HW = _gradient_magnitude(grey_B2HW).chunk(2, dim=1)
         similarity_B1HW = (2 * first_B1HW * second_B1HW + GRADIENT_C) / (
             first_B1HW.square() + second_B1HW.square() + GRADIENT_C
         )
         maps.append(
             F.interpolate(similarity_B1HW, size, mode="bilinear", align_corners=False) if maps else similarity_B1HW
         )
-        if min(grey_B1HW.shape[-2:]) < 2 * SMALLEST:
+        if min(grey_B2HW.shape[-2:]) < 2 * SMALLEST:
             break
-        grey_B1HW = F.avg_pool2d(grey_B1HW, 2)
+        grey_B2HW = F.avg_pool2d(grey_B2HW, 2)
     return torch.stack(maps).mean(dim=0)
 
 
-def _gradient_magnitude(grey_B1HW: Tensor) -> Tensor:
+def _gradient_magnitude(grey_BCHW: Tensor) -> Tensor:
     # Prewitt's 3×3 filters by shifts: a difference along one axis, a mean of three along the other.
-    padded = F.pad(grey_B1HW, (1, 1, 1, 1), mode="replicate")
+    padded = F.pad(grey_BCHW, (1, 1, 1, 1), mode="replicate")
     across, down = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
     across = (across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]) / 3
     down = (down[..., :-2] + down[..., 1:-1] + down[..., 2:]) / 3
@@ -108,7 +108,9 @@ def _gradient_magnitude(grey_B1HW: Tensor) -> Tensor:
 def _ssim_parts(first_BCHW: Tensor, second_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Return SSIM's luminance factor and its contrast-structure factor, B×C×H×W each."""
     x, y = first_BCHW - 0.5, second_BCHW - 0.5  # smaller squares lose fewer digits in the differences below
-    mean_x, mean_y, square_x, square_y, product = _blur(torch.cat([x, y, x.square(), y.square(), x * y])).chunk(5)
+    # Joined by channels and not by images, whose number an exported graph leaves open.
+    blurred_BCHW = _blur(torch.cat([x, y, x.square(), y.square(), x * y], dim=1))
+    mean_x, mean_y, square_x, square_y, product = blurred_BCHW.chunk(5, dim=1)
     variances = square_x - mean_x.square() + square_y - mean_y.square()
     structure = (2 * (product - mean_x * mean_y) + C2) / (variances + C2)
     mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
@@ -122,6 +124,7 @@ def _blur(image_BCHW: Tensor) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
+@torch.inference_mode(False)  # kept for training and for export, whoever asks first
 def _blur_matrix(side: int, device: torch.device) -> Tensor:
     """Return the side×side matrix that blurs a column with SSIM's window, borders mirrored.
 

@@ -1,9 +1,10 @@
 """A bundle's folder on disk: written whole or not at all, verified on the way in, no pickle.
 
 BUNDLE/
-  bundle.json          job, scoring, threshold, provenance, SHA-256 of the two files below
+  bundle.json          job, scoring, threshold, provenance, SHA-256 of the other files
   model.safetensors    the network's state
   scorer.safetensors   what the scorer learned from good images
+  MODEL_CARD.md        bundle.json for people; made from it alone, and made anew when it changes
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ import safetensors.torch
 from torch import Tensor
 
 from orchestrator.errors import BundleError
+from orchestrator.model_card import write_card
+from orchestrator.workspace import write_atomically
 
 FORMAT = 1
 MODEL_FILE, SCORER_FILE, DESCRIPTION_FILE = "model.safetensors", "scorer.safetensors", "bundle.json"
+CARD_FILE = "MODEL_CARD.md"
 
 State = Mapping[str, Tensor]
 
 
 def write(directory: Path, model: State, scorer: State, description: Mapping[str, Any]) -> None:
-    """Write a bundle's three files; an older bundle at the same place is replaced.
+    """Write a bundle's files; an older bundle at the same place is replaced.
 
     Parameters
     ----------
@@ -58,9 +62,7 @@ def write(directory: Path, model: State, scorer: State, description: Mapping[str
             content = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
             checksums[name] = hashlib.sha256(content).hexdigest()
             _write_through(unfinished / name, content)
-        values = {"format": FORMAT, **description, "sha256": checksums}
-        text = json.dumps(_json_safe(values), indent=2, allow_nan=False)
-        _write_through(unfinished / DESCRIPTION_FILE, text.encode())
+        _describe(unfinished, {"format": FORMAT, **description, "sha256": checksums})
         # A folder cannot be renamed onto a full one, so the older bundle steps aside first.
         with contextlib.suppress(FileNotFoundError):
             directory.rename(replaced)
@@ -95,18 +97,59 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, 
     checksums = description.get("sha256")
     if not isinstance(checksums, dict) or not {MODEL_FILE, SCORER_FILE} <= set(checksums):
         raise BundleError(f"{path}: the checksums are missing; pull the bundle again")
-    model, scorer = (_read_tensors(directory / name, checksums[name]) for name in (MODEL_FILE, SCORER_FILE))
+    model, scorer = (
+        safetensors.torch.load(_read_verified(directory / name, checksums[name])) for name in (MODEL_FILE, SCORER_FILE)
+    )
     return description, model, scorer
 
 
-def _read_tensors(path: Path, checksum: str) -> dict[str, Tensor]:
+def summary(directory: Path) -> dict[str, Any]:
+    """Return what a bundle is in a few words, for programs: category, architecture, size, threshold and run."""
+    description = json.loads((directory / DESCRIPTION_FILE).read_text())
+    names = ("category", "architecture", "image_size", "threshold")
+    return {name: description[name] for name in names} | {"run_id": description["provenance"].get("run_id")}
+
+
+def amend(directory: Path, provenance: Mapping[str, Any]) -> None:
+    """Note in a finished bundle what became known only later (test figures, its run); the model card follows.
+
+    Nothing is written where all of it is noted already.
+    """
+    values = json.loads((directory / DESCRIPTION_FILE).read_bytes())
+    amended = {**values, "provenance": {**values["provenance"], **_json_safe(provenance)}}
+    if amended != values:
+        _describe(directory, amended)
+
+
+def verify(directory: Path) -> None:
+    """Check every file that `bundle.json` names, the model card too.
+
+    Raises
+    ------
+    BundleError
+        One is missing or damaged.
+    """
+    for name, checksum in json.loads((directory / DESCRIPTION_FILE).read_bytes()).get("sha256", {}).items():
+        _read_verified(directory / Path(name).name, checksum)
+
+
+def _describe(directory: Path, values: Mapping[str, Any]) -> None:
+    """Write the model card, then `bundle.json` with its checksum."""
+    values = _json_safe(values)
+    card = write_card(values).encode()
+    write_atomically(directory / CARD_FILE, card)
+    values["sha256"][CARD_FILE] = hashlib.sha256(card).hexdigest()
+    write_atomically(directory / DESCRIPTION_FILE, json.dumps(values, indent=2, allow_nan=False).encode())
+
+
+def _read_verified(path: Path, checksum: str) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; the bundle is incomplete, pull it again") from error
     if hashlib.sha256(content).hexdigest() != checksum:
         raise BundleError(f"{path}: damaged: its SHA-256 is not the one in {DESCRIPTION_FILE}; pull the bundle again")
-    return safetensors.torch.load(content)
+    return content
 
 
 def _refuse_foreign(directory: Path) -> None:

@@ -5,8 +5,9 @@ Shapes: B images, H×W pixels; `image_BCHW` is float32 RGB in [0, 1], `map_B1HW`
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
-import io
+import json
 import math
 import os
 import platform
@@ -19,9 +20,9 @@ from typing import Any, overload
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
 
-from data_io.decode import decode, resize
+from data_io.decode import convert, decode, resize
 from data_io.errors import DataError
 from models.backbones import untrained
 from models.base import AnomalyModel
@@ -29,12 +30,13 @@ from models.errors import ModelError
 from models.registry import build, provider
 from models.scoring import Scorer, Scoring
 from orchestrator import bundle_files
-from orchestrator.errors import BundleError
+from orchestrator.errors import BundleError, ConfigError
 from orchestrator.job_config import JobConfig
 
 NORMALISATION = "RGB / 255"
 
 ImageLike = np.ndarray | Image.Image | str | Path
+SHOWN_SIZE = (640, 640)  # of a prediction in a notebook, at most
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,37 @@ class Prediction:
         Whether the score is above the threshold.
     anomaly_map
         float32 H×W at the image's own size.
+    threshold
+        Of the bundle.
+    source
+        The image as it was given, for the picture that a notebook shows.
     """
 
     score: float
     is_anomalous: bool
     anomaly_map: np.ndarray
+    threshold: float = field(default=math.nan, repr=False)
+    source: ImageLike | None = field(default=None, repr=False, compare=False)
+
+    def overlay(self) -> np.ndarray:
+        """Return the image with the map over it, uint8 H×W×3; see `orchestrator.heatmaps.overlay`."""
+        from orchestrator.heatmaps import overlay
+
+        return overlay(_to_array(self.source), self.anomaly_map, self.threshold)
+
+    def _repr_png_(self) -> bytes | None:
+        from orchestrator.inline import png
+
+        return None if self.source is None else png(self.overlay(), SHOWN_SIZE)
+
+    def _repr_html_(self) -> str | None:
+        from orchestrator.inline import image_tag
+
+        if self.source is None:
+            return None
+        verdict = "anomalous" if self.is_anomalous else "good"
+        caption = f"<p><b>{verdict}</b>: score {self.score:.3g}, threshold {self.threshold:.3g}</p>"
+        return caption + image_tag(self.overlay(), SHOWN_SIZE)
 
 
 @dataclass
@@ -83,10 +111,27 @@ class Bundle:
             raise BundleError(f"the threshold is {self.threshold}; it must be finite: did the training diverge?")
         self.model.eval().requires_grad_(False)
 
+    def __repr__(self) -> str:
+        job = self.job
+        return (
+            f"<bundle of {job.category}: {job.architecture} at {job.image_size} pixels, "
+            f"threshold {self.threshold:.4g}, run {self.provenance.get('run_id') or 'unknown'}>"
+        )
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
+
+    def fingerprint(self) -> str:
+        """Return what tells this model from others wherever it lies: a SHA-256 of weights, statistics and settings."""
+        settings = {"job": self.job.to_dict(), "scoring": self.scorer.scoring.to_dict()}
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for tensors in (self.model.state_dict(), self.scorer.state()):
+            for name, tensor in sorted(tensors.items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     def save(self, directory: str | Path) -> Path:
         """Write the bundle; the folder appears complete or not at all.
@@ -111,6 +156,7 @@ class Bundle:
             "normalisation": NORMALISATION,
             "threshold": self.threshold,
             "scoring": self.scorer.scoring.to_dict(),
+            "pretrained": dict(self.model.pretrained),
             "job": self.job.to_dict(),
             "provenance": {**self.provenance, "versions": versions},
         }
@@ -129,7 +175,7 @@ class Bundle:
         Parameters
         ----------
         path_or_run_id
-            A folder; or a string that is none: the ID of a run, or `CATEGORY@best`, which is pulled first.
+            A folder; or a string that is none: the ID of a run, or `CATEGORY@champion`, which is pulled first.
         device
             Where to put the model; by default the GPU if there is one, else the CPU.
         tracking_uri
@@ -139,13 +185,17 @@ class Bundle:
         ------
         BundleError
             A file is missing or damaged, or the format is newer than this program.
+        ConfigError
+            There is no such device.
         TrackingError
             There is no such run, or it has no bundle.
         """
         if Path(path_or_run_id).is_dir():
             return _read(Path(path_or_run_id), device)
         if isinstance(path_or_run_id, Path) or os.sep in path_or_run_id or path_or_run_id.startswith("."):
-            raise BundleError(f"{path_or_run_id}: no such folder; give a bundle's folder, a run ID or CATEGORY@best")
+            raise BundleError(
+                f"{path_or_run_id}: no such folder; give a bundle's folder, a run ID or CATEGORY@champion"
+            )
         from orchestrator.model_store import pull
 
         with tempfile.TemporaryDirectory(prefix="msad-") as temporary:
@@ -179,19 +229,23 @@ class Bundle:
         Parameters
         ----------
         images
-            A uint8 H×W×3 array (RGB), a PIL image or a path; or a list of these, or a uint8 N×H×W×3 array.
+            One image: a path, a PIL image, or an array: uint8 H×W×3 (RGB, not OpenCV's BGR), uint8 H×W×4 with
+            transparency, uint8 or uint16 H×W (grey). Or several: a list of these, of any sizes, or a uint8 N×H×W×3
+            array. All become RGB as the training images did: 16 bit are scaled by their full range, transparency lies
+            on black, the orientation that a file or PIL image states is applied.
         batch_size
             Images that go through the network at once.
 
         Returns
         -------
         Prediction or list of Prediction
-            One for one, a list for a list.
+            One for one, a list for a list; all maps of a list are in memory at once, float32 at their images' own size
+            (`orchestrator.predict.predict_folder` keeps only a few).
 
         Raises
         ------
         DataError
-            A file cannot be decoded, or an array is not uint8 RGB.
+            A file cannot be decoded, or an array is of another kind.
         """
         if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
             return self._predict_batch([images])[0]
@@ -205,8 +259,8 @@ class Bundle:
         batch = np.stack([resize(array, self.job.image_size) for array in arrays])
         map_B1HW, score_B = self.score_batch(to_tensor(batch))
         return [
-            Prediction(score, score > self.threshold, fit_map(anomaly_map, array.shape[:2]))
-            for anomaly_map, score, array in zip(map_B1HW, score_B.tolist(), arrays, strict=True)
+            Prediction(score, score > self.threshold, fit_map(anomaly_map, array.shape[:2]), self.threshold, image)
+            for anomaly_map, score, array, image in zip(map_B1HW, score_B.tolist(), arrays, images, strict=True)
         ]
 
 
@@ -225,14 +279,27 @@ def _to_array(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, Path)):
         return decode(image)
     if isinstance(image, Image.Image):
-        # Through a file in memory, so that every mode is converted as the training images were.
-        file = io.BytesIO()
-        ImageOps.exif_transpose(image).save(file, "TIFF")
-        return decode("the image given", file.getvalue())
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"an image must be a path, a PIL image or a uint8 H×W×3 array in RGB, not {kind}")
-    return image
+        return convert(image)
+    if isinstance(image, np.ndarray) and image.size:
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+            return image
+        grey = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
+        if grey or (image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 4):
+            return convert(Image.fromarray(np.ascontiguousarray(image)))
+    kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise DataError(
+        "an image must be a path, a PIL image or an array: uint8 H×W×3 in RGB, uint8 H×W×4 with transparency, "
+        f"uint8 or uint16 H×W in grey; not {kind}"
+    )
+
+
+def _device(name: str | torch.device | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _advice(description: dict[str, Any]) -> str:
@@ -243,7 +310,7 @@ def _advice(description: dict[str, Any]) -> str:
 
 
 def _read(directory: Path, device: str | torch.device | None) -> Bundle:
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device)
     description, model_tensors, scorer_tensors = bundle_files.read(directory)
     path = directory / bundle_files.DESCRIPTION_FILE
     if description.get("normalisation") != NORMALISATION:

@@ -5,17 +5,29 @@ Exit codes: 0 done; 1 it ran, and something in it failed; 2 the input is wrong, 
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
+
+from orchestrator import completion
+from orchestrator.cli_look import config, data
+from orchestrator.options import (
+    CONTEXT,
+    demo_folder,
+    json_option,
+    layout_option,
+    search_options,
+    settings_of,
+    sweep_options,
+    tracking_option,
+    write_json,
+)
 
 # Imports of Ray, MLflow and torch cost seconds each, so every command makes its own and `--help` none.
-
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def main() -> None:
@@ -25,7 +37,7 @@ def main() -> None:
     # Last, so that it hides nothing: a user's own architecture may lie in the folder he is in, as with `python -m`.
     sys.path.append(str(Path.cwd()))
     try:
-        sys.exit(msad(standalone_mode=False) or 0)
+        sys.exit(msad(prog_name="msad", standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -35,6 +47,9 @@ def main() -> None:
     except USER_ERRORS as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except BrokenPipeError:  # `msad compare | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        sys.exit(1)
     except OSError as error:  # a folder that is missing or may not be written, a full disk
         click.echo(f"error: {error.filename or ''}: {error.strerror or error}", err=True)
         sys.exit(1)
@@ -50,104 +65,16 @@ def msad() -> None:
     """
 
 
-def _names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text is not None else None
-
-
-def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[str, ...]) -> dict[str, Any] | None:
-    settings = {}
-    for line in lines:
-        path, equals, value = line.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{line!r}: expected PATH=VALUE, e.g. model/base_width=16")
-        try:
-            settings[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise click.BadParameter(f"{line!r}: the value is not valid YAML") from None
-    return settings or None
-
-
-def _spaces(_context: click.Context, _option: click.Parameter, lines: tuple[str, ...]) -> dict[str, str] | None:
-    for line in lines:
-        if "=" not in line:
-            raise click.BadParameter(f"{line!r}: expected ARCHITECTURE=SPACE, e.g. baseline=my_module:WIDE")
-    return dict(line.split("=", 1) for line in lines) or None
-
-
-tracking_option = click.option(
-    "--tracking-uri",
-    metavar="URI",
-    help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory]",
-)
-SWEEP_OPTIONS = [
-    click.option("--dataset", type=click.Path(path_type=Path), help="Root in the MVTec AD layout. [default: the demo]"),
-    click.option("--categories", callback=_names, metavar="A,B", help="[default: all the dataset has]"),
-    click.option(
-        "--architectures",
-        callback=_names,
-        metavar="A,B",
-        help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_pyramid]",
-    ),
-    click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
-    click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
-    click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),
-    click.option("--seed", type=int, help="[default: 0]"),
-    click.option("--objective", help="validation_score, validation_image_auroc or validation_pixel_ap."),
-    click.option(
-        "--set",
-        "parameters",
-        multiple=True,
-        callback=_settings,
-        metavar="PATH=VALUE",
-        help="Fix a parameter, e.g. model/base_width=16. Repeatable.",
-    ),
-    click.option(
-        "--final-seeds",
-        type=int,
-        help="Train the winner with so many seeds, each on another split of the good images, and report mean ± sd; the "
-        "first one's model is delivered. None trains on all good images: the threshold needs unseen ones. [default: 1]",
-    ),
-    click.option(
-        "--executor",
-        type=click.Choice(["auto", "direct", "train"]),
-        help="How a trial runs: in a Ray Train job of its own, or inside a warm Tune trial. [default: auto]",
-    ),
-    click.option("--cpus-per-trial", type=float, help="[default: 1]"),
-    click.option("--gpus-per-trial", type=float, help="May be a fraction. [default: 1 where there is a GPU]"),
-    click.option("--concurrency", type=int, help="Most trials at once. [default: as many as fit]"),
-    click.option("--storage", type=click.Path(path_type=Path), help="Folder of all sweeps. [default: sweeps]"),
-    click.option("--address", help="A running Ray cluster: auto or HOST:PORT. [default: start one here]"),
-    click.option("--name", help="Name of the sweep and of its MLflow experiment. [default: from the time]"),
-    tracking_option,
-]
-
-
-def _sweep_options(command: Any) -> Any:
-    for option in reversed(SWEEP_OPTIONS):
-        command = option(command)
-    return command
-
-
 @msad.command(context_settings=CONTEXT)
-@click.argument("config", required=False, type=click.Path(path_type=Path))
-@click.option("--trials", type=int, help="Configurations to try per category and architecture. [default: 10]")
 @click.option(
-    "--space",
-    "search_spaces",
-    multiple=True,
-    callback=_spaces,
-    metavar="ARCHITECTURE=SPACE",
-    help="Search other ranges: a Python path, e.g. baseline=my_module:WIDE. Repeatable.",
+    "--resume",
+    metavar="NAME",
+    shell_complete=completion.kept_sweeps,
+    help="Finish an interrupted sweep; only --storage is used beside it.",
 )
-@click.option("--pruner", type=click.Choice(["asha", "median", "none"]), help="Stops weak trials. [default: asha]")
-@click.option(
-    "--report-trials/--no-report-trials",
-    default=None,
-    help="Once every winner is chosen and tested, test all complete trials too, to report how well validation chose.",
-)
-@click.option("--resume", metavar="NAME", help="Finish an interrupted sweep; only --storage is used beside it.")
-@_sweep_options
-def search(config: Path | None, resume: str | None, **options: Any) -> int:
+@search_options
+@json_option("how it ended and the leaderboard")
+def search(config: Path | None, resume: str | None, json_file: str | None, **options: Any) -> int:
     """Search the best configuration of each category and architecture.
 
     CONFIG is a YAML file with the same settings; options given here take precedence.
@@ -160,13 +87,14 @@ def search(config: Path | None, resume: str | None, **options: Any) -> int:
     from orchestrator import sweep
 
     if resume:
-        return _report(sweep.resume(resume, options["storage"] or Path("sweeps")))
-    return _report(sweep.start(_config(config, options)))
+        return _report(sweep.resume(resume, options["storage"] or Path("sweeps")), json_file)
+    return _report(sweep.start(_config(config, options)), json_file)
 
 
 @msad.command(context_settings=CONTEXT)
-@_sweep_options
-def train(**options: Any) -> int:
+@sweep_options
+@json_option("how it ended and the leaderboard")
+def train(json_file: str | None, **options: Any) -> int:
     """Train one fixed configuration per category and architecture, without a search.
 
     \b
@@ -174,39 +102,30 @@ def train(**options: Any) -> int:
     """
     from orchestrator import sweep
 
-    return _report(sweep.start(_config(None, {**options, "trials": 0})))
+    return _report(sweep.start(_config(None, {**options, "trials": 0})), json_file)
 
 
 def _config(file: Path | None, options: dict[str, Any]) -> Any:
-    from orchestrator.config import load, make_config
+    from orchestrator.config import make_config
 
-    values = load(file) if file else {}
-    given = {name: value for name, value in options.items() if value is not None}
-    for option, name in (("cpus_per_trial", "cpus"), ("gpus_per_trial", "gpus"), ("concurrency", "concurrency")):
-        if option in given:
-            given.setdefault("resources", {})[name] = given.pop(option)
-    for name in ("resources", "parameters", "search_spaces"):  # an option replaces one entry of the file's, not all
-        if name in given and isinstance(values.get(name), dict):
-            given[name] = values[name] | given[name]
-    values |= given
-    values.setdefault("name", time.strftime("sweep-%Y%m%d-%H%M%S"))
+    values = settings_of(file, options)
     if "dataset" not in values:
         values["dataset"] = _demo()
     return make_config(values)
 
 
 def _demo() -> Path:
-    from data_io.cache import default_cache_dir
     from data_io.demo import make_demo
 
-    folder = default_cache_dir() / "demo"
+    folder = demo_folder()
     click.echo(f"no --dataset given: using the demo dataset in {folder}", err=True)
     return make_demo(folder)
 
 
-def _report(outcome: Any) -> int:
+def _report(outcome: Any, json_file: str | None) -> int:
     from orchestrator.compare import leaderboard
     from orchestrator.leaderboard_text import format_leaderboard
+    from orchestrator.ui import browse
 
     for study, reason in outcome.failed_studies.items():
         click.echo(f"{study} has no result: {reason}", err=True)
@@ -216,87 +135,179 @@ def _report(outcome: Any) -> int:
             f"Deliver them with: msad search --resume {outcome.name}",
             err=True,
         )
-    else:
-        click.echo(format_leaderboard(leaderboard(outcome.name, outcome.tracking_uri)))
-        click.echo(f"Browse: msad ui    Again: msad compare {outcome.name}")
+    if outcome.unreported:
+        click.echo(
+            f"the sweep's report could not be made: {outcome.unreported}\n"
+            f"Its results are safe. Make it with: msad search --resume {outcome.name}",
+            err=True,
+        )
+    # A store that could not take everything may not answer either.
+    table = None if outcome.undelivered else leaderboard(outcome.name, outcome.tracking_uri)
+    rows = [] if table is None else table.to_dict("records")
+    values = {**dataclasses.asdict(outcome), "ok": outcome.ok, "leaderboard": rows}
+    if not write_json(json_file, values) and table is not None:
+        click.echo(format_leaderboard(table))
+        click.echo(f"Browse: {browse(outcome.name, outcome.tracking_uri)}    Again: msad compare {outcome.name}")
     return 0 if outcome.ok else 1
 
 
 @msad.command(context_settings=CONTEXT)
-@click.argument("sweep", required=False)
+@click.argument("sweep", required=False, shell_complete=completion.tracked_sweeps)
 @click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV; - for standard output.")
-@click.option("--json", "json_file", metavar="FILE", help="Write the table as JSON; - for standard output.")
+@json_option("the table")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page with all pictures, complete in itself.",
+)
 @tracking_option
-def compare(sweep: str | None, csv_file: str | None, json_file: str | None, tracking_uri: str | None) -> int:
+def compare(
+    sweep: str | None, csv_file: str | None, json_file: str | None, html: Path | None, tracking_uri: str | None
+) -> int:
     """Show the best configuration per category and architecture of a sweep, the newest one by default.
 
     \b
-    Example: msad compare first --json -
+    Examples:
+      msad compare first --json -
+      msad compare first --html report.html
     """
     from orchestrator.compare import leaderboard
     from orchestrator.leaderboard_text import format_leaderboard
     from orchestrator.tracking import default_tracking_uri
 
-    table = leaderboard(sweep, tracking_uri or default_tracking_uri())
-    outputs = ((csv_file, lambda: table.to_csv(index=False)), (json_file, lambda: _json(table)))
-    for file, text in outputs:
-        if file == "-":
-            click.echo(text(), nl=False)
-        elif file:
-            Path(file).write_text(text())
-    if not csv_file and not json_file:
+    uri = tracking_uri or default_tracking_uri()
+    table = leaderboard(sweep, uri)
+    if csv_file == "-":
+        click.echo(table.to_csv(index=False), nl=False)
+    elif csv_file:
+        Path(csv_file).write_text(table.to_csv(index=False))
+    write_json(json_file, table.to_dict("records"))
+    if html:
+        from orchestrator.report_page import write_report
+
+        click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
+    if not csv_file and not json_file and not html:
         click.echo(format_leaderboard(table))
     return 0
 
 
-def _json(table: Any) -> str:
-    return table.to_json(orient="records", indent=2) + "\n"
-
-
 @msad.command(context_settings=CONTEXT)
-@click.argument("run_id")
+@click.argument("run_id", shell_complete=completion.registered_models)
 @click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to make; must not hold anything.")
 @tracking_option
-def pull(run_id: str, to: Path, tracking_uri: str | None) -> int:
-    """Fetch a trained model by the run ID of a trial or a study, or as CATEGORY@best; verified by checksum.
+@json_option("where the model is and what it is")
+def pull(run_id: str, to: Path, tracking_uri: str | None, json_file: str | None) -> int:
+    """Fetch a trained model by the run ID of a trial or a study, or as CATEGORY@champion; verified by checksum.
 
     \b
-    Example: msad pull bottle@best --to models/bottle
+    Example: msad pull bottle@champion --to models/bottle
     """
+    from orchestrator.bundle_files import summary
     from orchestrator.model_store import pull as pull_bundle
 
-    click.echo(f"pulled to {pull_bundle(run_id, to, tracking_uri)}")
+    folder = pull_bundle(run_id, to, tracking_uri)
+    if not write_json(json_file, {"folder": folder, **summary(folder)}):
+        click.echo(f"pulled to {folder}")
     return 0
 
 
 @msad.command(context_settings=CONTEXT)
-@click.argument("model")
+@click.argument("run_id")
+@click.option("--reason", default="", help="Kept with your name and the time, as tags of the registered version.")
+@click.option("--force", is_flag=True, help="Also where the champion has a higher validation score on the same images.")
+@tracking_option
+def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None) -> int:
+    """Make the model of a run its category's champion by hand; `msad search` moves it to better ones by itself.
+
+    \b
+    Example: msad promote 6804951eb3324a02954720bfd0faa50a --reason "fewer false alarms on line 2"
+    """
+    from orchestrator.champion import ALIAS
+    from orchestrator.champion import promote as move
+
+    done = move(run_id, tracking_uri, reason=reason, force=force)
+    before = f"; before it was run {done.before}" if done.before else ""
+    click.echo(f"{done.category}@{ALIAS} is now version {done.version}, run {run_id}{before}")
+    return 0
+
+
+@msad.command(context_settings=CONTEXT)
+@click.argument("model", shell_complete=completion.models)
+@click.option("--to", required=True, type=click.Path(path_type=Path), help="FILE.onnx, or FILE.pt2 for torch alone.")
+@click.option(
+    "--check-on",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True),
+    metavar="PATH",
+    help="Image or folder to compare file and model on. Repeatable. [default: photographs that come with scikit-image]",
+)
+@tracking_option
+def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str | None) -> int:
+    """Write a model (folder or run ID) as one file that needs no msad: photographs in, score, verdict and map out.
+
+    \b
+    Example: msad export bottle@champion --to bottle.onnx
+    """
+    from orchestrator.bundles import Bundle
+    from orchestrator.export import export as write
+
+    bundle = Bundle.load(model, device="cpu", tracking_uri=tracking_uri)
+    click.echo("exporting and checking, some ten seconds", err=True)
+    done = write(bundle, to, check_on)
+    click.echo(
+        f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB; on {done.images} images within {done.score:.2g} of the "
+        f"model's scores and {done.map:.2g} of its maps, whose range is {done.range:.2g}"
+    )
+    return 0
+
+
+@msad.command(context_settings=CONTEXT)
+@click.argument("model", shell_complete=completion.models)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", default="predictions", show_default=True, type=click.Path(path_type=Path))
 @click.option("--threshold", type=float, help="Call images above this score anomalous. [default: the model's own]")
-@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1))
+@click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="A picture of each image and its map.")
+@click.option(
+    "--maps",
+    type=click.Choice(["none", "png", "npy"]),
+    default="none",
+    show_default=True,
+    help="Each anomaly map at the image's own size: 16 bit grey, or exact numbers.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the results in --out instead of continuing them.")
+@click.option("--batch-size", default=8, show_default=True, type=click.IntRange(1), help="Images at once.")
+@click.option("--device", help="cpu, cuda, cuda:1, ... [default: the GPU if there is one]")
 @tracking_option
+@json_option("the counts and what was skipped")
 def predict(
-    model: str, images: tuple[Path, ...], out: Path, threshold: float | None, batch_size: int, tracking_uri: str | None
+    model: str,
+    images: tuple[Path, ...],
+    out: Path,
+    device: str | None,
+    tracking_uri: str | None,
+    json_file: str | None,
+    **options: Any,
 ) -> int:
     """Score images (files or folders) with a pulled model's folder or a run ID: scores.csv and heatmaps.
+
+    The same command again continues where it was stopped; what cannot be read is listed in skipped.csv.
 
     \b
     Example: msad predict models/bottle new_photographs --out predictions
     """
     from orchestrator.bundles import Bundle
-    from orchestrator.predict import predict_folder
+    from orchestrator.predict import format_outcome, predict_folder
 
-    bundle = Bundle.load(model, tracking_uri=tracking_uri)
-    result = predict_folder(bundle, list(images), out, batch_size=batch_size, threshold=threshold)
-    click.echo(f"{result.scored} image(s) scored, {result.anomalous} anomalous; see {out / 'scores.csv'}")
-    for path, reason in result.failed.items():
-        click.echo(f"skipped {path}: {reason}", err=True)
-    return 1 if result.failed else 0
+    bundle = Bundle.load(model, device, tracking_uri)
+    result = predict_folder(bundle, list(images), out, **options)
+    if not write_json(json_file, {"out": out, **dataclasses.asdict(result)}):
+        click.echo(format_outcome(result, out))
+    return 1 if result.skipped else 0
 
 
 @msad.command(context_settings=CONTEXT)
-@click.argument("model")
+@click.argument("model", shell_complete=completion.models)
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--category", help="[default: the one the model was trained on]")
 @click.option(
@@ -306,10 +317,19 @@ def predict(
     show_default=True,
     help="Measure pixels at the model's image size or at the masks' own.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures and scores.csv.")
+@layout_option
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures, scores.csv and per_defect_type.csv.")
 @tracking_option
+@json_option("the figures")
 def evaluate(
-    model: str, root: Path, category: str | None, masks_at: str, out: Path | None, tracking_uri: str | None
+    model: str,
+    root: Path,
+    category: str | None,
+    masks_at: str,
+    layout: str | None,
+    out: Path | None,
+    tracking_uri: str | None,
+    json_file: str | None,
 ) -> int:
     """Measure a model (folder or run ID) on the test split of a dataset.
 
@@ -319,16 +339,20 @@ def evaluate(
     from data_io.cache import default_cache_dir
     from orchestrator.bundles import Bundle
     from orchestrator.evaluation import evaluate as measure
+    from orchestrator.evaluation import save_tables
+    from orchestrator.evaluation_text import format_evaluation
     from orchestrator.pictures import save_evaluation
+    from orchestrator.progress import reading_files
 
     bundle = Bundle.load(model, tracking_uri=tracking_uri)
-    result = measure(bundle, root, category or bundle.job.category, default_cache_dir(), masks_at=masks_at)
-    for name, value in result.metrics.items():
-        click.echo(f"{name:22} {value:.4f}")
-    click.echo(result.per_defect_type.to_string(float_format="%.4f"))
+    category, cache = category or bundle.job.category, default_cache_dir()
+    with reading_files("Reading images"):
+        result = measure(bundle, root, category, cache, masks_at=masks_at, layout=layout or "auto")
+    if not write_json(json_file, result.summary()):
+        click.echo(format_evaluation(result))
     if out:
         save_evaluation(result, out)
-        result.scores.to_csv(out / "scores.csv", index=False)
+        save_tables(result, out)
     return 0
 
 
@@ -341,41 +365,10 @@ def ui(port: int, tracking_uri: str | None) -> int:
     \b
     Example: msad ui --port 5001
     """
-    from orchestrator.tracking import serve_ui
+    from orchestrator.ui import serve_ui
 
     return serve_ui(port, tracking_uri)
 
 
-@msad.group(context_settings=CONTEXT)
-def data() -> None:
-    """Look at datasets."""
-
-
-@data.command("check", context_settings=CONTEXT)
-@click.argument("root", type=click.Path(path_type=Path))
-def data_check(root: Path) -> int:
-    """Report what a dataset holds and everything that is wrong with it.
-
-    \b
-    Example: msad data check mvtec
-    """
-    from data_io.check import check, format_report
-
-    report = check(root)
-    click.echo(format_report(report))
-    return 0 if report.ok else 1
-
-
-@data.command("demo", context_settings=CONTEXT)
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--seed", default=0, show_default=True, type=int)
-def data_demo(directory: Path, seed: int) -> int:
-    """Make the demo dataset: real textures and a drawn part, with defects from faint to plain and exact masks.
-
-    \b
-    Example: msad data demo demo
-    """
-    from data_io.demo import make_demo
-
-    click.echo(f"demo dataset in {make_demo(directory, seed=seed)}")
-    return 0
+msad.add_command(config)
+msad.add_command(data)

@@ -62,6 +62,10 @@ def connect(config: SweepConfig) -> Allotment:
             f"no Ray cluster answers at {config.address!r} ({str(error).splitlines()[0]}): start one with "
             "`ray start --head`, or leave --address away to use this machine"
         ) from error
+    except Exception as error:  # Ray has no type for processes of its own that do not come up in time
+        raise ResourceError(
+            f"Ray could not be started on this machine ({str(error).splitlines()[0]}): is it short of memory or busy?"
+        ) from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return divide(config, nodes)
 

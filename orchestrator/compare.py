@@ -69,12 +69,8 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
     """
     from mlflow.exceptions import MlflowException
 
-    # MLflow creates a database that is not there; a mistyped path has to be an error instead.
-    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
-        raise TrackingError(f"{tracking_uri}: no such database; give the tracking URI of the search")
-    client = connect(tracking_uri)
+    client, experiment = open_sweep(sweep, tracking_uri)
     try:
-        experiment = _find_sweep(client, sweep, tracking_uri)
         studies = _runs(client, experiment, "study")
         trials = Counter(run.data.tags.get("msad.study") for run in _runs(client, experiment, "trial"))
     except MlflowException as error:
@@ -85,6 +81,20 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
     eligible = frame[frame["validation_score"].notna() & (frame["status"] != "failed")]
     frame["best"] = frame.index.isin(eligible.groupby("category")["validation_score"].idxmax())
     return frame
+
+
+def open_sweep(sweep: str | None, tracking_uri: str) -> tuple[MlflowClient, Experiment]:
+    """Return a client of the store, and the experiment of a sweep, the newest by default; see `leaderboard`."""
+    from mlflow.exceptions import MlflowException
+
+    # MLflow creates a database that is not there; a mistyped path has to be an error instead.
+    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
+        raise TrackingError(f"{tracking_uri}: no such database; give the tracking URI of the search")
+    client = connect(tracking_uri)
+    try:
+        return client, _find_sweep(client, sweep, tracking_uri)
+    except MlflowException as error:
+        raise TrackingError(f"{tracking_uri}: the tracking store does not answer: {error}") from error
 
 
 def _row(run: Run, trials: Counter[str | None]) -> dict[str, Any]:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from data_io.layout import known_layout
 from models.errors import ModelError
 from models.registry import architecture as architecture_class
 from models.registry import architectures as known_architectures
 from models.registry import default_parameters, use
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
+from orchestrator.parameters import check_values, flatten, unknown_paths
 from orchestrator.workspace import study_id
 
 FIRST_ARCHITECTURES = ("feature_pyramid",)
@@ -52,9 +56,11 @@ class Resources(_Part):
 class SweepConfig(_Part):
     """Everything one command launches: the studies of `categories` × `architectures`.
 
+    `layout` is the dataset's, see `data_io.layout`; `auto` is told by its folders.
     `trials` of 0 trains the given `parameters` once per study, without a search (`msad train`). `categories` left empty
-    means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`; with a
-    search they replace the searched ranges, and of `model/...` and `loss_weights/...` each architecture takes its own.
+    means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`, or
+    nested, `{"model": {"base_width": 16}}`; with a search they replace the searched ranges, and of `model/...` and
+    `loss_weights/...` each architecture takes its own.
     `search_spaces` replaces the ranges of an architecture by others, named by a Python path or an entry point
     (`search_spaces.space`). `epochs` and `batch_size` of None are the architecture's own;
     `evaluate_every` of None evaluates about ten times.
@@ -67,6 +73,7 @@ class SweepConfig(_Part):
 
     name: str
     dataset: Path
+    layout: str = "auto"
     categories: tuple[str, ...] = ()
     architectures: tuple[str, ...] = FIRST_ARCHITECTURES
     trials: int = Field(10, ge=0)
@@ -95,6 +102,11 @@ class SweepConfig(_Part):
             raise ValueError("letters, digits, '.', '_' and '-' only, at most 64, beginning with a letter or digit")
         return name
 
+    @field_validator("layout")
+    @classmethod
+    def _known_layout(cls, name: str) -> str:
+        return known_layout(name)
+
     @field_validator("architectures")
     @classmethod
     def _known_architectures(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,6 +126,11 @@ class SweepConfig(_Part):
             raise ValueError(f"name at least one of {', '.join(known_architectures())}")
         return names
 
+    @field_validator("parameters", mode="before")
+    @classmethod
+    def _paths(cls, parameters: Any) -> Any:
+        return flatten(parameters) if isinstance(parameters, Mapping) else parameters
+
     @field_validator("parameters")
     @classmethod
     def _numbers(cls, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -132,8 +149,10 @@ class SweepConfig(_Part):
                 raise ValueError(
                     f"search_spaces: {name!r} is none of this sweep's architectures{nearest(name, self.architectures)}"
                 )
+        if unknown := unknown_paths(self.parameters, self.architectures):
+            raise ValueError("; ".join(unknown))
         for architecture in self.architectures:
-            self.job("category", architecture)
+            check_values(self.job("category", architecture))
         return self
 
     def job(self, category: str, architecture: str) -> JobConfig:
@@ -165,19 +184,18 @@ class SweepConfig(_Part):
         """Return the fixed parameters that concern an architecture.
 
         With several architectures, `model/...` and `loss_weights/...` go to those that have them, so that one sweep can
-        fix the width of one family beside another that has none. What none of them has goes to all, to be refused.
+        fix the width of one family beside another that has none.
         """
+        names = {
+            "model": default_parameters(architecture),
+            "loss_weights": architecture_class(architecture).loss_terms,
+        }
 
-        def known(path: str, name: str) -> bool:
+        def concerns(path: str) -> bool:
             group, _, key = path.partition("/")
-            names = {"model": default_parameters(name), "loss_weights": architecture_class(name).loss_terms}
             return group not in names or key in names[group]
 
-        return {
-            path: value
-            for path, value in self.parameters.items()
-            if known(path, architecture) or not any(known(path, name) for name in self.architectures)
-        }
+        return {path: value for path, value in self.parameters.items() if concerns(path)}
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML; `load` reads it back."""
@@ -187,7 +205,7 @@ class SweepConfig(_Part):
 def make_config(values: dict[str, Any]) -> SweepConfig:
     """Validate settings; all that is wrong is named in one ConfigError."""
     try:
-        return SweepConfig(**values)
+        return SweepConfig.model_validate(values)
     except ValidationError as error:
         lines = []
         for problem in error.errors():
@@ -199,8 +217,24 @@ def make_config(values: dict[str, Any]) -> SweepConfig:
         raise ConfigError("\n".join(lines)) from None
 
 
+def default_name() -> str:
+    """Return a sweep's name for those that are given none: the time."""
+    return time.strftime("sweep-%Y%m%d-%H%M%S")
+
+
+def overlay(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay options over the settings of a file: one resource or parameter replaces one entry, not all of them."""
+    merged = {**values, **options}
+    for name, prepared in (("resources", dict), ("parameters", flatten), ("search_spaces", dict)):
+        if isinstance(values.get(name), Mapping) and isinstance(options.get(name), Mapping):
+            merged[name] = {**prepared(values[name]), **prepared(options[name])}
+    return merged
+
+
 def load(path: Path) -> dict[str, Any]:
     """Return the settings in a YAML file, not yet validated, so that options can be laid over them.
+
+    A second document is left out where it is the one that `msad config show` adds, with what follows from the settings.
 
     Raises
     ------
@@ -208,11 +242,13 @@ def load(path: Path) -> dict[str, Any]:
         The file is missing, is no YAML, or holds no mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text())
+        values, *rest = list(yaml.safe_load_all(path.read_text())) or [None]
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected settings as `key: value` lines, found {type(values).__name__}")
+    if any(not isinstance(document, dict) or set(document) != {"studies"} for document in rest):
+        raise ConfigError(f"{path}: holds {1 + len(rest)} YAML documents; a file is one sweep")
     return values

@@ -1,8 +1,4 @@
-"""Curves of a run: ROC and precision–recall, the scores of each defect type, and how training went.
-
-Colours: Okabe and Ito's palette for colour-blind readers (jfly.uni-koeln.de/color); lines differ by their dash as well.
-Figures are made without pyplot, so that no global state or display is needed and threads may draw.
-"""
+"""Curves of a run: ROC and precision–recall, the scores of each defect type, and how training went."""
 
 from __future__ import annotations
 
@@ -13,18 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from orchestrator.heatmaps import anchor
+from orchestrator.palette import BLUE, DASHES, GREY, LINES, VERMILION, new_figure, save_figure
 
 if TYPE_CHECKING:  # A job draws its training curves from here, and must not even import what opens the test split.
     from orchestrator.evaluation import Evaluation
-
-BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#595959",
-)  # fmt: skip
-LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
 
 
 def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:
@@ -35,7 +25,7 @@ def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:
     from sklearn.metrics import precision_recall_curve, roc_curve
 
     labels, scores = evaluation.scores["label"].to_numpy(), evaluation.scores["score"].to_numpy()
-    figure = new_figure(9.5, 4.6)
+    figure = new_figure(7.6, 4.7)
     roc, pr = figure.subplots(1, 2)
     metrics = evaluation.metrics
     if len(set(labels)) < 2:
@@ -50,17 +40,17 @@ def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:
         roc.plot(false_rate, recall, "o", color=VERMILION, label=_at_threshold(evaluation.threshold), clip_on=False)
         precisions, recalls, _ = precision_recall_curve(labels, scores)
         pr.plot(recalls, precisions, color=BLUE, drawstyle="steps-post")
-        pr.axhline(metrics["image_prevalence"], linestyle=":", color=GREY, label="chance (prevalence)")
+        pr.axhline(metrics["image_prevalence"], linestyle=":", color=GREY, label="chance")
         if flagged.any():
             precision = defective[flagged].mean()
             pr.plot(recall, precision, "o", color=VERMILION, label=_at_threshold(evaluation.threshold), clip_on=False)
-        for axes in (roc, pr):
-            axes.legend(loc="lower right", frameon=False)
+        roc.legend(loc="lower right", frameon=False)
+        pr.legend(loc="lower left", frameon=False)  # a curve that is any good leaves it free
     interval = f"{metrics['image_auroc_low']:.3f} to {metrics['image_auroc_high']:.3f}"
-    roc.set(title=f"AUROC {metrics['image_auroc']:.3f} (95 %: {interval})", xlabel="False-positive rate")
+    roc.set(title=f"AUROC {metrics['image_auroc']:.3f}\n(95 %: {interval})", xlabel="False-positive rate")
     roc.set(ylabel="Recall", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    pr.set(title=f"Average precision {metrics['image_prauc']:.3f}", xlabel="Recall", ylabel="Precision")
-    pr.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
+    pr.set(title=f"Average precision {metrics['image_prauc']:.3f}\n(chance: {metrics['image_prevalence']:.3f})")
+    pr.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     figure.suptitle(f"{evaluation.category}, {evaluation.architecture}: test images")
     save_figure(figure, path)
 
@@ -69,7 +59,7 @@ def save_score_distribution(evaluation: Evaluation, path: Path) -> None:
     """Draw every image's score, a row per defect type with good first, and the threshold through all rows."""
     groups = evaluation.scores.groupby("defect_type", sort=False)
     names = sorted(groups.groups, key=lambda name: (groups.get_group(name)["label"].iloc[0], name))
-    figure = new_figure(8, 1.4 + 0.6 * len(names))
+    figure = new_figure(7.6, 1.5 + 0.6 * len(names))
     axes = figure.subplots()
     spread = np.random.default_rng(0)
     for row, name in enumerate(names):
@@ -79,10 +69,10 @@ def save_score_distribution(evaluation: Evaluation, path: Path) -> None:
         axes.scatter(
             scores,
             row + spread.uniform(-0.26, 0.26, len(scores)),
-            s=16,
+            s=24,
             color=BLUE if good else VERMILION,
             marker="o" if good else "D",
-            alpha=0.55,
+            alpha=0.6,
             linewidths=0,
         )
         axes.plot([np.median(scores)] * 2, [row - 0.36, row + 0.36], color="black", linewidth=2)
@@ -129,19 +119,6 @@ def save_training_curves(history: pd.DataFrame, path: Path) -> None:
     save_figure(figure, path)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return a figure of so many inches with a layout that keeps labels apart."""
-    return Figure(figsize=(width, height), layout="constrained", dpi=110)
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG; folders are made, the frame's top and right side left away."""
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
 def _plot_columns(axes: Axes, history: pd.DataFrame, columns: Sequence[str]) -> None:
     present = [name for name in columns if name in history]
     for name, colour, dash in zip(present, LINES * 3, DASHES * 3, strict=False):
@@ -150,6 +127,7 @@ def _plot_columns(axes: Axes, history: pd.DataFrame, columns: Sequence[str]) -> 
     if len(present) > 1:
         axes.legend(frameon=False)
     axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_xlim(0, 1.03 * history["epoch"].max())
 
 
 def _scale_scores(axes: Axes, scores: np.ndarray, threshold: float) -> None:

@@ -30,6 +30,10 @@ class BundleError(MsadError):
     """A bundle is incomplete, damaged, or of a newer format."""
 
 
+class ExportError(MsadError):
+    """A model cannot be exported, or the exported graph does not agree with it."""
+
+
 class TrainingError(MsadError):
     """A training job ended without a model; the text is the reason recorded for the trial."""
 

@@ -7,23 +7,30 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from data_io.decode import resize_mask
 from data_io.test_split import TestSplit
-from models.metrics import average_precision, bootstrap_interval, f1_at, image_auroc, prevalence
-from models.pixel_metrics import PixelMetrics, pixel_metrics
+from models.metrics import image_metrics, prevalence
+from models.pixel_metrics import PixelMetrics, grouped_pixel_metrics
 from orchestrator.bundles import Bundle, fit_map, to_tensor
 from orchestrator.errors import ConfigError
+from orchestrator.progress import track
 
 MASKS_AT = ("model", "native")
 BATCH_SIZE = 16
-MapsAndMasks = Callable[[np.ndarray], tuple[Iterator[np.ndarray], Iterator[np.ndarray]]]
+PER_DEFECT_TYPE = (
+    *("images", "image_auroc", "image_auroc_low", "image_auroc_high", "image_prauc", "image_prevalence"),
+    *("f1", "recall", "recall_low", "recall_high", "recall_at_fpr", "misses"),
+    *("pixel_auroc", "pixel_prauc", "aupro_30", "aupro_05"),
+)
 
 
 @dataclass(frozen=True)
@@ -35,20 +42,22 @@ class Evaluation:
     category, architecture, threshold
         Of the bundle; `category` is the one measured.
     metrics
-        `image_auroc` (and the ends of its 95 % bootstrap interval, `image_auroc_low`, `image_auroc_high`),
-        `image_prauc` (average precision; its chance level is `image_prevalence`), `pixel_auroc`, `pixel_prauc`,
-        `pixel_prevalence`, `aupro_30`, `aupro_05` (AU-PRO up to that false-positive rate), `f1`, `recall`,
-        `false_positives` and `misses` (counts of images) at the bundle's threshold, the counts `good_images` and
-        `defective_images` that they are of, and `latency_ms`, the median time of one image of the model's size through
-        network and scorer. NaN where a class is missing.
+        Of images: `image_auroc`, `image_prauc` (average precision; its chance level is `image_prevalence`), `f1` and
+        `recall` at the bundle's threshold, and `recall_at_fpr`, the recall at the false-positive rate that the job
+        aims at, `target_fpr`. Each of these five has the ends of its 95 % bootstrap interval beside it, as in
+        `image_auroc_low` and `image_auroc_high`. Of pixels: `pixel_auroc`, `pixel_prauc`, `pixel_prevalence`, and
+        `aupro_30` and `aupro_05`, AU-PRO up to that false-positive rate. Counts of images: `false_positives` and
+        `misses` at the threshold, of `good_images` and `defective_images`. And `latency_ms`, the median time of one
+        image of the model's size through network and scorer. NaN where a class is missing.
     per_defect_type
-        One row per type, measured with that type and the good images only: `images`, `image_auroc`, `recall`,
-        `misses`, `pixel_auroc`, `pixel_prauc`, `aupro_30`; the index is the type.
+        One row per type, measured with that type and the good images only; the index is the type, the columns are
+        `PER_DEFECT_TYPE`, named as in `metrics`, with `images` of the type.
     scores
         One row per image: `path`, `defect_type`, `label` (0/1), `score`, `threshold`, `verdict` (anomalous/good),
         `outcome` (hit, miss, false positive, correct rejection).
     images, masks, maps
-        In the order of `scores`, at the model's size: uint8 N×S×S×3, bool N×S×S, float32 N×S×S.
+        In the order of `scores`, at the model's size: uint8 N×S×S×3, a map of the cache's file; bool N×S×S; float32
+        N×S×S. So 5 S² bytes of memory an image, 0.3 MB at 256 pixels, whatever its own size.
     """
 
     category: str
@@ -61,9 +70,19 @@ class Evaluation:
     masks: np.ndarray = field(repr=False)
     maps: np.ndarray = field(repr=False)
 
+    def summary(self) -> dict[str, Any]:
+        """Return the figures without the images, for JSON."""
+        named = {name: getattr(self, name) for name in ("category", "architecture", "threshold", "metrics")}
+        return named | {"per_defect_type": self.per_defect_type.to_dict("index")}
+
 
 def evaluate(
-    bundle: Bundle, root: str | Path, category: str, cache_dir: str | Path | None, masks_at: str = "model"
+    bundle: Bundle,
+    root: str | Path,
+    category: str,
+    cache_dir: str | Path | None,
+    masks_at: str = "model",
+    layout: str = "auto",
 ) -> Evaluation:
     """Measure a bundle on the test split of a category.
 
@@ -72,12 +91,15 @@ def evaluate(
     bundle
         What to measure.
     root, category
-        Where the images are; any root in the MVTec AD layout.
+        Where the images are.
     cache_dir
         Where decoded images are kept; None for the default.
     masks_at
         `model`: pixels are compared at the model's image size, masks resized by the nearest pixel; `native`: maps are
-        resized to each mask's own size, which is what the test set asks for, and slower.
+        resized to each mask's own size, which is what the test set asks for, and slower. Either way images, maps and
+        masks go by one after another, each decoded once; only the scores of the pixels compared are held, 4 bytes each.
+    layout
+        How the images are laid out, see `data_io.layout.find_layout`.
 
     Raises
     ------
@@ -89,33 +111,42 @@ def evaluate(
     if masks_at not in MASKS_AT:
         raise ConfigError(f"masks_at is {masks_at!r}; it must be one of {', '.join(MASKS_AT)}")
     size = bundle.job.image_size
-    split = TestSplit(root, category)
-    images, masks, labels = split.images(size, cache_dir), split.masks(size), split.labels
+    split = TestSplit(root, category, layout)
+    images = split.images(size, cache_dir)
     maps, score = _score(bundle, images)
+    masks = np.zeros(maps.shape, bool)
 
-    def pairs(chosen: np.ndarray) -> tuple[Iterator[np.ndarray], Iterator[np.ndarray]]:
-        """Maps and masks of some images, one at a time."""
-        if masks_at == "model":
-            return iter(maps[chosen]), iter(masks[chosen])
-        fitted = (fit_map(torch.from_numpy(maps[index, None]), split.native_size(index)) for index in chosen)
-        wanted = set(chosen.tolist())
-        return fitted, (mask for index, mask in enumerate(split.masks(None)) if index in wanted)
+    def compared_maps() -> Iterator[np.ndarray]:
+        for index, anomaly_map in enumerate(maps):
+            native = masks_at == "native"
+            yield fit_map(torch.from_numpy(anomaly_map[None]), split.native_size(index)) if native else anomaly_map
+
+    def compared_masks() -> Iterator[np.ndarray]:
+        for index, mask in enumerate(split.masks()):
+            masks[index] = resize_mask(mask, size)
+            yield mask if masks_at == "native" else masks[index]
 
     scores = _score_table(split.table, score, bundle.threshold)
-    metrics = _image_metrics(labels, score, bundle.threshold) | _pixel_columns(
-        pixel_metrics(*pairs(np.arange(len(labels))))
-    )
+    types = [name if label else None for name, label in zip(split.defect_types, split.labels, strict=True)]
+    pixels, pixels_of_type = grouped_pixel_metrics(compared_maps(), compared_masks(), types)
+    target = bundle.job.false_positive_rate
     return Evaluation(
         category=category,
         architecture=bundle.job.architecture,
         threshold=bundle.threshold,
-        metrics=metrics | {"latency_ms": measure_latency(bundle)},
-        per_defect_type=_per_defect_type(scores, pairs),
+        metrics=_metrics(scores, pixels, target) | {"latency_ms": measure_latency(bundle)},
+        per_defect_type=_per_defect_type(scores, pixels_of_type, target),
         scores=scores,
         images=images,
         masks=masks,
         maps=maps,
     )
+
+
+def save_tables(evaluation: Evaluation, directory: Path, prefix: str = "") -> None:
+    """Write `scores.csv` and `per_defect_type.csv` into a folder that exists; the prefix comes before their names."""
+    evaluation.scores.to_csv(directory / f"{prefix}scores.csv", index=False)
+    evaluation.per_defect_type.to_csv(directory / f"{prefix}per_defect_type.csv")
 
 
 def measure_latency(bundle: Bundle, repeats: int = 20) -> float:
@@ -133,7 +164,7 @@ def measure_latency(bundle: Bundle, repeats: int = 20) -> float:
 def _score(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     maps = np.empty(images.shape[:3], np.float32)
     scores = np.empty(len(images), np.float32)
-    for start in range(0, len(images), BATCH_SIZE):
+    for start in track(range(0, len(images), BATCH_SIZE), "Scoring images"):
         part = slice(start, start + BATCH_SIZE)
         map_B1HW, score_B = bundle.score_batch(to_tensor(images[part]))
         maps[part], scores[part] = map_B1HW[:, 0].cpu().numpy(), score_B.cpu().numpy()
@@ -158,27 +189,23 @@ def _score_table(table: pd.DataFrame, score: np.ndarray, threshold: float) -> pd
     )
 
 
-def _image_metrics(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, float]:
-    low, high = bootstrap_interval(image_auroc, labels, scores)
-    flagged = scores > threshold
-    defective = labels == 1
-    return {
-        "image_auroc": image_auroc(labels, scores),
-        "image_auroc_low": low,
-        "image_auroc_high": high,
-        "image_prauc": average_precision(labels, scores),
-        "image_prevalence": prevalence(labels),
-        "f1": f1_at(labels, scores, threshold),
-        "recall": float(flagged[defective].mean()) if defective.any() else float("nan"),
-        "false_positives": float(np.sum(flagged & ~defective)),
-        "misses": float(np.sum(~flagged & defective)),
-        "good_images": float(np.sum(~defective)),
-        "defective_images": float(np.sum(defective)),
+def _metrics(scores: pd.DataFrame, pixels: PixelMetrics, target_fpr: float) -> dict[str, float]:
+    """Measure some images of the score table, whose pixels are measured already."""
+    labels, outcomes = scores["label"].to_numpy(), scores["outcome"]
+    threshold = scores["threshold"].iloc[0]
+    estimates = image_metrics(labels, scores["score"].to_numpy(), threshold, target_fpr)
+    named = {
+        f"{name}{end}": value
+        for name, estimate in estimates.items()
+        for end, value in zip(("", "_low", "_high"), estimate, strict=True)
     }
-
-
-def _pixel_columns(pixels: PixelMetrics) -> dict[str, float]:
-    return {
+    return named | {
+        "image_prevalence": prevalence(labels),
+        "target_fpr": float(target_fpr),
+        "false_positives": float((outcomes == "false positive").sum()),
+        "misses": float((outcomes == "miss").sum()),
+        "good_images": float((labels == 0).sum()),
+        "defective_images": float((labels == 1).sum()),
         "pixel_auroc": pixels.auroc,
         "pixel_prauc": pixels.average_precision,
         "pixel_prevalence": pixels.prevalence,
@@ -187,19 +214,10 @@ def _pixel_columns(pixels: PixelMetrics) -> dict[str, float]:
     }
 
 
-def _per_defect_type(scores: pd.DataFrame, pairs: MapsAndMasks) -> pd.DataFrame:
-    rows = {}
-    for name in scores.loc[scores["label"] == 1, "defect_type"].unique():
-        chosen = scores[(scores["label"] == 0) | (scores["defect_type"] == name)]
-        defective = chosen[chosen["label"] == 1]
-        pixels = pixel_metrics(*pairs(chosen.index.to_numpy()))
-        rows[name] = {
-            "images": len(defective),
-            "image_auroc": image_auroc(chosen["label"], chosen["score"]),
-            "recall": float((defective["outcome"] == "hit").mean()),
-            "misses": int((defective["outcome"] == "miss").sum()),
-            "pixel_auroc": pixels.auroc,
-            "pixel_prauc": pixels.average_precision,
-            "aupro_30": pixels.aupro_30,
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("defect_type")
+def _per_defect_type(scores: pd.DataFrame, pixels: dict[str, PixelMetrics], target_fpr: float) -> pd.DataFrame:
+    rows = []
+    for name, of_type in pixels.items():
+        metrics = _metrics(scores[(scores["label"] == 0) | (scores["defect_type"] == name)], of_type, target_fpr)
+        rows.append({**metrics, "images": metrics["defective_images"]})
+    table = pd.DataFrame(rows, index=pd.Index(list(pixels), name="defect_type"), columns=list(PER_DEFECT_TYPE))
+    return table.astype({"images": int, "misses": int})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
 from orchestrator.errors import USER_ERRORS
 from orchestrator.task import Task
@@ -25,8 +26,9 @@ Listener = Callable[[str, str], None]
 def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, listener: Listener) -> None:
     """Train and evaluate the winners, as many at once as the cluster has room for.
 
-    Each leaves its bundle, `test.json` and pictures in its folder, or `failure.json`. `listener(event, job_id)` hears
-    of `start` and `end`. A winner that is trained already is only evaluated.
+    Each leaves its bundle, `test.json` (empty where the dataset has no test images), the tables of
+    `evaluation.save_tables` and pictures in its folder, or `failure.json`. `listener(event, job_id)` hears of `start`
+    and `end`. A winner that is trained already is only evaluated.
     """
     import ray
 
@@ -93,6 +95,8 @@ def _train(values: dict[str, Any], train_storage: str) -> None:
 
 def _evaluate(values: dict[str, Any], _trained: None) -> None:
     """Measure a trained winner on the test split; the first time in a sweep that a test file is opened."""
+    from orchestrator.bundle_files import amend
+    from orchestrator.evaluation import save_tables
     from orchestrator.pictures import save_evaluation
 
     task = Task.from_dict(values)
@@ -101,8 +105,13 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
     try:
         evaluation = _measure(task)
         save_evaluation(evaluation, task.directory.path / "pictures")
-        evaluation.scores.to_csv(task.directory.path / "test_scores.csv", index=False)
+        save_tables(evaluation, task.directory.path, prefix="test_")
+        per_type = evaluation.per_defect_type.to_dict(orient="index")
+        amend(task.directory.bundle, {"test": {**evaluation.metrics, "per_defect_type": per_type}})
         task.directory.write("test", evaluation.metrics)
+    except NoTestImages:  # good images alone are enough to search
+        amend(task.directory.bundle, {"test": {}})
+        task.directory.write("test", {})
     except USER_ERRORS as error:
         task.directory.write("failure", {"reason": f"evaluation on the test split: {error}", "kind": "Evaluation"})
 
@@ -126,4 +135,4 @@ def _measure(task: Task) -> Evaluation:
     torch.set_num_threads(max(1, int(task.cpus)))
     use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
     bundle = Bundle.load(task.directory.bundle, device="cuda" if task.gpus else "cpu")
-    return evaluate(bundle, task.dataset, task.job.category, task.cache)
+    return evaluate(bundle, task.dataset, task.job.category, task.cache, layout=task.layout)

@@ -7,16 +7,14 @@ colour-blind readers.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import matplotlib
 import numpy as np
-from PIL import Image
 
 COLOURS = "inferno"
 # With the reduction `mean` the threshold belongs to averages and says nothing about one pixel.
 LEAST_ANCHOR = 3.0
 OUTLINE = (0, 158, 255)  # a blue that stands out from every colour of the scale
+_PIXELS_AT_ONCE = 1 << 18
 _TABLE = (matplotlib.colormaps[COLOURS](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 
 
@@ -42,11 +40,15 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.
     numpy.ndarray
         uint8 H×W×3. Pixels below half the anchor show the image itself.
     """
-    level = np.clip(anomaly_map / (2 * anchor(threshold)), 0, 1)
-    colour = _TABLE[(level * 255).astype(np.uint8)]
-    opacity = (np.clip((level - 0.25) / 0.25, 0, 1) * 0.65)[..., None]
-    mixed = (image * (1 - opacity) + colour * opacity).round().astype(np.uint8)
-    mixed[edge(level > 0.5)] = OUTLINE
+    mixed = np.empty_like(image)
+    band = max(1, _PIXELS_AT_ONCE // image.shape[1])  # a large photograph in floating point would fill the memory
+    for start in range(0, len(image), band):
+        rows = slice(start, start + band)
+        level = np.clip(anomaly_map[rows] / (2 * anchor(threshold)), 0, 1)
+        colour = _TABLE[(level * 255).astype(np.uint8)]
+        opacity = (np.clip((level - 0.25) / 0.25, 0, 1) * 0.65)[..., None]
+        mixed[rows] = (image[rows] * (1 - opacity) + colour * opacity).round()
+    mixed[edge(anomaly_map > anchor(threshold))] = OUTLINE
     return mixed
 
 
@@ -57,9 +59,3 @@ def edge(region: np.ndarray) -> np.ndarray:
         grown = np.pad(inside, 1, constant_values=True)
         inside = inside & grown[:-2, 1:-1] & grown[2:, 1:-1] & grown[1:-1, :-2] & grown[1:-1, 2:]
     return region & ~inside
-
-
-def save_overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, path: Path) -> None:
-    """Write `overlay` as a PNG; folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(overlay(image, anomaly_map, threshold)).save(path, compress_level=1)

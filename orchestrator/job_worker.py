@@ -62,11 +62,16 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
 
     try:
         use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
-        data = load_training_data(task.job, task.dataset, task.cache)
+        data = load_training_data(task.job, task.dataset, task.cache, task.layout)
         fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint)
         provenance = {
             **task.provenance,
             "job_id": task.job_id,
+            "images": {
+                "train": len(data.train_NHWC),
+                "validation": len(data.validation_NHWC),
+                "synthetic": len(data.synthetic.images),
+            },
             "epoch": fitted.epoch,
             "validation": fitted.validation,
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
@@ -91,7 +96,7 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
     )
 
 
-def load_training_data(job: JobConfig, dataset: Path, cache: Path) -> TrainingData:
+def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str = "auto") -> TrainingData:
     """Return a job's arrays, decoded or made once per machine and memory-mapped after that; opens no test file.
 
     Raises
@@ -99,7 +104,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path) -> TrainingDa
     data_io.errors.DataError
         The category or an image cannot be read.
     """
-    split = split_good_images(dataset, job.category, job.seed)
+    split = split_good_images(dataset, job.category, job.seed, layout=layout)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache)
 
     def make() -> dict[str, np.ndarray]:

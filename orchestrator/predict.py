@@ -1,150 +1,276 @@
-"""Run a bundle over new images: a table of scores and a heatmap each, written as they come."""
+"""Run a bundle over new images: a table of scores, a heatmap and a map each, written as they come.
+
+While the network is at one batch, threads read the next. What is in memory are two batches, and a batch of large
+photographs is a small one, so neither the number nor the size of the images matters.
+"""
 
 from __future__ import annotations
 
-import csv
 import math
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
-from data_io.decode import decode
+from data_io.decode import decode, read_header, resize
 from data_io.errors import DataError
 from data_io.layout import IMAGE_SUFFIXES
-from orchestrator.bundles import Bundle, Prediction
-from orchestrator.errors import ConfigError, ResourceError
-from orchestrator.heatmaps import save_overlay
+from data_io.parallel import thread_pool
+from orchestrator.bundles import Bundle, fit_map, to_tensor
+from orchestrator.errors import ConfigError, Interrupted, ResourceError
+from orchestrator.predictions import MAPS, Results, Row, Settings
+from orchestrator.progress import bar
 
-COLUMNS = ("path", "score", "threshold", "verdict")
+BATCH_PIXELS = 1 << 25
+"""Pixels of a batch at its images' own sizes, 100 MB of RGB: what limits the memory where images are large."""
+
+_SHOWN = 10
 
 
 @dataclass
 class FolderPrediction:
-    """What came of a folder: how many images were scored and called anomalous, and why others were skipped, by path."""
+    """What came of the images asked for.
+
+    `scored` counts all that have a row, `earlier` those of them that had it before, `anomalous` those above the
+    threshold; `skipped` says by path why an image could not be read.
+    """
 
     scored: int = 0
+    earlier: int = 0
     anomalous: int = 0
-    failed: dict[Path, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image file: its path as given, and its place below the folder that all have in common."""
+
+    path: str
+    place: Path
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What was read of an image file; `own` is the image at its own size, where that is needed."""
+
+    small: np.ndarray
+    own: np.ndarray | None
+    height_width: tuple[int, int]
+    state: tuple[int, int]
 
 
 def predict_folder(
     bundle: Bundle,
     images: Sequence[Path],
     out: Path,
+    *,
     batch_size: int = 8,
     threshold: float | None = None,
-    *,
-    save_heatmaps: bool = True,
-    save_maps: bool = False,
+    heatmaps: bool = True,
+    maps: str = "none",
+    overwrite: bool = False,
 ) -> FolderPrediction:
-    """Score image files and everything in folders; memory holds one batch.
+    """Score image files and everything in folders; the same call again continues what a kill has cut short.
+
+    An image that has a row already is not scored again, unless its file has changed since (size or time of change).
+    One that cannot be read is tried again. On a
+    terminal a bar shows the time left.
 
     Parameters
     ----------
     bundle
         The model.
     images
-        Files, and folders that are searched to any depth for image files.
+        Files, and folders that are searched to any depth for image files; what is hidden and `out` itself are left out.
     out
-        Folder for `scores.csv` (`path, score, threshold, verdict`; verdict is anomalous or good), `heatmaps/` and
-        `maps/`, which repeat the folders the images are in. An older `scores.csv` there is replaced.
+        Folder for the results, see `orchestrator.predictions`.
     batch_size
-        Images through the network at once; the table is complete up to the last batch whenever it is killed.
+        Images through the network at once, fewer if they are large. A kill loses at most the work on one batch.
     threshold
         Replaces the bundle's own.
-    save_heatmaps
+    heatmaps
         Write a PNG of each image with its map over it, at the image's own size.
-    save_maps
-        Write each map as float32 H×W at the image's own size (.npy).
-
-    Returns
-    -------
-    FolderPrediction
-        Files that cannot be decoded are in `failed`; the others are scored all the same.
+    maps
+        Write each map at the image's own size: `npy`, float32 H×W in deviations; `png`, 16 bit grey, see
+        `orchestrator.predictions.to_grey`; or `none`.
+    overwrite
+        Replace the results of an earlier run in `out`.
 
     Raises
     ------
     ConfigError
-        No such file or folder, no image in any, or a threshold that is not finite.
+        No such file or folder, no image in any, a threshold that is not finite, or `out` holds results of another
+        model, threshold or choice of files.
     ResourceError
         The results cannot be written.
+    Interrupted
+        Ctrl-C; the text says how to go on.
     """
-    from rich.console import Console
-    from rich.progress import track
-
-    threshold = bundle.threshold if threshold is None else threshold
+    threshold = bundle.threshold if threshold is None else float(threshold)
     if not math.isfinite(threshold):
         raise ConfigError(f"the threshold is {threshold}; it must be a finite number")
-    paths = _expand(images, out)
-    names = _names(paths)
+    if maps not in MAPS:
+        raise ConfigError(f"maps is {maps!r}; it must be one of {', '.join(MAPS)}")
+    found = _find(images, out)
+    source = f"{bundle.job.category}, {bundle.job.architecture}, run {bundle.provenance.get('run_id', 'unknown')}"
+    settings = Settings(bundle.fingerprint(), source, threshold, heatmaps, maps)
     result = FolderPrediction()
-    console = Console(stderr=True)
-    starts = track(
-        range(0, len(paths), batch_size), "Scoring", console=console, transient=True, disable=not console.is_terminal
-    )
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / "scores.csv").open("w", newline="") as file:
-            table = csv.writer(file)
-            table.writerow(COLUMNS)
-            for start in starts:
-                for path, image, prediction in _predict(bundle, paths[start : start + batch_size], result):
-                    verdict = "anomalous" if prediction.score > threshold else "good"
-                    result.scored += 1
-                    result.anomalous += verdict == "anomalous"
-                    table.writerow((path, repr(prediction.score), repr(threshold), verdict))
-                    if save_heatmaps:
-                        save_overlay(image, prediction.anomaly_map, threshold, out / "heatmaps" / f"{names[path]}.png")
-                    if save_maps:
-                        target = out / "maps" / f"{names[path]}.npy"
-                        target.parent.mkdir(parents=True, exist_ok=True)
-                        np.save(target, prediction.anomaly_map)
-                file.flush()
+        with Results(out, settings, overwrite=overwrite) as results:
+            done = {image.path for image in found if _is_current(results, image.path)}
+            result.earlier = result.scored = len(done)
+            result.anomalous = sum(results.rows[path].verdict == "anomalous" for path in done)
+            todo = [image for image in found if image.path not in done]
+            results.start(changed=[image.path for image in todo if image.path in results.rows])
+            with bar() as progress:
+                outcomes = _predict(bundle, results, todo, batch_size)
+                for image, outcome in progress.track(outcomes, total=len(todo), description="Scoring"):
+                    if isinstance(outcome, str):
+                        result.skipped[image.path] = outcome
+                    else:
+                        result.scored += 1
+                        result.anomalous += outcome.verdict == "anomalous"
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {out} is complete as far as it goes, the same command continues it") from None
     except OSError as error:
         raise ResourceError(f"{error.filename or out}: the results cannot be written: {error.strerror}") from error
     return result
 
 
+def format_outcome(result: FolderPrediction, out: Path) -> str:
+    """Say in a few lines what came of it: the counts, the first images that were skipped, and where the rest stands."""
+    earlier = f" ({result.earlier:,} of them earlier)" if result.earlier else ""
+    lines = [f"skipped {path}: {reason}" for path, reason in [*result.skipped.items()][:_SHOWN]]
+    if len(result.skipped) > _SHOWN:
+        lines.append(f"and {len(result.skipped) - _SHOWN:,} more")
+    lines.append(
+        f"{result.scored:,} image(s) scored{earlier}, {result.anomalous:,} anomalous; see {out / 'scores.csv'}"
+    )
+    if result.skipped:
+        lines.append(f"{len(result.skipped):,} skipped; see {out / 'skipped.csv'}")
+    return "\n".join(lines)
+
+
 def _predict(
-    bundle: Bundle, paths: Sequence[Path], result: FolderPrediction
-) -> Iterator[tuple[Path, np.ndarray, Prediction]]:
-    readable: dict[Path, np.ndarray] = {}
-    for path in paths:
+    bundle: Bundle, results: Results, images: Iterable[_Image], batch_size: int
+) -> Iterator[tuple[_Image, Row | str]]:
+    """Score and write batch by batch; yield each image with its row, or why it has none."""
+    settings = results.settings
+    with thread_pool() as pool:
+        for batch in _read_ahead(pool, _batches(images, batch_size), bundle.job.image_size, settings.heatmaps):
+            readable = [(image, read) for image, read in batch if isinstance(read, _Read)]
+            rows: list[Row] = []
+            if readable:
+                map_B1HW, score_B = bundle.score_batch(to_tensor(np.stack([read.small for _, read in readable])))
+                rows = [_row(results, *pair, score) for pair, score in zip(readable, score_B.tolist(), strict=True)]
+                if settings.heatmaps or settings.maps != "none":
+                    maps = map_B1HW.cpu()
+                    list(pool.map(lambda *file: _write(results, *file), rows, [read for _, read in readable], maps))
+            results.add(rows)
+            row_of = {row.path: row for row in rows}
+            for image, read in batch:
+                if isinstance(read, str):
+                    results.skip(image.path, read)
+            yield from ((image, row_of.get(image.path, read)) for image, read in batch)
+
+
+def _row(results: Results, image: _Image, read: _Read, score: float) -> Row:
+    threshold = results.settings.threshold
+    verdict = "anomalous" if score > threshold else "good"
+    return Row(image.path, score, threshold, verdict, *results.names(image.place), *read.state)
+
+
+def _write(results: Results, row: Row, read: _Read, map_1HW: Tensor) -> None:
+    results.write_files(row, read.own, fit_map(map_1HW, read.height_width))
+
+
+def _read_ahead(
+    pool: Executor, batches: Iterable[list[_Image]], size: int, keep: bool
+) -> Iterator[list[tuple[_Image, _Read | str]]]:
+    """Read each batch while the one before it is worked on."""
+    waiting = None
+    for batch in batches:
+        following = batch, [pool.submit(_read, image.path, size, keep) for image in batch]
+        if waiting is not None:
+            yield [(image, future.result()) for image, future in zip(*waiting, strict=True)]
+        waiting = following
+    if waiting is not None:
+        yield [(image, future.result()) for image, future in zip(*waiting, strict=True)]
+
+
+def _batches(images: Iterable[_Image], batch_size: int) -> Iterator[list[_Image]]:
+    """Part the images: `batch_size` at once, but no more than `BATCH_PIXELS`, or one."""
+    batch: list[_Image] = []
+    pixels = 0
+    for image in images:
         try:
-            readable[path] = decode(path)
-        except DataError as error:
-            result.failed[path] = str(error).removeprefix(f"{path}: ")
-    predictions = bundle.predict(list(readable.values()), batch_size=len(paths))
-    yield from zip(readable, readable.values(), predictions, strict=True)
+            header = read_header(image.path)
+            own = header.width * header.height
+        except DataError:
+            own = 0
+        if batch and (len(batch) == batch_size or pixels + own > BATCH_PIXELS):
+            yield batch
+            batch, pixels = [], 0
+        batch.append(image)
+        pixels += own
+    if batch:
+        yield batch
 
 
-def _expand(images: Sequence[Path], out: Path) -> list[Path]:
-    """List the files, each once, in the order given; the results of an earlier run are no input."""
+def _read(path: str, size: int, keep: bool) -> _Read | str:
+    try:
+        state = _state(path)  # before its content: a change meanwhile is then seen by the next run
+        image = decode(path)
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return _Read(resize(image, size), image if keep else None, image.shape[:2], state)
+
+
+def _is_current(results: Results, path: str) -> bool:
+    row = results.rows.get(path)
+    return row is not None and (row.bytes, row.modified_ns) == _state(path)
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Return a file's size and time of change; impossible ones where there is no such file: `decode` says so then."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a Path for each of a million files is slow
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _find(images: Sequence[Path], out: Path) -> list[_Image]:
+    """List the files, each once, folder by folder; the results of an earlier run are no input."""
     missing = [str(path) for path in images if not path.exists()]
     if missing:
         raise ConfigError(f"no such file or folder: {', '.join(missing)}")
-    results = out.resolve()
-    found: list[Path] = []
-    for path in images:
-        if path.is_dir():
-            inside = (file for file in sorted(path.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES)
-            found += [file for file in inside if results not in file.resolve().parents]
-        else:
-            found.append(path)
+    # Links are not followed: a link's own name counts, not that of the file it leads to.
+    roots = [Path(os.path.abspath(path)) for path in images]  # noqa: PTH100
+    common = os.path.commonpath([root if root.is_dir() else root.parent for root in roots])
+    found: dict[str, _Image] = {}
+    for path, root in zip(images, roots, strict=True):
+        place = root.relative_to(common)
+        inside = _walk(path, place, out.resolve()) if path.is_dir() else [_Image(str(path), place)]
+        for image in inside:
+            found.setdefault(image.path, image)
     if not found:
         raise ConfigError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(str(path) for path in images)}")
-    return list(dict.fromkeys(found))
+    return list(found.values())
 
 
-def _names(paths: Sequence[Path]) -> dict[Path, Path]:
-    """Name each image's results: its path below the folder all have in common, without suffix if that is clear."""
-    # A link's own name counts, not the name of the file that it leads to.
-    resolved = {path: path.parent.resolve() / path.name for path in paths}
-    common = os.path.commonpath([path.parent for path in resolved.values()])
-    short = {path: full.relative_to(common).with_suffix("") for path, full in resolved.items()}
-    count = Counter(short.values())
-    return {path: name if count[name] == 1 else name.with_name(path.name) for path, name in short.items()}
+def _walk(folder: Path, place: Path, results: Path) -> Iterator[_Image]:
+    for name, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parent = Path(name)
+        if parent.resolve() == results:
+            folders.clear()
+            continue
+        below = place / parent.relative_to(folder)
+        for file in sorted(files):
+            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
+                yield _Image(str(parent / file), below / file)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +11,16 @@ from optuna.distributions import BaseDistribution
 from data_io.cache import fingerprint
 from data_io.check import check
 from data_io.errors import DataError
-from data_io.layout import choose_categories
+from data_io.layout import choose_categories, find_layout
 from data_io.splits import split_good_images
-from models.augmentation import AugmentationConfig
 from models.base import SelfTraining
 from models.contract import contract_problems
-from models.corruptions import CorruptionConfig
 from models.errors import ModelError
-from models.registry import architecture as architecture_class
-from models.registry import build, default_parameters, is_own
+from models.registry import build, is_own
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ConfigError, ResourceError
-from orchestrator.job_config import OPEN_GROUPS, JobConfig, nearest
+from orchestrator.job_config import nearest
+from orchestrator.parameters import known_paths
 from search_spaces import space
 
 FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
@@ -31,7 +28,8 @@ FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will run: the categories, each one's fingerprint of the training images, and the ranges searched.
+    """What a sweep will run: the categories, each one's fingerprint of the training images, the ranges searched, and
+    the name of the dataset's layout.
 
     An architecture without ranges has nothing to search: it is trained once, as it is.
     """
@@ -39,6 +37,7 @@ class Plan:
     categories: tuple[str, ...]
     fingerprints: dict[str, str]
     spaces: dict[str, dict[str, BaseDistribution]]
+    layout: str = "auto"
 
     def trials(self, config: SweepConfig, architecture: str) -> int:
         """Return how many trials its studies are given."""
@@ -58,8 +57,9 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     ResourceError
         The disk is full.
     """
-    categories = tuple(choose_categories(config.dataset, config.categories or None))
-    report = check(config.dataset, splits=("train",), categories=categories)
+    layout = find_layout(config.dataset, config.layout).name
+    categories = tuple(choose_categories(config.dataset, config.categories or None, layout))
+    report = check(config.dataset, splits=("train",), categories=categories, layout=layout)
     errors = [problem for problem in report.problems if problem.severity == "error"]
     if errors:
         listed = "\n".join(f"  {problem.path}: {problem.message}" for problem in errors[:50])
@@ -67,15 +67,7 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
         raise DataError(
             f"{config.dataset} has {len(errors)} error(s); `msad data check` lists them all:\n{listed}{more}"
         )
-    spaces, problems = {}, []
-    for name in config.architectures:
-        try:
-            spaces[name] = _space(config, name)
-            problems += _space_problems(name, spaces[name]) or _model_problems(config, name, spaces[name])
-        except ModelError as error:
-            problems.append(str(error))
-    if problems:
-        raise ConfigError("\n".join(problems))
+    spaces = check_models(config)
     config.storage.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(config.storage).free
     if free < FREE_BYTES:
@@ -85,9 +77,29 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
         )
     fingerprints = {}
     for category in categories:
-        split = split_good_images(config.dataset, category, config.seed)
+        split = split_good_images(config.dataset, category, config.seed, layout=layout)
         fingerprints[category] = fingerprint([*split.train_paths, *split.validation_paths], cache)
-    return Plan(categories, fingerprints, spaces)
+    return Plan(categories, fingerprints, spaces, layout)
+
+
+def check_models(config: SweepConfig) -> dict[str, dict[str, BaseDistribution]]:
+    """Return what is searched for each architecture, by its slash path.
+
+    Raises
+    ------
+    ConfigError
+        As `prepare`.
+    """
+    spaces, problems = {}, []
+    for name in config.architectures:
+        try:
+            spaces[name] = _space(config, name)
+            problems += _space_problems(name, spaces[name]) or _model_problems(config, name, spaces[name])
+        except ModelError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return spaces
 
 
 def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution]:
@@ -100,15 +112,9 @@ def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution
 
 def _space_problems(name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
     """Return which searched paths an architecture's jobs do not have."""
-    known = {
-        **{f"model/{key}": None for key in default_parameters(name)},
-        **{f"loss_weights/{term}": None for term in architecture_class(name).loss_terms},
-        **{f"corruption/{field.name}": None for field in dataclasses.fields(CorruptionConfig)},
-        **{f"augmentation/{field.name}": None for field in dataclasses.fields(AugmentationConfig)},
-        **{field.name: None for field in dataclasses.fields(JobConfig) if field.name not in OPEN_GROUPS},
-    }
+    known = known_paths(name)
     return [
-        f"the search space of {name} has {path!r}, which its jobs have not{nearest(path, [*known])}"
+        f"the search space of {name} has {path!r}, which its jobs have not{nearest(path, known)}"
         for path in ranges
         if path not in known
     ]

@@ -1,31 +1,49 @@
-"""How `mlflow.pyfunc.load_model` opens a logged bundle (MLflow's `loader_module`)."""
+"""A logged bundle as MLflow opens and serves it (its `loader_module`): image files in, scores out.
+
+A request carries images as files, PNG or JPEG or whatever `msad predict` reads, in base64 as JSON needs it; the server
+decodes that before it gets here.
+"""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+
+from data_io.decode import decode
+from data_io.photographs import load_textures
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+    from orchestrator.bundles import Bundle
+
+_EXAMPLE_SIDE = 32  # pixels: the example is to be read, in a request of one screen
 
 
 class PyfuncModel:
-    """Scores images: a table with a column `path`, or an array uint8 H×W×3 or N×H×W×3."""
+    """Scores the rows of a table: a column `image` with image files as bytes, or `path` with files on this machine."""
 
     def __init__(self, folder: str) -> None:
         from orchestrator.bundles import Bundle
 
         self.bundle = Bundle.load(Path(folder))
 
-    def predict(self, model_input: pd.DataFrame | np.ndarray, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Return a row per image: `score`, `threshold` and `is_anomalous`."""
-        if isinstance(model_input, pd.DataFrame):
-            if "path" not in model_input:
-                raise ValueError(f"expected a column 'path' with image files, found {list(model_input.columns)}")
-            images: list[Any] = [Path(path) for path in model_input["path"]]
-        else:
-            images = list(model_input) if np.ndim(model_input) == 4 else [model_input]
-        predictions = self.bundle.predict(images)
+    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Return a row per image: `score`, `threshold` and `is_anomalous`.
+
+        Raises
+        ------
+        ValueError
+            A row has neither an image nor a path.
+        data_io.errors.DataError
+            An image cannot be decoded.
+        """
+        predictions = self.bundle.predict([_image(row, index) for index, row in model_input.reset_index().iterrows()])
         return pd.DataFrame(
             {
                 "score": [p.score for p in predictions],
@@ -33,6 +51,38 @@ class PyfuncModel:
                 "is_anomalous": [p.is_anomalous for p in predictions],
             }
         )
+
+    def get_raw_model(self) -> Bundle:
+        """Return the bundle, whose `predict` takes arrays too and gives anomaly maps."""
+        return self.bundle
+
+
+def signature() -> ModelSignature:
+    """Return what goes in and comes out, as MLflow checks and shows it."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, Schema
+
+    inputs = [ColSpec("binary", "image", required=False), ColSpec("string", "path", required=False)]
+    outputs = [ColSpec("double", "score"), ColSpec("double", "threshold"), ColSpec("boolean", "is_anomalous")]
+    return ModelSignature(Schema(inputs), Schema(outputs))
+
+
+def input_example() -> pd.DataFrame:
+    """Return a table with one small photograph, to show the form."""
+    file = io.BytesIO()
+    Image.fromarray(load_textures(_EXAMPLE_SIDE)[0]).save(file, "PNG")
+    return pd.DataFrame({"image": [file.getvalue()]})
+
+
+def _image(row: pd.Series, index: int) -> np.ndarray:
+    if isinstance(image := row.get("image"), bytes):
+        return decode(f"the image of row {index}", image)
+    if isinstance(path := row.get("path"), str):
+        return decode(path)
+    raise ValueError(
+        f"row {index} has neither an `image` (the bytes of a PNG or JPEG file; base64 in JSON) nor a `path` (a file on "
+        "this machine)"
+    )
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:

@@ -12,6 +12,9 @@ from orchestrator.finals import final_id
 from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
+from orchestrator.study_note import study_note
+from orchestrator.study_pictures import save_study_pictures
+from orchestrator.study_record import describe_search
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.workspace import JobDirectory, Workspace, study_id
 
@@ -36,6 +39,8 @@ class Reporter:
         self._workspace, self._view, self._tracker, self._tags = workspace, view, tracker, tags
         self._final_seeds = final_seeds
         self._ended: set[JobDirectory] = set()  # finals that have been heard of
+        self._outcomes: dict[str, tuple[Study, str, str | None]] = {}
+        self._best: set[str] = set()  # keys of the studies that have a star
 
     def catch_up(self, study: Study) -> None:
         """Queue a study and all its trials: what an earlier attempt of the sweep may not have delivered."""
@@ -47,7 +52,7 @@ class Reporter:
         """Hear of a trial: `start`, `result` or `end`."""
         record = study.record(job_id)
         if event == "start":
-            self._view.started(job_id)
+            self._view.started(job_id, self._workspace.job(job_id), record.job.epochs)
         elif event == "end":
             outcome = {"complete": f"{record.value or 0:.4f}", "failed": f"failed: {record.failure}"}
             self._view.ended(job_id, study, outcome.get(record.state, record.state))
@@ -58,7 +63,8 @@ class Reporter:
         seeds = self._finals(study)
         several = f" (seed {index + 1} of {len(seeds)})" if len(seeds) > 1 else ""
         if event == "start":
-            self._view.stage(study, f"training the winner, then testing it{several}")
+            doing = f"training the winner, then testing it{several}"
+            self._view.stage(study, doing, seeds[index], study.winner().epochs)
             self.study(study, "running")
         else:
             self._ended.add(seeds[index])
@@ -100,6 +106,12 @@ class Reporter:
         self._view.stage(study, f"failed: {reason}")
         self.study(study, "failed", reason)
 
+    def mark_best(self, keys: set[str]) -> None:
+        """Give the runs of these studies their star, and take it from all others that have ended."""
+        self._best = keys
+        for study, status, reason in self._outcomes.values():
+            self.study(study, status, reason)
+
     def final(self, study: Study, index: int = 0) -> JobDirectory:
         """Return the folder of a study's final training with one of its seeds."""
         return self._workspace.job(final_id(study.key, index))
@@ -108,11 +120,17 @@ class Reporter:
         return [self.final(study, index) for index in range(self._final_seeds)]
 
     def _seed_tests(self, study: Study) -> list[dict[str, float]]:
-        return [test for final in self._finals(study) if (test := final.read("test")) is not None]
+        return [test for final in self._finals(study) if (test := final.read("test"))]
 
     def study(self, study: Study, status: str, reason: str | None = None) -> None:
         """Queue a study's run: while it searches a heading, in the end its winner's record."""
+        if status == "running":
+            self._best.discard(study.key)
+        else:
+            self._outcomes[study.key] = study, status, reason
         final, best = self.final(study), study.best()
+        if status != "running" and study.trials:
+            self._record_search(study)
         result, test = final.read("result") or {}, final.read("test") or {}
         metrics = _validation(result) | _known("test_", test)
         if status == "complete":
@@ -125,18 +143,28 @@ class Reporter:
             RunRecord(
                 record_id=study_id(study.key),
                 kind="study",
-                title=study.key,
+                title=study_title(study.key, study.key in self._best),
                 status=status,
                 directory=final,
                 best=best.user_attrs["job_id"] if best else None,
                 reason=reason,
-                note=_note(study, status, reason, metrics),
-                params=winner.flat() if winner and status == "complete" else {},
+                note=study_note(study, status, reason, metrics),
+                params=winner.flat() if winner and status == "complete" else _names(study),
                 tags=self._run_tags(study) | {"msad.trials": str(study.counts().done)},
+                starred=study.key in self._best,
                 metrics=metrics,
                 register_as=study.base.category if status == "complete" else None,
             )
         )
+
+    def _record_search(self, study: Study) -> None:
+        """Write a study's `search.json` and draw its pictures, where they are not those of its trials as they stand."""
+        final = self.final(study)
+        reports = {record.job_id: self._workspace.job(record.job_id).read("test_report") for record in study.records()}
+        found = describe_search(study, {job_id: test for job_id, test in reports.items() if test})
+        if final.read("search") != found:
+            save_study_pictures(found, final.path / "pictures")
+            final.write("search", found)
 
     def _seed(self, study: Study, index: int, event: str) -> None:
         """Queue the run of one seed of a winner, nested in its study's.
@@ -153,12 +181,12 @@ class Reporter:
             RunRecord(
                 record_id=record_id,
                 kind="final",
-                title=f"{study.key} seed {job.seed + index}",
+                title=f"seed {job.seed + index}",
                 status=status,
                 directory=self._workspace.job(record_id),
                 parent=study_id(study.key),
                 reason=failure["reason"] if failure else None,
-                note=first,
+                note=lambda pages: first,
                 params=dataclasses.replace(job, seed=job.seed + index).flat(),
                 tags=self._run_tags(study),
                 metrics=_validation(final.read("result") or {}) | _known("test_", final.read("test") or {}),
@@ -172,7 +200,7 @@ class Reporter:
             RunRecord(
                 record_id=record.job_id,
                 kind="trial",
-                title=f"{study.key} {record.job_id[-4:]}",
+                title=f"trial {record.job_id[-4:]}",
                 status=record.state,
                 directory=directory,
                 parent=study_id(study.key),
@@ -184,9 +212,17 @@ class Reporter:
         )
 
     def _run_tags(self, study: Study) -> dict[str, str]:
-        category, architecture = study.base.category, study.base.architecture
-        names = {"msad.category": category, "msad.architecture": architecture, "msad.study": study.key}
-        return names | dict(self._tags[category])
+        names = {f"msad.{name}": value for name, value in _names(study).items()}
+        return names | {"msad.study": study.key} | dict(self._tags[study.base.category])
+
+
+def _names(study: Study) -> dict[str, str]:
+    return {"category": study.base.category, "architecture": study.base.architecture}
+
+
+def study_title(key: str, best: bool) -> str:
+    """Return the name of a study's run; the best of its category has a star in front, where no column cuts it off."""
+    return ("★ " if best else "") + key.replace("/", " / ")
 
 
 def _known(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float]:
@@ -210,7 +246,9 @@ def _selection(final: JobDirectory) -> dict[str, float | None]:
 
 
 def _test_words(tests: list[dict[str, float]]) -> str:
-    """Return the first seed's image AUROC, or the mean and spread of all."""
+    """Return the first seed's image AUROC, or the mean and spread of all; `tests` is empty without test images."""
+    if not tests:
+        return "no test images to measure it on"
     several = seed_statistics(tests)
     if "image_auroc_mean" not in several:
         return f"test image AUROC {tests[0]['image_auroc']:.4f}"
@@ -229,34 +267,3 @@ def _validation(result: Mapping[str, Any]) -> dict[str, float]:
         "parameters": "parameters",
     }
     return {names[key]: float(value) for key, value in result.items() if key in names}
-
-
-def _note(study: Study, status: str, reason: str | None, metrics: Mapping[str, float]) -> str:
-    counts = study.counts()
-    lines = [
-        f"**{study.key}**: {counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed, "
-        f"of {study.trials}."
-    ]
-    if status == "failed":
-        lines.append(f"No winner: {reason}")
-    if status == "complete":
-        lines.append(
-            "This run is the winner, trained again to the end by a Ray Train job and only then shown the test split. "
-            f"Validation score {metrics.get('validation_score', float('nan')):.4f}, "
-            f"test image AUROC {metrics.get('test_image_auroc', float('nan')):.4f}."
-        )
-        if "test_image_auroc_mean" in metrics:
-            lines.append(
-                f"Over {metrics['final_seeds']:.0f} seeds the test image AUROC is "
-                f"{metrics['test_image_auroc_mean']:.4f} ± {metrics['test_image_auroc_sd']:.4f} (sample sd); this run "
-                "is the first seed's."
-            )
-        if "selection_gap" in metrics:
-            lines.append(
-                "Computed after the selection, for the report alone: "
-                f"Spearman ρ of validation and test {metrics.get('selection_spearman', float('nan')):.2f} over "
-                f"{metrics['selection_trials']:.0f} trials, gap to the best of them on test "
-                f"{metrics['selection_gap']:.4f}, a random choice {metrics['selection_random']:.4f}."
-            )
-        lines.append("Fetch it: `msad pull RUN_ID --to DIR` with this run's ID.")
-    return "\n\n".join(lines)

@@ -10,9 +10,10 @@ storage, nor runs several studies side by side in one Tuner.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -20,9 +21,8 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from models import registry
-from models.augmentation import AugmentationConfig
-from models.corruptions import CorruptionConfig
 from orchestrator.job_config import JobConfig
+from orchestrator.parameters import written_out
 from orchestrator.workspace import study_id
 
 PRUNERS = {
@@ -152,7 +152,7 @@ class Study:
             self._optuna.tell(trial, value)
 
     def counts(self) -> Counts:
-        states = [trial.state for trial in self._listed()]
+        states = [trial.state for trial in self.frozen_trials()]
         return Counts(
             complete=states.count(TrialState.COMPLETE),
             pruned=states.count(TrialState.PRUNED),
@@ -166,7 +166,7 @@ class Study:
 
     def best(self) -> FrozenTrial | None:
         """Return the complete trial of the highest value, the earliest of equals; None while there is none."""
-        complete = [trial for trial in self._listed() if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in self.frozen_trials() if trial.state == TrialState.COMPLETE]
         return max(complete, key=lambda trial: (trial.value, -trial.number), default=None)
 
     def winner(self) -> JobConfig | None:
@@ -186,18 +186,27 @@ class Study:
                 value=trial.value,
                 failure=trial.user_attrs.get("failure"),
             )
-            for trial in self._listed()
+            for trial in self.frozen_trials()
         ]
 
     def record(self, job_id: str) -> TrialRecord:
         """Return one trial."""
         return next(record for record in self.records() if record.job_id == job_id)
 
-    def _listed(self) -> list[FrozenTrial]:
+    def importances(self) -> dict[str, float]:
+        """Return the share of the value's variance that each parameter explains, over the complete trials.
+
+        By Optuna's fANOVA (Hutter et al., ICML 2014). RuntimeError or ValueError: there is too little to tell.
+        """
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        return optuna.importance.get_param_importances(self._optuna, evaluator=evaluator)
+
+    def frozen_trials(self) -> list[FrozenTrial]:
+        """Return Optuna's own record of every trial that was handed out, in their order."""
         return [trial for trial in self._optuna.get_trials(deepcopy=False) if _job_id(trial)]
 
     def _handed_out(self) -> int:
-        return len(self._listed())
+        return len(self.frozen_trials())
 
     def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
         return self._optuna._storage.get_trial(trial._trial_id)
@@ -205,12 +214,8 @@ class Study:
 
 def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:
     """Return the point of a space that the defaults are, without paths whose default lies outside of it."""
-    kind = registry.architecture(base.architecture)
-    defaults = {f"model/{name}": value for name, value in registry.default_parameters(base.architecture).items()}
-    defaults |= {f"loss_weights/{term}": kind.default_loss_weights.get(term, 0.0) for term in kind.loss_terms}
-    for group, settings in (("corruption", CorruptionConfig()), ("augmentation", AugmentationConfig())):
-        defaults |= {f"{group}/{name}": value for name, value in asdict(settings).items()}
-    defaults |= base.flat()
+    off = dict.fromkeys((f"loss_weights/{term}" for term in registry.architecture(base.architecture).loss_terms), 0.0)
+    defaults = off | written_out(dataclasses.replace(base, loss_weights={})).flat() | base.flat()
     point = {}
     for path, distribution in space.items():
         with contextlib.suppress(KeyError, ValueError, TypeError):  # what Optuna raises for a value outside

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import subprocess
 import time
@@ -25,8 +26,10 @@ from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
 from orchestrator.preflight import Plan, prepare
+from orchestrator.progress import reading_files
 from orchestrator.reporting import Reporter
 from orchestrator.study import Study
+from orchestrator.sweep_report import SweepReport
 from orchestrator.task import Task
 from orchestrator.tracking import Tracker
 from orchestrator.workspace import Workspace, write_atomically
@@ -37,16 +40,21 @@ FINISHED_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended: why each study that has no winner has none, and how many runs MLflow did not get."""
+    """How a sweep ended.
+
+    Why each study that has no winner has none, how many runs MLflow did not get, and why the sweep has no report page
+    where it has none.
+    """
 
     name: str
     tracking_uri: str
     failed_studies: dict[str, str]
     undelivered: int
+    unreported: str | None
 
     @property
     def ok(self) -> bool:
-        return not self.failed_studies and not self.undelivered
+        return not self.failed_studies and not self.undelivered and not self.unreported
 
 
 def start(config: SweepConfig) -> Outcome:
@@ -61,7 +69,7 @@ def start(config: SweepConfig) -> Outcome:
     Interrupted
         The user stopped it.
     """
-    config = _resolved(config)
+    config = resolved(config)
     workspace = Workspace(config.storage / config.name)
     if workspace.config.exists():
         raise ConfigError(
@@ -81,7 +89,7 @@ def resume(name: str, storage: Path) -> Outcome:
     return _run(make_config(load(workspace.config)), workspace)
 
 
-def _resolved(config: SweepConfig) -> SweepConfig:
+def resolved(config: SweepConfig) -> SweepConfig:
     """Return the configuration with absolute paths and addresses, so that it means the same from any folder."""
     return config.model_copy(
         update={
@@ -94,7 +102,8 @@ def _resolved(config: SweepConfig) -> SweepConfig:
 
 def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     cache = default_cache_dir()
-    plan = prepare(config, cache)
+    with reading_files("Checking the images"):
+        plan = prepare(config, cache)
     client = tracking.connect(config.tracking_uri)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
@@ -102,20 +111,22 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
         experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True)
-        tracker = Tracker(client, experiment_id, lambda text: console.print(text, highlight=False), deliver_files)
+        say = functools.partial(console.print, highlight=False, soft_wrap=True)
+        tracker = Tracker(client, experiment_id, say, deliver_files)
         patience = INTERRUPTED_SECONDS
         try:
             for name in config.architectures:
                 if config.trials and not plan.spaces[name]:
-                    console.print(f"{name} has nothing to search: it is trained once, as it is", highlight=False)
-            console.print(
+                    say(f"{name} has nothing to search: it is trained once, as it is")
+            say(
                 f"{config.name}: {len(plan.categories) * len(config.architectures)} studies of {config.trials} trials, "
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
-                f"({allotment.executor}); tracked in {config.tracking_uri}",
-                highlight=False,
+                f"({allotment.executor}); tracked in {config.tracking_uri}"
             )
-            failed = _Sweep(config, workspace, plan, allotment, cache, tracker, console).run()
+            sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
+            failed = sweep.run()
             patience = FINISHED_SECONDS
+            unreported = sweep.report.publish(sweep.reporter, patience)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost: go on with `msad search --resume {config.name} "
@@ -123,7 +134,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
             ) from None
         finally:
             undelivered = tracker.close(patience)
-    return Outcome(config.name, config.tracking_uri, failed, undelivered)
+    return Outcome(config.name, config.tracking_uri, failed, undelivered, unreported)
 
 
 class _Sweep:
@@ -153,12 +164,14 @@ class _Sweep:
             for category, fingerprint in plan.fingerprints.items()
         }
         self.reporter = Reporter(workspace, self.view, tracker, tags, config.final_seeds)
+        self.report = SweepReport(config, workspace, tracker, self.studies)
 
     def run(self) -> dict[str, str]:
         """Search, train the winners, test them; return the reasons of the studies that have no tested winner."""
         with self.view:
             for study in self.studies:
                 self.reporter.catch_up(study)
+            self.report.begin()
             if any(not study.finished for study in self.studies):
                 self._search()
             if any(not study.finished for study in self.studies):
@@ -259,10 +272,12 @@ class _Sweep:
             dataset=self.config.dataset,
             cache=self.cache,
             directory=self.workspace.job(job_id),
+            layout=self.plan.layout,
             cpus=self.allotment.cpus,
             gpus=self.allotment.gpus,
             provenance={
                 "sweep": self.config.name,
+                "layout": self.plan.layout,
                 "data_fingerprint": self.plan.fingerprints[job.category],
                 "code_version": self.code_version,
             },

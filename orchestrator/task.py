@@ -16,8 +16,8 @@ class Task:
     """One job for a worker.
 
     `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
-    `directory` are paths that every node sees, `cache` is each node's own. `cpus` and `gpus` are what the worker
-    was given. `provenance` goes into the bundle.
+    `directory` are paths that every node sees, `cache` is each node's own. `layout` is the dataset's, see
+    `data_io.layout.find_layout`. `cpus` and `gpus` are what the worker was given. `provenance` goes into the bundle.
     """
 
     job_id: str
@@ -25,6 +25,7 @@ class Task:
     dataset: Path
     cache: Path
     directory: JobDirectory
+    layout: str = "auto"
     cpus: float = 1.0
     gpus: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
@@ -37,6 +38,7 @@ class Task:
             "dataset": str(self.dataset),
             "cache": str(self.cache),
             "directory": str(self.directory.path),
+            "layout": self.layout,
             "cpus": self.cpus,
             "gpus": self.gpus,
             "provenance": dict(self.provenance),

@@ -1,4 +1,4 @@
-"""A sweep in MLflow: one experiment, a run per study, a nested run per trial.
+"""A sweep in MLflow: one experiment, a run for the sweep, one per study, a nested one per trial.
 
 The sweep's folder is what counts; MLflow mirrors it. One thread of the process that runs the sweep writes everything,
 so workers need no access to the server and a database meets one writer, however many trials run. Delivery is
@@ -8,25 +8,25 @@ delivered stays queued, here and (as files in the jobs' folders) for the next `-
 
 from __future__ import annotations
 
-import contextlib
 import getpass
+import hashlib
+import json
 import logging
 import os
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.ui_pages import VIEW_TAG, Pages, saved_view
 from orchestrator.workspace import JobDirectory
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 # MLflow's default of 7 retries keeps a command hanging for minutes when a server is down; the tracker retries itself.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -36,15 +36,19 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 RUN_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 RETRY_SECONDS = 5.0
+NOTE_TAG = "mlflow.note.content"  # what the UI shows as the description of a run or an experiment
+Note = Callable[[Pages], str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What MLflow is to show of a trial or a study; a later record of the same ID replaces an earlier one.
+    """What MLflow is to show of a trial, a study or the sweep; a later record of the same ID replaces an earlier one.
 
     `status` is `running`, `complete`, `pruned` or `failed` (with its `reason`). `directory` is the job's folder: its
     progress becomes the metrics per epoch, its bundle and pictures the artifacts. `parent` and `best` are record IDs:
-    the study a trial belongs to, the trial a study chose. `register_as` is the category to register the model for.
+    the study a trial belongs to, the trial a study chose. `starred` says whether a study is the best of its category
+    (tag `msad.best`). `register_as` is the category to register the model for.
+    `note` is Markdown, made when it is delivered, with links to other runs; `experiment_note` the experiment's own.
     """
 
     record_id: str
@@ -54,8 +58,10 @@ class RunRecord:
     directory: JobDirectory
     parent: str | None = None
     best: str | None = None
+    starred: bool | None = None
     reason: str | None = None
-    note: str = ""
+    note: Note | None = None
+    experiment_note: Note | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -111,10 +117,13 @@ def open_experiment(client: MlflowClient, sweep: str, tracking_uri: str, workspa
                 f"{tracking_uri} has an experiment {sweep!r} already, which is not of the sweep in {workspace}: "
                 "choose another --name"
             )
+        if VIEW_TAG not in experiment.tags:  # else a person may have changed it
+            client.set_experiment_tag(experiment.experiment_id, VIEW_TAG, saved_view())
         return experiment.experiment_id
-    # The kind makes the UI open on runs and models rather than on its pages for language models.
+    # The kind makes a UI that asks for it open on runs and models rather than on its pages for language models.
     kind = "custom_model_development"
     tags = {"msad.sweep": sweep, "msad.workspace": str(workspace), "mlflow.experimentKind": kind}
+    tags[VIEW_TAG] = saved_view()
     # A local store keeps its artifacts beside the database; a server decides for itself.
     prefix = "sqlite:///"
     location = None
@@ -148,6 +157,7 @@ class Tracker:
         self._pending: dict[str, RunRecord] = {}
         self._latest: dict[str, RunRecord] = {}
         self._run_ids: dict[str, str] = {}
+        self._pages = Pages(experiment_id, self._run_ids.get)
         self._failing: str | None = None
         self._changed = threading.Condition()
         self._current: str | None = None  # the record that is being delivered: neither pending nor done
@@ -223,9 +233,14 @@ class Tracker:
     def _deliver(self, record: RunRecord) -> None:
         directory = record.directory
         known = directory.read("tracking") or {}
-        figures = sorted(record.metrics)  # a finished run is delivered again only when it has got new ones
+        # A finished run is delivered again only when it has got new figures or pictures.
+        figures = [*sorted(record.metrics), *sorted(path.name for path in directory.path.glob("pictures/*.png"))]
         if (known.get("delivered"), known.get("figures")) == (record.status, figures) and record.status != "running":
-            self._run_ids[record.record_id] = known["run_id"]
+            run_id = self._run_ids[record.record_id] = known["run_id"]
+            tags = self._tags(record)
+            if known.get("tags") != _digest(tags):  # its name or description, e.g. because another run is the best now
+                self._log_batches(run_id, [], {}, tags)
+                directory.write("tracking", known | {"tags": _digest(tags)})
             return
         run_id = self._run_ids.get(record.record_id) or self._find_or_create(record)
         self._run_ids[record.record_id] = run_id
@@ -233,13 +248,17 @@ class Tracker:
         progress = [metrics for metrics in directory.progress() if metrics["epoch"] > logged]
         if progress:
             logged = progress[-1]["epoch"]
-        self._log(run_id, record, progress, summary_step=int(logged))
+        tags = self._tags(record)
+        self._log(run_id, record, progress, tags, summary_step=int(logged))
+        if record.experiment_note:
+            self._client.set_experiment_tag(self._experiment_id, NOTE_TAG, record.experiment_note(self._pages))
         delivered = None
         if record.status != "running":
             self._deliver_files(self._client, run_id, record)
             self._client.set_terminated(run_id, RUN_STATUS[record.status])
             delivered = record.status
-        directory.write("tracking", {"run_id": run_id, "epoch": logged, "delivered": delivered, "figures": figures})
+        state = {"run_id": run_id, "epoch": logged, "delivered": delivered, "figures": figures, "tags": _digest(tags)}
+        directory.write("tracking", state)
 
     def _find_or_create(self, record: RunRecord) -> str:
         if (run := self._find(record.record_id)) is not None:
@@ -266,49 +285,67 @@ class Tracker:
         )
         return runs[0] if runs else None
 
-    def _last_epoch(self, run_id: str) -> float:
-        return self._client.get_run(run_id).data.metrics.get("epoch", 0)
+    def _last_epoch(self, run_id: str) -> int:
+        return max((metric.step for metric in self._client.get_metric_history(run_id, "train/loss")), default=0)
 
-    def _log(self, run_id: str, record: RunRecord, progress: list[dict[str, float]], summary_step: int) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        now = int(time.time() * 1000)
-        metrics = [Metric(name, value, now, int(epoch["epoch"])) for epoch in progress for name, value in epoch.items()]
-        # At the last step and a later time, so that the summary (the best epoch's) is what the table of runs shows.
-        metrics += [Metric(name, value, now + 1, summary_step) for name, value in record.metrics.items()]
-        tags = {**record.tags, "msad.status": record.status}
+    def _tags(self, record: RunRecord) -> dict[str, str]:
+        """Return what a reader of the run sees beside its figures: its name, description and tags."""
+        tags = {**record.tags, "msad.status": record.status, "mlflow.runName": record.title}
         if record.best in self._run_ids:
             tags["msad.best_trial"] = self._run_ids[record.best]
+        if record.starred is not None:
+            tags["msad.best"] = str(record.starred).lower()
         if record.reason:
             tags["msad.reason"] = record.reason[:4000]
         if record.note:
-            tags["mlflow.note.content"] = record.note
+            tags[NOTE_TAG] = record.note(self._pages)
+        return tags
+
+    def _log(
+        self,
+        run_id: str,
+        record: RunRecord,
+        progress: list[dict[str, float]],
+        tags: Mapping[str, str],
+        summary_step: int,
+    ) -> None:
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(_epoch_metric(name), value, now, int(epoch["epoch"]))
+            for epoch in progress
+            for name, value in epoch.items()
+            if name != "epoch"
+        ]
+        # At the last step and a later time, so that the summary (the best epoch's) is what the table of runs shows.
+        metrics += [Metric(name, value, now + 1, summary_step) for name, value in record.metrics.items()]
+        self._log_batches(run_id, metrics, record.params, tags)
+
+    def _log_batches(
+        self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        from mlflow.entities import Param, RunTag
+
         # MLflow takes at most 1000 metrics and 100 parameters a call.
-        params = [Param(name, str(value)[:5000]) for name, value in record.params.items()]
         for first in range(0, max(len(metrics), 1), 900):
             self._client.log_batch(
                 run_id,
-                metrics=metrics[first : first + 900],
-                params=params if first == 0 else [],
+                metrics=list(metrics[first : first + 900]),
+                params=[Param(name, str(value)[:5000]) for name, value in params.items()] if first == 0 else [],
                 tags=[RunTag(name, str(value)) for name, value in tags.items()] if first == 0 else [],
             )
+
+
+def _epoch_metric(name: str) -> str:
+    """Return an epoch's figure under its MLflow name: those of training form a group of charts, `train`."""
+    return name if name.startswith("validation_") else f"train/{name.removeprefix('train_')}"
+
+
+def _digest(tags: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(tags, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def serve_ui(port: int, tracking_uri: str | None = None) -> int:
-    """Run the MLflow UI for a local store until it is stopped, on the loopback address alone; return its exit code."""
-    uri = tracking_uri or default_tracking_uri()
-    if uri.startswith(("http://", "https://", "databricks")):
-        print(f"the MLflow UI of this store is at {uri}")
-        return 0
-    connect(uri)  # a store that cannot be opened is an error here, not a page that stays empty
-    print(f"MLflow UI: http://127.0.0.1:{port} (it takes some seconds; stop it with Ctrl-C)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 13 processes less
-    with contextlib.suppress(KeyboardInterrupt):
-        return subprocess.run([*command, "--port", str(port), "--workers", "1"], env=environment).returncode
-    return 0

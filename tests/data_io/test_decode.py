@@ -138,6 +138,18 @@ def test_decode_mask_1_bit_takes_what_is_set(tmp_path):
     assert decode_mask(tmp_path / "m.png").tolist() == [[True, False, True]]
 
 
+@pytest.mark.parametrize("kind", ["grey", "palette", "16 bit", "rgb"])
+def test_decode_mask_with_threshold_0_takes_every_value_but_0(tmp_path, kind):
+    values = np.array([[0, 1, 2, 255]], np.uint8)
+    if kind == "palette":
+        image = Image.fromarray(values, mode="P")
+        image.putpalette([0, 0, 0] * 256)  # all colours black: the index alone tells
+    else:
+        image = Image.fromarray({"grey": values, "16 bit": values.astype(np.uint16)}.get(kind, np.dstack([values] * 3)))
+    image.save(tmp_path / "m.png")
+    assert decode_mask(tmp_path / "m.png", threshold=0).tolist() == [[False, True, True, True]]
+
+
 def test_resize_reduction_averages_and_keeps_no_alias():
     checkers = np.indices((64, 64)).sum(axis=0) % 2 * 255
     small = resize(np.dstack([checkers.astype(np.uint8)] * 3), 8)

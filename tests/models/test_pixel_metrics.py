@@ -3,17 +3,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models.errors import ModelError
-from models.pixel_metrics import pixel_metrics
-from models.region_overlap import area_below, region_sizes
+from models.pixel_metrics import grouped_pixel_metrics, pixel_metrics
 
 
 @st.composite
@@ -68,13 +69,69 @@ def test_pixel_metrics_equal_brute_force_and_scikit_learn(case):
     assert all(0 <= value <= 1 for value in dataclasses.astuple(measured))
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_region_sizes_count_diagonal_neighbours_as_one_region(seed):
-    mask = np.random.default_rng(seed).random((8, 11)) < 0.3
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-    sizes, regions = region_sizes(mask)
-    assert regions == count
-    assert sizes.tolist() == [int(np.sum(labels == label)) for label in labels[mask]]
+@settings(max_examples=100, deadline=None)
+@given(maps_and_masks(), st.integers(0, 2**32 - 1))
+def test_grouped_pixel_metrics_equal_those_of_each_group_with_the_images_without_one(case, seed):
+    maps, masks = case
+    groups = np.random.default_rng(seed).choice([None, "crack", "stain"], len(maps)).tolist()
+    overall, by_group = grouped_pixel_metrics(maps, masks, groups)
+    assert_same(overall, pixel_metrics(maps, masks))
+    assert list(by_group) == [name for name in dict.fromkeys(groups) if name]
+    for name, measured in by_group.items():
+        chosen = [group in (name, None) for group in groups]
+        assert_same(measured, pixel_metrics(maps[chosen], masks[chosen]))
+
+
+def assert_same(measured, expected):
+    assert dataclasses.astuple(measured) == pytest.approx(dataclasses.astuple(expected), abs=1e-12, nan_ok=True)
+
+
+def test_grouped_pixel_metrics_of_a_group_without_a_defect_or_with_constant_maps():
+    values = np.stack([np.zeros((4, 5)), np.arange(20.0).reshape(4, 5), np.full((4, 5), 0.0)])
+    masks = np.zeros(values.shape, bool)
+    masks[2, 0, :2] = True
+    overall, by_group = grouped_pixel_metrics(values, masks, [None, "whole", "constant"])
+    assert math.isnan(by_group["whole"].auroc) and math.isnan(by_group["whole"].aupro_05)
+    assert by_group["whole"].prevalence == 0.0
+    assert by_group["constant"].auroc == 0.5 and by_group["constant"].aupro_30 == pytest.approx(0.15)
+    assert by_group["constant"].average_precision == by_group["constant"].prevalence == 0.05
+    assert overall.auroc < 0.5
+
+
+def test_grouped_pixel_metrics_of_a_group_without_a_normal_pixel_know_only_the_precision():
+    _, by_group = grouped_pixel_metrics(np.ones((1, 3, 3)), np.ones((1, 3, 3)), ["all"])
+    assert by_group["all"].average_precision == by_group["all"].prevalence == 1.0
+    assert math.isnan(by_group["all"].auroc) and math.isnan(by_group["all"].aupro_30)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_pixel_metrics_are_the_same_on_any_number_of_threads(threads):
+    rng = np.random.default_rng(2)
+    masks = ndimage.binary_dilation(rng.random((12, 40, 40)) < 0.003, iterations=3)
+    maps = (rng.integers(0, 50, masks.shape) + 20 * masks).astype(np.float32)
+    groups = [None, "a", "b"] * 4
+    expected, before = grouped_pixel_metrics(maps, masks, groups), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert grouped_pixel_metrics(maps, masks, groups) == expected
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_pixel_metrics_of_streamed_images_need_little_more_memory_than_the_scores():
+    count, side = 48, 512
+    rng = np.random.default_rng(0)
+    mask = np.zeros((side, side), bool)
+    mask[100:140, 200:240] = True
+    masks = (mask if index % 2 else np.zeros_like(mask) for index in range(count))
+    maps = (rng.random((side, side), dtype=np.float32) for _ in range(count))
+    tracemalloc.start()
+    try:
+        grouped_pixel_metrics(maps, masks, [None, "a"] * (count // 2))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * 4 * count * side**2
 
 
 def test_perfect_maps_score_one_and_never_more():
@@ -124,6 +181,7 @@ def test_infinite_values_are_ranked():
         ([np.full((2, 2), np.nan)], [np.ones((2, 2))], "map 0 has NaN"),
         ([np.ones((2, 2))], [np.ones((2, 3))], "one size"),
         ([np.ones((2, 2))] * 2, [np.ones((2, 2))], "as many"),
+        ([np.ones((0, 2))], [np.ones((0, 2))], "one size"),
         ([], [], "at least one"),
     ],
 )
@@ -132,7 +190,24 @@ def test_pixel_metrics_refuse_what_has_no_meaning(maps, masks, said):
         pixel_metrics(maps, masks)
 
 
-def test_area_below_interpolates_at_the_limit():
-    corners = np.array([0.0, 0.2, 1.0])
-    assert area_below(corners, np.array([0.0, 0.4, 1.0]), 0.2) == pytest.approx(0.2)
-    assert area_below(corners, np.array([0.0, 0.4, 1.0]), 0.6) == pytest.approx((0.04 + 0.4 * 0.55) / 0.6)
+def test_grouped_pixel_metrics_refuse_another_number_of_groups():
+    with pytest.raises(ModelError, match="as many"):
+        grouped_pixel_metrics(np.ones((2, 3, 3)), np.zeros((2, 3, 3)), ["a"])
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_aupro_is_anomalibs_within_its_single_precision(seed):
+    """Anomalib adds up shares of pixels in float32 and joins the corners of the curve, as we do, by straight lines."""
+    aupro = pytest.importorskip(
+        "anomalib.metrics.aupro", reason="anomalib is not installed: pip install '.[benchmarks]'"
+    )
+    rng = np.random.default_rng(seed)
+    masks = ndimage.binary_dilation(rng.random((4, 48, 48)) < 0.003, iterations=2)
+    masks[0, 3:9, 3:9] = True
+    maps = rng.random(masks.shape, dtype=np.float32) + rng.random(dtype=np.float32) * masks
+    measured = pixel_metrics(maps, masks)
+    for limit, ours in ((0.3, measured.aupro_30), (0.05, measured.aupro_05)):
+        metric = aupro._AUPRO(fpr_limit=limit)
+        metric.update(torch.from_numpy(maps), torch.from_numpy(masks).int())
+        assert ours == pytest.approx(float(metric.compute()), abs=1e-5)

@@ -120,6 +120,15 @@ def test_similarity_of_small_and_odd_sizes(size):
     assert torch.isfinite(ms_ssim(first, second)).all()
 
 
+def test_ssim_map_after_a_prediction_in_the_same_process_can_be_trained():
+    image_BCHW = torch.rand(1, 1, 53, 59, generator=torch.Generator().manual_seed(0))  # a size that no other test has
+    with torch.inference_mode():
+        ssim_map(image_BCHW, image_BCHW)
+    made_BCHW = (image_BCHW * 0.9).requires_grad_()
+    ssim_map(made_BCHW, image_BCHW).mean().backward()
+    assert made_BCHW.grad.abs().sum() > 0
+
+
 def test_gradient_similarity_map_sees_a_defect_where_it_is(pair):
     image = pair[0]
     defect = image.clone()

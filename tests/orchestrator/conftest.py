@@ -1,6 +1,9 @@
-"""A bundle with untrained weights but real statistics, and an empty MLflow store: small, quick, all of it genuine."""
+"""An untrained bundle with real statistics, MLflow stores, a real browser: small, quick, all of it genuine."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +14,9 @@ from models.registry import build
 from models.scoring import Scoring, fit_scorer, threshold
 from orchestrator.bundles import Bundle, to_tensor
 from orchestrator.job_config import JobConfig
-from orchestrator.tracking import connect
+from orchestrator.model_store import deliver_files
+from orchestrator.tracking import RunRecord, connect, open_experiment
+from orchestrator.workspace import JobDirectory
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +61,132 @@ def uri(tmp_path_factory):
 def client(uri):
     """A client of the store at `uri`."""
     return connect(uri)
+
+
+@pytest.fixture(scope="module")
+def experiment(client, uri):
+    """The ID of an experiment in the store at `uri`."""
+    return open_experiment(client, "first", uri, Path("first"))
+
+
+@pytest.fixture(scope="module")
+def log(client, experiment, bundle, tmp_path_factory):
+    """Return a function that delivers a run with a bundle and returns its run ID and record."""
+
+    def log(category, score, fingerprint="f1", register=True):
+        folder = JobDirectory(tmp_path_factory.mktemp("job"))
+        bundle.save(folder.bundle)
+        (folder.path / "pictures").mkdir()
+        (folder.path / "pictures" / "training.png").write_bytes(b"picture")
+        tags = {"msad.category": category, "msad.data_fingerprint": fingerprint, "msad.trials": "3"}
+        run_id = client.create_run(experiment, run_name=f"{category}/multiscale", tags=tags).info.run_id
+        client.log_metric(run_id, "validation_score", score)
+        record = RunRecord(
+            record_id=f"{category}-multiscale",
+            kind="study",
+            title=f"{category}/multiscale",
+            status="complete",
+            directory=folder,
+            params={"learning_rate": 0.001},
+            tags=tags,
+            metrics={"validation_score": score},
+            register_as=category if register else None,
+        )
+        deliver_files(client, run_id, record)
+        return run_id, record
+
+    return log
+
+
+@pytest.fixture(scope="session")
+def record_sweep():
+    """Return a function that records a sweep in `FOLDER/mlflow.db` as a real one does, from figures it is given.
+
+    `figures[category, architecture]` are a validation score and a test image AUROC, or the reason of a failure. Called
+    again it is a resume. It returns the store's address and what `SweepReport.publish` returned.
+    """
+    import io
+
+    import optuna
+    from optuna.distributions import FloatDistribution
+    from PIL import Image
+    from rich.console import Console
+
+    from orchestrator.config import make_config
+    from orchestrator.live import LiveView
+    from orchestrator.model_store import deliver_files
+    from orchestrator.reporting import Reporter
+    from orchestrator.study import Study
+    from orchestrator.sweep_report import SweepReport
+    from orchestrator.tracking import Tracker, open_experiment
+    from orchestrator.workspace import Workspace
+
+    def finished(job, validation):
+        space = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True)}
+        study = Study(job, space, 2, optuna.storages.InMemoryStorage(), "none")
+        for value in (validation - 0.1, validation):
+            study.tell(study.ask()[0], value=value)
+        return study
+
+    def record_sweep(folder, figures, bundle=None):
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        uri, workspace = f"sqlite:///{folder / 'mlflow.db'}", Workspace(folder / "sweeps" / "first")
+        categories, architectures = (tuple(dict.fromkeys(names)) for names in zip(*figures, strict=True))
+        words = {"categories": categories, "architectures": architectures, "trials": 2, "image_size": 32}
+        config = make_config({"name": "first", "dataset": folder, "tracking_uri": uri, **words})
+        client = connect(uri)
+        tracker = Tracker(client, open_experiment(client, "first", uri, workspace.root), print, deliver_files)
+        studies = {
+            key: finished(config.job(*key), 0.5 if isinstance(ends, str) else ends[0]) for key, ends in figures.items()
+        }
+        view = LiveView(list(studies.values()), 1, Console(file=io.StringIO()))
+        tags = {category: {"msad.data_fingerprint": "f"} for category in categories}
+        reporter, report = (
+            Reporter(workspace, view, tracker, tags),
+            SweepReport(config, workspace, tracker, list(studies.values())),
+        )
+        for study in studies.values():
+            reporter.catch_up(study)
+        report.begin()
+        for key, study in studies.items():
+            final, ends = reporter.final(study), figures[key]
+            (final.path / "pictures").mkdir(parents=True, exist_ok=True)
+            if isinstance(ends, str):
+                final.write("failure", {"reason": ends})
+            else:
+                (final.path / "failure.json").unlink(missing_ok=True)
+                validation, image_auroc = ends
+                for epoch in (1, 2):
+                    final.append_progress({"epoch": epoch, "train_loss": 1 / epoch, "validation_score": validation})
+                final.write("result", {"epoch": 2, "threshold": 0.5, "parameters": 9, "score": validation})
+                test = {"image_auroc": image_auroc, "image_prauc": 0.9, "image_prevalence": 0.5, "aupro_30": 0.7}
+                counts = {"false_positives": 1, "good_images": 12, "misses": 2, "defective_images": 18}
+                final.write("test", {**test, "pixel_auroc": 0.9, **counts})
+                Image.new("RGB", (60, 40), (0, 114, 178)).save(final.path / "pictures" / "gallery.png")
+                if bundle:
+                    bundle.save(final.bundle)
+            reporter.on_final("end", study)
+        unreported = report.publish(reporter, 10)
+        tracker.close(10)
+        return uri, unreported
+
+    return record_sweep
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """Debian's chromium without a window, by selenium; what uses it is skipped where there is none."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no chromium and chromedriver: install them (Debian: apt install chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    switches = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
+    switches += "disable-component-update disable-sync disable-dev-shm-usage"
+    for switch in (*switches.split(), f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(f"--{switch}")
+    browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield browser
+    browser.quit()

@@ -16,9 +16,9 @@ from data_io.decode import resize
 from data_io.errors import DataError
 from models import registry
 from models.scoring import Scoring, fit_scorer
-from orchestrator.bundle_files import DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE
+from orchestrator.bundle_files import CARD_FILE, DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE, amend, verify
 from orchestrator.bundles import Bundle, to_tensor
-from orchestrator.errors import BundleError
+from orchestrator.errors import BundleError, ConfigError
 from orchestrator.job_config import JobConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,14 +49,14 @@ def test_load_gives_back_the_same_scores_and_description(bundle, saved, photogra
 
 
 def test_save_writes_strict_json_with_checksums_versions_and_no_pickle(bundle, saved):
-    assert {path.name for path in saved.iterdir()} == {DESCRIPTION_FILE, MODEL_FILE, SCORER_FILE}
+    assert {path.name for path in saved.iterdir()} == {DESCRIPTION_FILE, MODEL_FILE, SCORER_FILE, CARD_FILE}
 
     def refuse(word):
         raise AssertionError(f"{word} is not JSON")
 
     description = json.loads((saved / DESCRIPTION_FILE).read_text(), parse_constant=refuse)
     assert description["format"] == FORMAT and description["category"] == bundle.job.category
-    assert set(description["sha256"]) == {MODEL_FILE, SCORER_FILE}
+    assert set(description["sha256"]) == {MODEL_FILE, SCORER_FILE, CARD_FILE}
     assert description["provenance"]["run_id"] == "0123abcd"
     assert description["provenance"]["validation"] == {"score": 0.75, "pixel_ap": None}
     assert description["provenance"]["versions"]["torch"] == torch.__version__
@@ -102,6 +102,27 @@ def test_load_missing_file_is_named(saved, name):
     (saved / name).unlink()
     with pytest.raises(BundleError, match=name):
         Bundle.load(saved)
+
+
+def test_amended_bundle_tells_more_in_its_card_and_stays_whole(saved):
+    amend(saved, {"test": {"image_auroc": 0.875, "aupro_30": float("nan")}})
+    assert "| Image AUROC | 0.875 |" in (saved / CARD_FILE).read_text()
+    assert "| AU-PRO up to 30 % false positives | not defined |" in (saved / CARD_FILE).read_text()
+    verify(saved)
+    provenance = Bundle.load(saved).provenance
+    assert provenance["test"] == {"image_auroc": 0.875, "aupro_30": None} and provenance["run_id"] == "0123abcd"
+    before = [(path.name, path.stat().st_mtime_ns) for path in sorted(saved.iterdir())]
+    amend(saved, {"run_id": "0123abcd", "test": {"image_auroc": 0.875, "aupro_30": float("nan")}})
+    assert [(path.name, path.stat().st_mtime_ns) for path in sorted(saved.iterdir())] == before
+
+
+def test_verify_card_that_was_edited_or_is_missing_is_named(saved):
+    (saved / CARD_FILE).write_text("It finds everything.")
+    with pytest.raises(BundleError, match=r"MODEL_CARD.md: damaged"):
+        verify(saved)
+    (saved / CARD_FILE).unlink()
+    with pytest.raises(BundleError, match=r"MODEL_CARD.md: .*incomplete"):
+        verify(saved)
 
 
 def test_load_newer_format_says_to_upgrade(saved):
@@ -168,18 +189,76 @@ def test_predict_array_batch_is_a_list(bundle, photographs):
     assert [p.score for p in bundle.predict(images)] == [p.score for p in bundle.predict(list(images))]
 
 
-def test_predict_pil_16_bit_and_transparent_images_are_converted_as_files_are(bundle, tmp_path):
-    values = np.linspace(0, 65535, 48 * 48).reshape(48, 48).astype(np.uint16)
-    colours = np.random.default_rng(0).integers(0, 256, (48, 48, 4), dtype=np.uint8)
-    for name, image in (("grey", Image.fromarray(values)), ("clear", Image.fromarray(colours, "RGBA"))):
+def test_predict_arrays_and_pil_images_of_every_kind_are_converted_as_their_files_are(bundle, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "grey": rng.integers(0, 256, (48, 40), dtype=np.uint8),
+        "grey16": rng.integers(0, 65536, (48, 40)).astype(np.uint16),
+        "colour": rng.integers(0, 256, (48, 40, 3), dtype=np.uint8),
+        "transparent": rng.integers(0, 256, (48, 40, 4), dtype=np.uint8),
+        "cut out": rng.integers(0, 256, (60, 60), dtype=np.uint8)[5:53, 7:47],
+    }
+    for name, array in arrays.items():
+        image = Image.fromarray(array)
         image.save(tmp_path / f"{name}.png")
-        assert bundle.predict(image).score == bundle.predict(tmp_path / f"{name}.png").score
+        expected = bundle.predict(tmp_path / f"{name}.png")
+        assert bundle.predict(array).score == bundle.predict(image).score == expected.score, name
+        assert expected.anomaly_map.shape == (48, 40)
+    assert len({bundle.predict(array).score for array in arrays.values()}) == len(arrays)
 
 
-@pytest.mark.parametrize("image", [np.zeros((8, 8, 3)), np.zeros((8, 8), np.uint8), 7])
+def test_predict_stated_orientation_is_applied_to_files_and_pil_images(bundle, photographs, tmp_path):
+    upright = Image.open(photographs[0]).convert("RGB").crop((0, 0, 60, 30))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    upright.rotate(90, expand=True).save(tmp_path / "lying.png", exif=exif)
+    turned, expected = bundle.predict(tmp_path / "lying.png"), bundle.predict(upright)
+    assert turned.score == expected.score == bundle.predict(Image.open(tmp_path / "lying.png")).score
+    assert np.array_equal(turned.anomaly_map, expected.anomaly_map) and turned.anomaly_map.shape == (30, 60)
+
+
+@pytest.mark.parametrize("images", [[], (), np.zeros((0, 8, 8, 3), np.uint8)])
+def test_predict_nothing_is_an_empty_list(bundle, images):
+    assert bundle.predict(images) == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((8, 8, 3)),
+        np.zeros((8, 8, 3), np.uint16),
+        np.zeros((8, 8), np.float32),
+        np.zeros((8, 8, 2), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros(8, np.uint8),
+        7,
+        None,
+    ],
+)
 def test_predict_wrong_kind_of_image_is_a_data_error(bundle, image):
     with pytest.raises(DataError, match="uint8 H×W×3"):
         bundle.predict([image])
+
+
+def test_predict_pil_image_of_a_damaged_file_is_a_data_error(bundle, photographs, tmp_path):
+    (tmp_path / "cut.png").write_bytes(photographs[0].read_bytes()[:400])
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(DataError, match=r"the image given: .*damaged"):
+        bundle.predict(image)
+
+
+def test_load_device_that_is_not_there_is_refused_by_name(saved):
+    for name in ("cuda:77", "gpu"):
+        with pytest.raises(ConfigError, match=name):
+            Bundle.load(saved, device=name)
+
+
+def test_fingerprint_is_the_models_own_wherever_it_lies(bundle, make_bundle, saved, tmp_path):
+    copy = Bundle.load(bundle.save(tmp_path / "copy"), device="cpu")
+    assert bundle.fingerprint() == copy.fingerprint() == Bundle.load(saved, device="cpu").fingerprint()
+    assert make_bundle(smoothing=1.5).fingerprint() != bundle.fingerprint()
+    with torch.no_grad():
+        next(copy.model.parameters()).view(-1)[0] += 1
+    assert copy.fingerprint() != bundle.fingerprint()
 
 
 def test_bundles_import_without_ray_and_mlflow():

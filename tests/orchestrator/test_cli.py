@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
 import shutil
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from orchestrator import cli
@@ -86,6 +89,13 @@ def test_help_loads_none_of_the_heavy_packages():
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "", "loaded by --help"
+
+
+def test_output_into_a_pipe_that_is_closed_is_no_error_message(demo):
+    command = f"{sys.executable} -m orchestrator data check {demo} | true"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
+    assert result.stderr == ""
 
 
 def test_module_run_as_a_program_ends_with_the_exit_code(tmp_path):
@@ -171,7 +181,8 @@ def test_bad_configuration_file_is_refused(refused, demo, tmp_path, text, expect
 def test_options_are_laid_over_the_configuration_file(tmp_path, demo, monkeypatch):
     file = tmp_path / "sweep.yaml"
     file.write_text(
-        f"name: a\ndataset: {demo}\nepochs: 9\ntrials: 3\nfinal_seeds: 2\nresources: {{cpus: 2, concurrency: 4}}\n"
+        f"name: a\ndataset: {demo}\narchitectures: [baseline]\nepochs: 9\ntrials: 3\nfinal_seeds: 2\n"
+        "resources: {cpus: 2, concurrency: 4}\n"
         "parameters: {learning_rate: 1e-3, weight_decay: 0.01, model/depth: 3}\n"
     )
     seen = []
@@ -195,6 +206,41 @@ def test_options_are_laid_over_the_configuration_file(tmp_path, demo, monkeypatc
     assert (config.report_trials, config.final_seeds, config.batch_size) == (True, 2, None)
     assert (config.resources.cpus, config.resources.concurrency) == (2, 2)
     assert config.parameters == {"learning_rate": 1e-3, "weight_decay": 1e-4, "model/depth": 4}
+
+
+def test_config_show_prints_what_a_search_would_run_and_is_a_configuration_itself(msad, demo, category, tmp_path):
+    words = ("--dataset", demo, "--categories", category, "--architectures", "baseline,feature_pyramid", "--trials", 4)
+    code, out, err = msad("config", "show", *words, "--set", "model/base_width=8", "--name", "shown")
+    assert code == 0 and err == "" and sorted(path.name for path in tmp_path.iterdir()) == []
+    settings, derived = yaml.safe_load_all(out)
+    assert (settings["name"], settings["trials"], settings["categories"]) == ("shown", 4, [category])
+    baseline, pyramid = (derived["studies"][name] for name in ("baseline", "feature_pyramid"))
+    assert (baseline["job"]["epochs"], baseline["job"]["model"]["base_width"]) == (300, 8)
+    assert pyramid["job"]["batch_size"] == 16 and pyramid["job"]["loss_weights"]["focal"] == 10.0
+    assert "model/base_width" not in baseline["searched"]
+    assert baseline["searched"]["model/depth"] == {"low": 3, "high": 4}
+    assert pyramid["searched"]["learning_rate"] == {"low": 5e-4, "high": 5e-3, "log": True}
+    assert all(len(line) <= 80 for line in out.partition("---\n")[2].splitlines())
+    (tmp_path / "shown.yaml").write_text(out)
+    code, again, _ = msad("config", "show", tmp_path / "shown.yaml")
+    assert code == 0 and again == out
+    code, text, _ = msad("config", "show", tmp_path / "shown.yaml", "--trials", 0, "--json", "-")
+    shown = json.loads(text)
+    assert shown["settings"] == {**settings, "trials": 0} and shown["studies"]["baseline"]["searched"] == {}
+
+
+def test_config_show_without_a_dataset_makes_none_and_names_one_that_is_missing(msad, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSAD_CACHE", str(tmp_path / "cache"))
+    assert msad("config", "show")[::2] == (0, "")
+    code, _, err = msad("config", "show", "--dataset", "nowhere")
+    assert code == 0 and "nowhere: no such folder" in err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_config_show_refuses_what_a_search_would(refused, demo):
+    assert "nearest is 64" in refused("config", "show", "--image-size", 65)
+    assert "did you mean 'model/width'" in refused("config", "show", "--set", "model/widht=8")
+    assert "no category" in refused("config", "show", "--dataset", demo, "--categories", "bolts")
 
 
 def exit_with_nothing():
@@ -222,6 +268,17 @@ def test_data_check_of_a_sound_dataset_is_0_and_of_a_broken_one_1(msad, demo, ca
     assert code == 1 and image.name in out and mask.name.removesuffix("_mask.png") in out
 
 
+def test_data_check_as_json_is_all_that_standard_output_holds(msad, demo, category, tmp_path):
+    code, out, _ = msad("data", "check", demo, "--json", "-")
+    report = json.loads(out)
+    assert code == 0 and report["ok"] and report["problems"] == []
+    assert {"category": category, "split": "train", "images": 16}.items() <= report["summary"][0].items()
+    code, out, _ = msad("data", "check", tmp_path / "nowhere", "--json", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert code == 1 and not report["ok"] and "not usable" in out
+    assert report["problems"][0]["severity"] == "error" and "nowhere" in report["problems"][0]["path"]
+
+
 def test_data_check_of_a_folder_that_is_not_there_is_1_and_names_it(msad, tmp_path):
     code, out, _ = msad("data", "check", tmp_path / "nowhere")
     assert code == 1 and "nowhere" in out
@@ -238,22 +295,41 @@ def test_data_demo_makes_a_dataset_that_passes_its_check_and_spares_other_folder
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
-def test_predict_scores_a_folder_and_is_1_where_an_image_is_corrupt(msad, bundle, demo, category, tmp_path):
-    model, images = bundle.save(tmp_path / "model"), tmp_path / "images"
+def test_predict_scores_a_folder_continues_it_and_is_1_where_an_image_is_corrupt(
+    msad, bundle, demo, category, tmp_path
+):
+    model, images, out_folder = bundle.save(tmp_path / "model"), tmp_path / "images", tmp_path / "out"
     shutil.copytree(demo / category / "test" / "good", images)
-    code, out, _ = msad("predict", model, images, "--out", tmp_path / "out")
-    assert code == 0 and f"{len(list(images.iterdir()))} image(s) scored" in out
+    count = len(list(images.iterdir()))
+    words = ("predict", model, images, "--out", out_folder, "--maps", "png", "--device", "cpu")
+    code, out, err = msad(*words)
+    assert code == 0 and out.startswith(f"{count} image(s) scored, ") and err == ""
+    assert len(list((out_folder / "maps").iterdir())) == len(list((out_folder / "heatmaps").iterdir())) == count
     (images / "zz.png").write_bytes(b"nothing")
-    code, _, err = msad("predict", model, images, "--out", tmp_path / "again")
-    assert code == 1 and "skipped" in err and "zz.png" in err
-    assert (tmp_path / "again" / "scores.csv").read_text().count("\n") == len(list(images.iterdir()))
+    code, out, _ = msad(*words)
+    assert code == 1 and f"{count} image(s) scored ({count} of them earlier)" in out
+    assert f"skipped {images / 'zz.png'}: cannot be decoded" in out and "1 skipped; see" in out
+    code, out, _ = msad(*words, "--json", "-")
+    counts = json.loads(out)
+    assert code == 1 and (counts["scored"], counts["earlier"], list(counts["skipped"])) == (
+        count, count, [str(images / "zz.png")],
+    )  # fmt: skip
+    code, _, err = msad(*words, "--threshold", "1000")
+    assert code == 2 and "threshold" in err and "--overwrite" in err and "another --out" in err
+    code, out, _ = msad(*words, "--threshold", "1000", "--overwrite", "--no-heatmaps")
+    assert code == 1 and f"{count} image(s) scored, 0 anomalous" in out
+    assert not any((out_folder / "heatmaps").iterdir())
 
 
 def test_evaluate_prints_the_figures_and_writes_the_pictures(msad, bundle, demo, tmp_path):
     code, out, _ = msad("evaluate", bundle.save(tmp_path / "model"), demo, "--out", tmp_path / "report")
-    assert code == 0 and re.search(r"^image_auroc +[01]\.\d{4}$", out, re.MULTILINE)
+    assert code == 0 and re.search(r"^image_auroc +[01]\.\d{4} +[01]\.\d{3} to [01]\.\d{3}", out, re.MULTILINE)
+    code, out, _ = msad("evaluate", tmp_path / "model", demo, "--json", "-")
+    figures = json.loads(out)
+    assert code == 0 and 0 <= figures["metrics"]["image_auroc"] <= 1
+    assert all(part["images"] == 3 for part in figures["per_defect_type"].values())
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert "scores.csv" in names and any(name.endswith(".png") for name in names)
+    assert {"scores.csv", "per_defect_type.csv"} <= names and any(name.endswith(".png") for name in names)
 
 
 @pytest.mark.parametrize(

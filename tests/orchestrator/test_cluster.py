@@ -1,10 +1,12 @@
-"""How a cluster is divided among trials; pure arithmetic, so no Ray is started."""
+"""How a cluster is divided among trials; pure arithmetic, Ray is not started here."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from orchestrator.cluster import Allotment, divide, own_code
+from orchestrator.cluster import Allotment, connect, divide, own_code
 from orchestrator.config import make_config
 from orchestrator.errors import ResourceError
 
@@ -80,3 +82,13 @@ def test_own_code_is_what_a_node_may_lack(own, tmp_path, monkeypatch):
     config = make_config({"name": "a", "dataset": "d", "architectures": names})
     assert own_code(config) == [str(own / "my_detector.py"), str(tmp_path / "my_package")]
     assert own_code(make_config({"name": "a", "dataset": "d"})) == []
+
+
+def test_ray_that_cannot_be_started_is_an_error_for_the_user(monkeypatch):
+    def init(**settings):
+        raise Exception("The current node timed out during startup.\nand much more")
+
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("os.environ", dict(os.environ))  # connecting sets Ray's variables
+    with pytest.raises(ResourceError, match=r"could not be started on this machine \(The current node timed out"):
+        connect(asked())

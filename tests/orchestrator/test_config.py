@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 
 from models.corruptions import CorruptionConfig
 from models.registry import architecture, architectures
-from orchestrator.config import load, make_config
+from orchestrator.config import load, make_config, overlay
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig
 from orchestrator.study import default_parameters
@@ -51,7 +51,8 @@ def test_fixed_parameter_out_of_range_is_refused_before_anything_starts():
 
 
 def test_job_takes_the_sweeps_settings():
-    config = make_config({"name": "a", "dataset": "d", "epochs": 40, "seed": 3, "parameters": {"model/base_width": 8}})
+    fixed = {"architectures": ["baseline"], "parameters": {"model/base_width": 8}}
+    config = make_config({"name": "a", "dataset": "d", "epochs": 40, "seed": 3, **fixed})
     job = config.job("bottle", "baseline")
     assert (job.epochs, job.seed, job.evaluate_every, job.model) == (40, 3, 4, {"base_width": 8})
 
@@ -121,9 +122,64 @@ def test_parameters_go_to_the_architectures_that_have_them():
     assert "loss_weights/dice" not in config.job("c", "multiscale").flat()
 
 
-def test_parameter_that_no_architecture_has_goes_to_all_to_be_refused():
-    config = make_config({"name": "n", "dataset": ".", "parameters": {"model/base_with": 8}})
-    assert all(config.job("c", name).model == {"base_with": 8} for name in config.architectures)
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"trails": 3}, "unknown setting 'trails'; did you mean 'trials'?"),
+        ({3: 3}, "unknown setting 3; known are"),
+        ({"resources": {"cpu": 1}}, "resources: unknown setting 'cpu'; did you mean 'cpus'?"),
+        ({"architectures": ["basline"]}, "unknown architecture 'basline'; did you mean 'baseline'?"),
+        ({"parameters": {"learning_rat": 1}}, "unknown parameter 'learning_rat'; did you mean 'learning_rate'?"),
+        ({"parameters": {"model/base_widht": 8}}, "'model/base_widht'; did you mean 'model/base_width'?"),
+        ({"parameters": {"model": {"base_widht": 8}}}, "'model/base_widht'; did you mean 'model/base_width'?"),
+        ({"parameters": {"modle/depth": 3}}, "'modle/depth'; did you mean 'model/depth'?"),
+        ({"parameters": {"loss_weights/sism": 1}}, "'loss_weights/sism'; did you mean 'loss_weights/ssim'?"),
+        ({"parameters": {"corruption/probabilty": 1}}, "did you mean 'corruption/probability'?"),
+        ({"parameters": {"augmentation/knid": "none"}}, "did you mean 'augmentation/kind'?"),
+        ({"parameters": {"model": 3}}, "unknown parameter 'model'"),
+        ({"parameters": {"category": "gear"}}, "unknown parameter 'category'"),
+    ],
+    ids=str,
+)
+def test_misspelt_key_at_any_level_is_refused_with_the_nearest_name(values, expected):
+    with pytest.raises(ConfigError) as error:
+        make_config({"name": "a", "dataset": "d", "architectures": ["multiscale"], **values})
+    assert expected in str(error.value) and len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({"loss_weights/ssim": -1}, "loss_weights/ssim is -1; it must be a number, 0 (off) or more"),
+        ({"loss_weights/ssim": "much"}, "loss_weights/ssim is 'much'"),
+        ({"corruption/probability": 2}, "probability is 2; it must be between 0 and 1"),
+        ({"corruption/probability": "often"}, "corruption: {'probability': 'often'} holds a value of the wrong type"),
+        ({"augmentation/kind": "rotate"}, "kind is 'rotate'; did you mean 'rotated'?"),
+    ],
+    ids=str,
+)
+def test_value_out_of_range_is_refused_in_every_group(parameters, expected):
+    with pytest.raises(ConfigError) as error:
+        make_config({"name": "a", "dataset": "d", "architectures": ["multiscale"], "parameters": parameters})
+    assert expected in str(error.value)
+
+
+def test_nested_parameters_are_the_same_as_slash_paths():
+    nested = {"learning_rate": 1e-3, "model": {"depth": 3}, "corruption": {"strength": 0.5}}
+    config = make_config({"name": "a", "dataset": "d", "architectures": ["multiscale"], "parameters": nested})
+    assert config.parameters == {"learning_rate": 1e-3, "model/depth": 3, "corruption/strength": 0.5}
+    laid = overlay({"parameters": nested, "seed": 1}, {"parameters": {"model/depth": 4}})
+    assert laid == {"parameters": {**config.parameters, "model/depth": 4}, "seed": 1}
+
+
+def test_load_refuses_several_sweeps_in_a_file(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    file.write_text("name: a\n---\nname: b\n")
+    with pytest.raises(ConfigError, match="holds 2 YAML documents"):
+        load(file)
+    file.write_text("")
+    with pytest.raises(ConfigError, match="`key: value` lines, found NoneType"):
+        load(file)
 
 
 def test_own_architecture_named_in_a_sweep_may_be_imported(own):

@@ -6,20 +6,24 @@ import ast
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
+import data_io.test_split
 from data_io.errors import DataError
-from orchestrator.bundles import Bundle
+from orchestrator.bundles import Bundle, fit_map
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation import evaluate
+from orchestrator.evaluation import PER_DEFECT_TYPE, evaluate, save_tables
 
 REPOSITORY = Path(__file__).parents[2]
+ESTIMATED = ("image_auroc", "image_prauc", "f1", "recall", "recall_at_fpr")
 METRICS = {
-    *("image_auroc", "image_auroc_low", "image_auroc_high", "image_prauc", "image_prevalence"),
-    *("pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30", "aupro_05"),
-    *("f1", "recall", "false_positives", "misses", "good_images", "defective_images", "latency_ms"),
+    *(f"{name}{end}" for name in ESTIMATED for end in ("", "_low", "_high")),
+    *("image_prevalence", "target_fpr", "pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30", "aupro_05"),
+    *("false_positives", "misses", "good_images", "defective_images", "latency_ms"),
 }
 
 
@@ -33,8 +37,9 @@ def test_evaluate_gives_every_metric_as_a_float_in_its_range(evaluation):
     assert all(type(value) is float for value in evaluation.metrics.values())
     counts = {"false_positives", "misses", "good_images", "defective_images", "latency_ms"}
     assert all(0 <= evaluation.metrics[name] <= 1 for name in METRICS - counts)
-    low, middle, high = (evaluation.metrics[f"image_auroc{end}"] for end in ("_low", "", "_high"))
-    assert low <= middle <= high
+    for name in ESTIMATED:
+        low, middle, high = (evaluation.metrics[f"{name}{end}"] for end in ("_low", "", "_high"))
+        assert low <= middle <= high, name
     assert evaluation.metrics["latency_ms"] > 0
 
 
@@ -66,9 +71,49 @@ def test_evaluate_per_defect_type_covers_all_and_measures_each_against_good(eval
     part = evaluation.scores.query("label == 0 or defect_type == @name")
     row = evaluation.per_defect_type.loc[name]
     assert row["image_auroc"] == pytest.approx(roc_auc_score(part["label"], part["score"]), abs=1e-9)
+    assert row["image_prauc"] == pytest.approx(average_precision_score(part["label"], part["score"]), abs=1e-9)
+    assert row["f1"] == pytest.approx(f1_score(part["label"], part["verdict"] == "anomalous"), abs=1e-9)
+    assert row["image_auroc_low"] <= row["image_auroc"] <= row["image_auroc_high"]
     pixels = evaluation.masks[part.index].ravel(), evaluation.maps[part.index].ravel()
     assert row["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels), abs=1e-9)
+    assert tuple(evaluation.per_defect_type.columns) == PER_DEFECT_TYPE
     assert evaluation.per_defect_type["misses"].sum() == evaluation.metrics["misses"]
+
+
+def test_evaluate_recall_at_fpr_is_at_the_rate_of_the_job(evaluation, bundle):
+    labels, scores = evaluation.scores["label"], evaluation.scores["score"]
+    assert evaluation.metrics["target_fpr"] == bundle.job.false_positive_rate
+    false_rate, recall, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert evaluation.metrics["recall_at_fpr"] == recall[false_rate <= bundle.job.false_positive_rate].max()
+
+
+def test_evaluate_opens_every_mask_once(bundle, demo, category, monkeypatch):
+    opened = []
+    real = data_io.test_split.decode_mask
+    monkeypatch.setattr("data_io.test_split.decode_mask", lambda path, *more: opened.append(path) or real(path, *more))
+    for masks_at in ("model", "native"):
+        result = evaluate(bundle, demo, category, None, masks_at=masks_at)
+        assert len(opened) == len(set(opened)) == result.metrics["defective_images"]
+        opened.clear()
+
+
+def test_evaluate_per_defect_type_at_native_size_is_measured_on_the_resized_maps(bundle, demo, category):
+    native = evaluate(bundle, demo, category, None, masks_at="native")
+    split = data_io.test_split.TestSplit(demo, category)
+    masks = list(split.masks())
+    maps = [fit_map(torch.from_numpy(one[None]), mask.shape) for one, mask in zip(native.maps, masks, strict=True)]
+    name = native.per_defect_type.index[-1]
+    chosen = [index for index, kind in enumerate(split.defect_types) if kind in (name, "good")]
+    labels, values = (np.concatenate([parts[index].ravel() for index in chosen]) for parts in (masks, maps))
+    assert native.per_defect_type.loc[name, "pixel_auroc"] == pytest.approx(roc_auc_score(labels, values), abs=1e-9)
+
+
+def test_save_tables_can_be_read_back(evaluation, tmp_path):
+    save_tables(evaluation, tmp_path, prefix="test_")
+    scores = pd.read_csv(tmp_path / "test_scores.csv")
+    assert scores["score"].tolist() == pytest.approx(evaluation.scores["score"].tolist())
+    per_type = pd.read_csv(tmp_path / "test_per_defect_type.csv", index_col="defect_type")
+    pd.testing.assert_frame_equal(per_type, evaluation.per_defect_type)
 
 
 def test_evaluate_scores_are_those_that_predict_gives(evaluation, bundle):

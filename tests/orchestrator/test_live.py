@@ -12,6 +12,7 @@ from rich.console import Console
 from orchestrator.job_config import JobConfig
 from orchestrator.live import LiveView
 from orchestrator.study import Study
+from orchestrator.workspace import JobDirectory
 
 
 @pytest.fixture
@@ -72,3 +73,34 @@ def test_time_left_is_the_mean_trials_time_over_all_that_run_at_once(study, monk
         view.ended(job_id, study, "0.5")
     assert view.seconds_left() == pytest.approx(1 * 60 / 2)
     assert "0.5 after 1 min 30 s (brick/baseline 2/3, about 30 s left)" in text.getvalue()
+
+
+def test_dumb_terminal_gets_lines_as_a_file_does(study, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    text = io.StringIO()
+    play(LiveView([study], 1, Console(file=text, width=80, force_terminal=True)), study)
+    assert len(text.getvalue().splitlines()) == 3 and "\x1b" not in text.getvalue()
+
+
+def test_time_left_before_the_first_end_comes_from_the_epochs_of_what_runs(study, monkeypatch, tmp_path):
+    now = 0.0
+    monkeypatch.setattr("orchestrator.live.time.monotonic", lambda: now)
+    view, directory = LiveView([study], 1, Console(file=io.StringIO())), JobDirectory(tmp_path)
+    job_id, _ = study.ask()
+    view.started(job_id, directory, epochs=4)
+    assert view.seconds_left() == 0
+    now, _ = 10.0, directory.append_progress({"epoch": 1.0})
+    assert view.seconds_left() == pytest.approx(3 * 40 - 10)  # three trials of four times ten seconds, ten have passed
+
+
+def test_training_of_the_winner_shows_its_epoch_and_the_time_left(study, monkeypatch, tmp_path):
+    now = 0.0
+    monkeypatch.setattr("orchestrator.live.time.monotonic", lambda: now)
+    directory = JobDirectory(tmp_path)
+    directory.append_progress({"epoch": 2.0})  # an earlier attempt came so far
+    text = io.StringIO()
+    console = Console(file=text, width=120, force_terminal=True, color_system=None)
+    with LiveView([study], 1, console) as view:
+        view.stage(study, "training the winner", directory, epochs=12)
+        now, _ = 30.0, directory.append_progress({"epoch": 4.0})
+    assert "training the winner, epoch 4/12, about 2 min 00 s left" in text.getvalue()

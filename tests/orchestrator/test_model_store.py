@@ -11,50 +11,11 @@ import pytest
 from orchestrator.bundles import Bundle
 from orchestrator.errors import BundleError, ConfigError, TrackingError
 from orchestrator.model_store import deliver_files, pull
-from orchestrator.tracking import RunRecord, open_experiment
-from orchestrator.workspace import JobDirectory
-
-
-@pytest.fixture(scope="module")
-def experiment(client, uri):
-    return open_experiment(client, "first", uri, Path("first"))
-
-
-@pytest.fixture(scope="module")
-def log(client, experiment, bundle, tmp_path_factory):
-    """Return a function that delivers a run with a bundle and returns its run ID and record."""
-
-    def log(category, score, fingerprint="f1", register=True):
-        folder = JobDirectory(tmp_path_factory.mktemp("job"))
-        bundle.save(folder.bundle)
-        (folder.path / "pictures").mkdir()
-        (folder.path / "pictures" / "training.png").write_bytes(b"picture")
-        run_id = client.create_run(experiment, run_name=f"{category}/multiscale").info.run_id
-        client.log_metric(run_id, "validation_score", score)
-        record = RunRecord(
-            record_id=f"{category}-multiscale",
-            kind="study",
-            title=f"{category}/multiscale",
-            status="complete",
-            directory=folder,
-            params={"learning_rate": 0.001},
-            tags={"msad.category": category, "msad.data_fingerprint": fingerprint},
-            metrics={"validation_score": score},
-            register_as=category if register else None,
-        )
-        deliver_files(client, run_id, record)
-        return run_id, record
-
-    return log
 
 
 @pytest.fixture(scope="module")
 def logged(log):
     return log("brick", 0.7)
-
-
-def holder(client, category):
-    return client.get_model_version_by_alias(f"msad-{category}", "best").run_id
 
 
 def test_delivered_twice_leaves_one_logged_model_and_one_version(client, experiment, log):
@@ -80,6 +41,18 @@ def test_delivered_again_uploads_the_new_report_but_not_the_bundle_that_is_there
     assert [item.path for item in client.list_artifacts(run_id)] == ["bundle", "pictures", "selection.json"]
 
 
+def test_tables_of_the_test_are_uploaded_under_the_names_that_reports_read(client, log):
+    run_id, record = log("washer", 0.7, register=False)
+    for name in ("scores", "per_defect_type"):
+        (record.directory.path / f"test_{name}.csv").write_text(name)
+    deliver_files(client, run_id, record)
+    assert [item.path for item in client.list_artifacts(run_id, "test")] == [
+        "test/per_defect_type.csv",
+        "test/scores.csv",
+    ]
+    assert Path(client.download_artifacts(run_id, "test/scores.csv")).read_text() == "scores"
+
+
 def test_logged_model_interrupted_while_it_was_made_is_made_anew(client, experiment, log):
     run_id, record = log("interrupted", 0.5, register=False)
     [model] = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
@@ -88,24 +61,6 @@ def test_logged_model_interrupted_while_it_was_made_is_made_anew(client, experim
     deliver_files(client, run_id, record)
     models = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
     assert sum(str(model.status).endswith("READY") for model in models) == 1
-
-
-def test_alias_best_moves_only_to_a_better_validation_score(client, log):
-    middle, _ = log("tile", 0.7)
-    assert holder(client, "tile") == middle
-    log("tile", 0.6)
-    log("tile", 0.7)
-    assert holder(client, "tile") == middle
-    better, record = log("tile", 0.8)
-    assert holder(client, "tile") == better
-    deliver_files(client, better, record)
-    assert holder(client, "tile") == better
-
-
-def test_alias_best_starts_anew_on_other_training_images(client, log):
-    log("wood", 0.9, "f1")
-    other, _ = log("wood", 0.4, "f2")
-    assert holder(client, "wood") == other
 
 
 def test_run_without_a_category_to_register_for_is_not_registered(client, log):
@@ -118,7 +73,7 @@ def test_run_without_a_category_to_register_for_is_not_registered(client, log):
 def test_pulled_bundle_predicts_as_the_one_that_was_logged(logged, uri, bundle, tmp_path, by_alias):
     run_id, _ = logged
     target = tmp_path / "models" / "brick"
-    assert pull("brick@best" if by_alias else run_id, target, uri) == target
+    assert pull("brick@champion" if by_alias else run_id, target, uri) == target
     pulled = Bundle.load(target)
     image = np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8)
     assert pulled.predict(image).score == bundle.predict(image).score
@@ -139,11 +94,11 @@ def test_pull_into_an_empty_folder_fills_it_and_into_a_full_one_is_refused(logge
         pull(logged[0], target, uri)
     assert str(target) in str(error.value)
     assert sorted(path.name for path in target.iterdir()) == before == [
-        "bundle.json", "model.safetensors", "scorer.safetensors",
+        "MODEL_CARD.md", "bundle.json", "model.safetensors", "scorer.safetensors",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["bundle.json", "model.safetensors", "scorer.safetensors"])
+@pytest.mark.parametrize("name", ["MODEL_CARD.md", "bundle.json", "model.safetensors", "scorer.safetensors"])
 def test_bundle_changed_in_the_store_is_refused_and_leaves_nothing(client, log, uri, tmp_path, name):
     run_id, _ = log("tampered", 0.5, register=False)
     stored = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file://")) / "bundle" / name
@@ -175,29 +130,5 @@ def test_unknown_run_is_refused_naming_the_store(client, uri, tmp_path, run_id):
 
 
 def test_unknown_category_is_refused_with_those_that_are_registered(logged, uri, tmp_path):
-    with pytest.raises(TrackingError, match=r"no registered model 'brik@best'; known are .*brick@best"):
-        pull("brik@best", tmp_path / "model", uri)
-
-
-def test_logged_model_predicts_through_pyfunc(client, experiment, logged, uri, bundle, demo, category):
-    import mlflow
-    import pandas as pd
-
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(uri)
-    try:
-        run_id, _ = logged
-        found = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")[0]
-        models = [mlflow.pyfunc.load_model(f"runs:/{run_id}/model"), mlflow.pyfunc.load_model(found.model_uri)]
-        models.append(mlflow.pyfunc.load_model("models:/msad-brick@best"))
-    finally:
-        mlflow.set_tracking_uri(before)
-    paths = sorted((demo / category / "test" / "good").iterdir())[:2]
-    expected = bundle.predict(paths)
-    for model in models:
-        table = model.predict(pd.DataFrame({"path": [str(path) for path in paths]}))
-        assert table["score"].tolist() == pytest.approx([one.score for one in expected], rel=1e-5)
-        assert table["is_anomalous"].tolist() == [one.is_anomalous for one in expected]
-    assert len(models[0].predict(np.zeros((3, 32, 32, 3), np.uint8))) == 3
-    with pytest.raises(ValueError, match="column 'path'"):
-        models[0].predict(pd.DataFrame({"file": ["a.png"]}))
+    with pytest.raises(TrackingError, match=r"no registered model 'brik@champion'; known are .*brick@champion"):
+        pull("brik@champion", tmp_path / "model", uri)

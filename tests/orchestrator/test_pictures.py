@@ -25,7 +25,7 @@ def contents(path):
 
 def test_save_evaluation_writes_pictures_that_show_something(evaluation, tmp_path):
     files = save_evaluation(evaluation, tmp_path / "pictures")
-    assert [file.name for file in files] == ["gallery.png", "roc_pr.png", "scores.png"]
+    assert [file.name for file in files] == ["gallery.png", "examples.png", "roc_pr.png", "scores.png"]
     assert all(contents(file).std() > 5 for file in files)
 
 

@@ -147,6 +147,41 @@ def test_trial_that_cannot_be_tested_is_named_and_left_out(sweep, study):
     assert records["brick-baseline"].metrics["selection_trials"] == 3
 
 
+def test_finished_study_leaves_a_record_and_pictures_of_its_search(sweep, study):
+    reporter, _, _, _ = sweep()
+    reporter.study(study, "running")
+    assert not reporter.final(study).path.exists()
+    finish(reporter, study, 0.9)
+    final = reporter.final(study)
+    pictures = final.path / "pictures"
+    assert [trial["value"] for trial in final.read("search")["trials"]] == [0.5, 0.6, 0.9, 0.7]
+    assert sorted(path.name for path in pictures.iterdir()) == ["history.png", "importance.png", "parallel.png"]
+
+
+def test_pictures_of_a_search_are_drawn_anew_only_when_something_has_changed(sweep, study):
+    reporter, _, workspace, _ = sweep()
+    finish(reporter, study, 0.9)
+    history = reporter.final(study).path / "pictures" / "history.png"
+    history.write_bytes(b"untouched")
+    reporter.on_final("end", study)  # as a resume does
+    assert history.read_bytes() == b"untouched"
+    for record in study.records():
+        workspace.job(record.job_id).write("test_report", figures(0.9))
+    reporter.selection(study)
+    assert history.read_bytes() != b"untouched" and history.with_name("validation_test.png").is_file()
+    assert all(trial["test"]["image_auroc"] == 0.9 for trial in reporter.final(study).read("search")["trials"])
+
+
+def test_failed_study_leaves_a_record_and_a_single_training_none(sweep, study, tmp_path):
+    reporter, _, _, _ = sweep()
+    reporter.study_failed(study, "out of memory")
+    assert reporter.final(study).read("search")["chosen"] == 2
+    job = JobConfig(category="brick", architecture="multiscale")
+    fixed = Study(job, {}, 0, optuna.storages.InMemoryStorage(), "none")
+    finish(reporter, fixed, 0.9)
+    assert reporter.final(fixed).read("search") is None and not (reporter.final(fixed).path / "pictures").exists()
+
+
 def test_selection_file_is_json_for_any_reader_also_where_nothing_is_ranked(sweep, study):
     reporter, records, workspace, _ = sweep()
     finish(reporter, study, 0.9)

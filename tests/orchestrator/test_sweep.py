@@ -74,7 +74,7 @@ def swept(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess, li
     """A finished sweep of 2 studies of 2 trials: its folder, its process, and the dataset files that were opened."""
     folder = tmp_path_factory.mktemp("swept")
     words = ("search", "--dataset", str(demo), "--categories", "brick", *BOTH, "--trials", "2", "--name", "first")
-    return folder, *watched(demo, folder, *words, *SMALL)
+    return folder, *watched(demo, folder, *words, *SMALL, "--json", "outcome.json")
 
 
 def test_search_ends_with_every_run_in_mlflow(swept):
@@ -84,11 +84,14 @@ def test_search_ends_with_every_run_in_mlflow(swept):
     assert len(found["study"]) == 2 and len(found["trial"]) == 4
     for run in found["trial"]:
         assert run.info.status == "FINISHED" and run.data.tags["msad.status"] == "complete"
-        assert {"train_loss", "validation_score", "learning_rate"} <= set(run.data.metrics)
+        assert {"train/loss", "validation_score", "train/learning_rate"} <= set(run.data.metrics)
         assert run.data.params["image_size"] == "32" and run.data.params["model/base_width"] == "4"
         assert run.data.tags["mlflow.parentRunId"] in {study.info.run_id for study in found["study"]}
     for run in found["study"]:
         assert {"test_image_auroc", "test_pixel_auroc", "test_aupro_30", "validation_score"} <= set(run.data.metrics)
+        assert {"test_recall_at_fpr", "test_recall_at_fpr_low", "test_target_fpr"} <= set(run.data.metrics)
+        tables = {path.name for path in Path(run.info.artifact_uri.removeprefix("file://"), "test").iterdir()}
+        assert tables == {"scores.csv", "per_defect_type.csv"}
         assert run.data.tags["msad.best_trial"] in {trial.info.run_id for trial in found["trial"]}
 
 
@@ -113,6 +116,22 @@ def test_winner_beats_or_equals_every_trial_on_validation(swept):
         assert scores[best] == max(scores.values())
 
 
+def test_search_writes_how_it_ended_and_the_leaderboard_as_json(swept):
+    outcome = json.loads((swept[0] / "outcome.json").read_text())
+    assert (outcome["name"], outcome["ok"], outcome["failed_studies"], outcome["undelivered"]) == ("first", True, {}, 0)
+    rows = outcome["leaderboard"]
+    assert {row["architecture"] for row in rows} == {"baseline", "multiscale"}
+    assert all(0 <= row["validation_score"] <= 1 and row["final_seeds"] is None for row in rows)
+
+
+def test_pull_says_as_json_where_the_model_is_and_what_it_is(swept, tmp_path):
+    done = msad("pull", "brick@champion", "--to", str(tmp_path / "model"), "--json", "-", folder=swept[0])
+    model = json.loads(done.stdout)
+    best = next(row for row in json.loads((swept[0] / "outcome.json").read_text())["leaderboard"] if row["best"])
+    assert (model["category"], model["image_size"], model["folder"]) == ("brick", 32, str(tmp_path / "model"))
+    assert (model["architecture"], model["run_id"]) == (best["architecture"], best["run_id"])
+
+
 def test_compare_lists_both_studies(swept):
     done = msad("compare", "first", "--json", "-", folder=swept[0])
     rows = json.loads(done.stdout)
@@ -121,9 +140,19 @@ def test_compare_lists_both_studies(swept):
     assert all(0 <= row["image_auroc"] <= 1 and 0 < row["image_prevalence"] < 1 for row in rows)
 
 
+def test_compare_writes_a_page_with_the_pictures_of_every_search(swept):
+    done = msad("compare", "first", "--html", "new/report.html", folder=swept[0])
+    assert done.returncode == 0 and "report in new/report.html" in done.stderr, done.stderr
+    page = (swept[0] / "new" / "report.html").read_text()
+    for study in runs(swept[0], "first")["study"]:
+        assert f"msad pull {study.info.run_id} --to model" in page
+    assert page.count("of 2 trials in order: 2 complete.") == 2
+    assert page.count("each with its ground truth outlined") == 1  # the gallery of the winner
+
+
 def test_pulled_winner_predicts(swept, demo):
     folder = swept[0]
-    pulled = msad("pull", "brick@best", "--to", "model", folder=folder)
+    pulled = msad("pull", "brick@champion", "--to", "model", folder=folder)
     assert pulled.returncode == 0, pulled.stderr
     done = msad("predict", "model", str(demo / "brick" / "test"), "--out", "out", folder=folder)
     assert done.returncode == 0, done.stderr
@@ -131,7 +160,7 @@ def test_pulled_winner_predicts(swept, demo):
     images = list((demo / "brick" / "test").rglob("*.png"))
     assert len(lines) == len(images) + 1
     assert len(list((folder / "out" / "heatmaps").rglob("*.png"))) == len(images)
-    again = msad("pull", "brick@best", "--to", "model", folder=folder)
+    again = msad("pull", "brick@champion", "--to", "model", folder=folder)
     assert again.returncode == 2 and "not an empty folder" in again.stderr
 
 

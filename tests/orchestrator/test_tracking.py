@@ -83,7 +83,7 @@ def runs_by_id(client, experiment):
     return by_id
 
 
-def history(client, run_id, name="train_loss"):
+def history(client, run_id, name="train/loss"):
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
 
 
@@ -148,7 +148,7 @@ def test_record_that_becomes_complete_ends_its_run_once(start, client, experimen
     assert runs_by_id(client, experiment)[trial.record_id].info.status == "RUNNING"
     done = complete(trial, metrics={"validation_score": 0.2, "best_epoch": 2.0})
     tracker.put(done)
-    tracker.put(complete(study, best=trial.record_id, note="the winner"))
+    tracker.put(complete(study, best=trial.record_id, note=lambda pages: f"the winner: {pages.run(trial.record_id)}"))
     tracker.close()
     again = start()
     again.put(done)
@@ -159,7 +159,10 @@ def test_record_that_becomes_complete_ends_its_run_once(start, client, experimen
     assert run.data.metrics["validation_score"] == 0.2  # the best epoch's, although the last was better
     assert len(history(client, run.info.run_id)) == 3
     assert runs[study.record_id].data.tags["msad.best_trial"] == run.info.run_id
-    assert runs[study.record_id].data.tags["mlflow.note.content"] == "the winner"
+    assert (
+        runs[study.record_id].data.tags["mlflow.note.content"]
+        == f"the winner: #/experiments/{experiment}/runs/{run.info.run_id}"
+    )
     assert delivered_files == [(r.record_id, runs[r.record_id].info.run_id) for r in (trial, study)]
 
 
@@ -272,7 +275,7 @@ def test_more_metrics_than_one_call_takes_are_all_delivered(start, client, exper
     tracker.put(trial)
     assert tracker.close() == 0
     run_id = runs_by_id(client, experiment)[trial.record_id].info.run_id
-    assert history(client, run_id, "loss_23") == [(epoch, 23.0 * epoch) for epoch in range(1, 101)]
+    assert history(client, run_id, "train/loss_23") == [(epoch, 23.0 * epoch) for epoch in range(1, 101)]
 
 
 def test_unreachable_server_is_named_quickly():

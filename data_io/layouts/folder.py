@@ -1,0 +1,162 @@
+"""One's own images: a folder of good ones, and what else there is.
+
+ROOT/good/*                   good images; the only thing that must be there
+ROOT/bad/*                    defective ones, also in a folder per type: bad/scratch/*
+ROOT/masks/*                  their masks: NAME.png or NAME_mask.png, also in a folder per type
+ROOT/good_test/*              good images to measure on that are never learned from
+
+Without `good_test`, and where there are defective images, a fifth of the good images (by the hash of their names) is
+kept for the test. Several products are several such folders: ROOT/PRODUCT/good, ROOT/PRODUCT/bad, ...; else the product
+is called as the root is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_io.files import list_folders, list_images
+from data_io.layouts.base import (
+    FEWEST_GOOD_IMAGES,
+    Layout,
+    Sample,
+    good_image_faults,
+    hold_out,
+    stranger_faults,
+    test_faults,
+)
+from data_io.report import Problem
+
+# What each folder may be called, in any case; the first is what messages say.
+NAMES = {
+    "good": ("good", "ok", "normal"),
+    "bad": (
+        "bad",
+        "defective",
+        "defect",
+        "defects",
+        "anomaly",
+        "anomalies",
+        "abnormal",
+        "anomalous",
+        "ng",
+        "nok",
+        "ko",
+    ),
+    "masks": ("masks", "mask", "ground_truth"),
+    "good_test": ("good_test", "test_good"),
+}
+# A folder of these names with good/ in it is part of another layout and no product.
+NO_PRODUCTS = ("train", "test", "test_public", "validation", "ground_truth")
+TEST_SHARE = 0.2
+
+
+class Folder(Layout):
+    """Good images, and optionally defective ones, masks and good test images."""
+
+    name = "folder"
+    signature = "good (or ok, normal) with images, optionally bad and masks beside it; or PRODUCT/good"
+    general = True
+    mask_threshold = 127
+    masks_optional = True
+    expects_test = "a folder bad with defective images, also in a folder per type"
+
+    def categories(self, root: Path) -> list[str]:
+        if _part(root, "good"):
+            return [root.resolve().name or "images"]
+        products = [folder for folder in list_folders(root) if folder.name.lower() not in NO_PRODUCTS]
+        return [folder.name for folder in products if _part(folder, "good")]
+
+    def train(self, root: Path, category: str) -> list[Path]:
+        return _good(_product(root, category))[0]
+
+    def test(self, root: Path, category: str) -> list[Sample]:
+        product = _product(root, category)
+        masks = _masks(product)
+        samples = []
+        for path, defect_type in _bad(product):
+            names = [f"{folder}{path.stem}{end}" for folder in (f"{defect_type}/", "") for end in ("_mask", "")]
+            samples.append(Sample(path, defect_type, next((masks[name] for name in names if name in masks), None)))
+        return [*map(Sample, _good(product)[1]), *samples]
+
+    def train_folder(self, root: Path, category: str) -> Path:
+        product = _product(root, category)
+        return _part(product, "good") or product / "good"
+
+    def test_folder(self, root: Path, category: str) -> Path:
+        product = _product(root, category)
+        return _part(product, "bad") or product / "bad"
+
+    def expected_mask(self, sample: Sample) -> str:
+        return f"masks/{sample.path.stem}.png or masks/{sample.defect_type}/{sample.path.stem}.png"
+
+    def strange_folders(self, root: Path) -> Iterator[Problem]:
+        products = [_product(root, category) for category in self.categories(root)]
+        for product in products:
+            known = [_part(product, part) for part in NAMES]
+            for folder in list_folders(product):
+                if folder not in known:
+                    yield Problem("warning", folder, "is ignored: there may be good, bad, masks and good_test")
+        if root not in products:
+            for folder in list_folders(root):
+                if folder not in products:
+                    yield Problem("warning", folder, "is no product (no good/ in it) and is ignored")
+
+    def faults(self, root: Path, category: str) -> Iterator[Problem]:
+        product, samples = _product(root, category), self.test(root, category)
+        good = self.train_folder(root, category)
+        yield from good_image_faults(good, len(self.train(root, category)))
+        yield from test_faults(self.test_folder(root, category), samples)
+        for part in ("good", "good_test"):
+            if folder := _part(product, part):
+                yield from stranger_faults(folder)
+        bad, masks = _part(product, "bad"), _part(product, "masks")
+        for folder in [folder for folder in (bad, masks) if folder]:
+            types = [path.name for path in list_folders(folder)]
+            yield from stranger_faults(folder, known=types)
+            for name in types:
+                yield from stranger_faults(folder / name)
+        uses = Counter(sample.mask_path for sample in samples if sample.mask_path)
+        for path in _masks(product).values():
+            if path not in uses:
+                yield Problem("error", path, "mask without its image in bad; remove it or put the image back")
+            elif uses[path] > 1:
+                yield Problem("error", path, "is the mask of two images of one name; keep masks in a folder per type")
+
+
+def _part(product: Path, part: str) -> Path | None:
+    """The folder of a part under whichever of its names it has."""
+    found = {folder.name.lower(): folder for folder in list_folders(product)}
+    return next((found[name] for name in NAMES[part] if name in found), None)
+
+
+def _product(root: Path, category: str) -> Path:
+    return root if _part(root, "good") else root / category
+
+
+def _good(product: Path) -> tuple[list[Path], list[Path]]:
+    """The good images for training and those for the test."""
+    folder, test_folder = _part(product, "good"), _part(product, "good_test")
+    images = list_images(folder) if folder else []
+    if test_folder:
+        return images, list_images(test_folder)
+    return hold_out(images, TEST_SHARE, leave=FEWEST_GOOD_IMAGES) if _bad(product) else (images, [])
+
+
+def _bad(product: Path) -> list[tuple[Path, str]]:
+    """Each defective image with its type: the folder it lies in."""
+    folder = _part(product, "bad")
+    if folder is None:
+        return []
+    return [(path, part.name) for part in (folder, *list_folders(folder)) for path in list_images(part)]
+
+
+def _masks(product: Path) -> dict[str, Path]:
+    """Masks by `NAME` or `TYPE/NAME`, without suffix."""
+    folder = _part(product, "masks")
+    if folder is None:
+        return {}
+    flat = {path.stem: path for path in list_images(folder)}
+    typed = {f"{part.name}/{path.stem}": path for part in list_folders(folder) for path in list_images(part)}
+    return flat | typed

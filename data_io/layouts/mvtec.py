@@ -1,0 +1,163 @@
+"""MVTec AD and the datasets that are laid out nearly as it is: MPDD, MVTec AD 2, MVTec LOCO AD, BTAD.
+
+ROOT/CATEGORY/train/good/*            good images to learn from
+ROOT/CATEGORY/test/good/*             good images to be measured on
+ROOT/CATEGORY/test/DEFECT/*           defective ones, one folder per type of defect
+ROOT/CATEGORY/ground_truth/DEFECT/*   their masks: NAME_mask.png (or NAME.png) for test/DEFECT/NAME.*
+
+P. Bergmann et al., "MVTec AD", CVPR 2019; S. Jezek et al., "Deep learning-based defect detection of metal parts",
+ICUMT 2021 (MPDD, the same layout).
+
+The others differ in this:
+
+- MVTec AD 2 (L. Heckler-Kram et al., arXiv:2503.21622) has validation/good, and its public test set with masks in
+  test_public/{good,bad,ground_truth/bad}; test_private and test_private_mixed have no labels and are not read.
+- MVTec LOCO AD (P. Bergmann et al., IJCV 2022) has validation/good, the types logical_anomalies and
+  structural_anomalies, and several masks per image: ground_truth/DEFECT/NAME/*.png, whose pixel values tell kinds of
+  anomaly apart. Their union is the mask.
+- BTAD (P. Mishra et al., "VT-ADL", ISIE 2021) says ok and ko; masks are named as their images, png or bmp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_io.files import list_folders, list_images, mask_files
+from data_io.layouts.base import GOOD, Layout, Sample, good_image_faults, stranger_faults
+from data_io.report import Problem
+
+
+class MvtecLike(Layout):
+    """A folder per category, in it one per split, in that one per type of defect.
+
+    Parameters
+    ----------
+    name, general, mask_threshold : see `Layout`.
+    marks : paths one of which a folder must hold to be a category.
+    good : what the folders of good images are called.
+    validation : the folder of the validation split, if the dataset has one.
+    test, truth : the folders of test images and of masks.
+    mask_name : the mask's path below `truth`/DEFECT for messages, with {name} for the image's name without suffix.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        marks: tuple[str, ...],
+        *,
+        good: str = GOOD,
+        validation: str | None = None,
+        test: str = "test",
+        truth: str = "ground_truth",
+        mask_name: str = "{name}_mask.png",
+        mask_threshold: int = 0,
+        general: bool = False,
+    ) -> None:
+        self.name, self.general, self.mask_threshold = name, general, mask_threshold
+        self._marks, self._good, self._validation = marks, good, validation
+        self._test, self._truth, self._mask_name = test, truth, mask_name
+        self.signature = " or ".join(f"CATEGORY/{mark}" for mark in marks)
+        self.expects_test = f"{test}/{good} and one folder per defect type"
+
+    def categories(self, root: Path) -> list[str]:
+        return [folder.name for folder in list_folders(root) if any((folder / mark).exists() for mark in self._marks)]
+
+    def train(self, root: Path, category: str) -> list[Path]:
+        return [*list_images(self.train_folder(root, category)), *self.validation(root, category)]
+
+    def validation(self, root: Path, category: str) -> list[Path]:
+        return list_images(root / category / self._validation / self._good) if self._validation else []
+
+    def test(self, root: Path, category: str) -> list[Sample]:
+        folder = self.test_folder(root, category)
+        samples = [Sample(path) for path in list_images(folder / self._good)]
+        for defective in self._defect_folders(root, category):
+            masks = self._masks(root, category, defective.name)
+            samples += [
+                Sample(path, defective.name, masks.get(f"{path.stem}_mask") or masks.get(path.stem))
+                for path in list_images(defective)
+            ]
+        return samples
+
+    def train_folder(self, root: Path, category: str) -> Path:
+        return root / category / "train" / self._good
+
+    def test_folder(self, root: Path, category: str) -> Path:
+        return root / category / self._test
+
+    def expected_mask(self, sample: Sample) -> str:
+        return f"{self._truth}/{sample.defect_type}/{self._mask_name.format(name=sample.path.stem)}"
+
+    def strange_folders(self, root: Path) -> Iterator[Problem]:
+        known = self.categories(root)
+        for folder in list_folders(root):
+            if folder.name not in known:
+                yield Problem("warning", folder, f"is no category (no {self._marks[0]}/ in it) and is ignored")
+
+    def faults(self, root: Path, category: str) -> Iterator[Problem]:
+        good, test, truth = self.train_folder(root, category), self.test_folder(root, category), root / category
+        truth /= self._truth
+        yield from good_image_faults(good, len(list_images(good)))
+        for path in list_folders(good.parent):
+            if path.name != self._good:
+                yield Problem("warning", path, f"is ignored: only train/{self._good} is learned from")
+        if not test.is_dir():
+            yield Problem("warning", test, "no such folder; a model can be searched but not be measured")
+        elif not (test / self._good).is_dir():
+            yield Problem("warning", test / self._good, "no such folder; without good test images there is no AUROC")
+        defective = self._defect_folders(root, category)
+        tested = [path for path in (test / self._good, *defective) if path.is_dir()]
+        for path in [good, *tested, *self._mask_folders(truth)]:
+            if path != good and not list_images(path):
+                yield Problem("error", path, "holds no images; fill or remove it")
+            yield from stranger_faults(path)
+        for path in list_folders(truth):
+            if path.name not in [folder.name for folder in (test / self._good, *defective)]:
+                yield Problem("error", path, f"masks without images: there is no {test / path.name}")
+        for path in defective:
+            names = {image.stem for image in list_images(path)}
+            for stem, mask in self._masks(root, category, path.name).items():
+                if not {stem, stem.removesuffix("_mask")} & names:
+                    what = f"mask without its image in {self._test}/{path.name}; remove it or put the image back"
+                    yield Problem("error", mask, what)
+
+    def _defect_folders(self, root: Path, category: str) -> list[Path]:
+        # MVTec AD 2 keeps its masks inside of the folder of test images.
+        beside = {self._good, Path(self._truth).name}
+        return [path for path in list_folders(self.test_folder(root, category)) if path.name not in beside]
+
+    def _mask_folders(self, truth: Path) -> list[Path]:
+        return list_folders(truth)
+
+    def _masks(self, root: Path, category: str, defect_type: str) -> dict[str, Path]:
+        """Masks of one type of defect by their name without suffix."""
+        return {path.stem: path for path in list_images(root / category / self._truth / defect_type)}
+
+
+class MvtecLoco(MvtecLike):
+    """A folder of masks per image instead of a file."""
+
+    def _mask_folders(self, truth: Path) -> list[Path]:
+        return [folder for defect_type in list_folders(truth) for folder in list_folders(defect_type)]
+
+    def _masks(self, root: Path, category: str, defect_type: str) -> dict[str, Path]:
+        folders = list_folders(root / category / self._truth / defect_type)
+        return {folder.name: folder for folder in folders if mask_files(folder)}
+
+
+MVTEC_AD = MvtecLike("mvtec_ad", ("train", "test", "ground_truth"), mask_threshold=127, general=True)
+MVTEC_AD_2 = MvtecLike(
+    "mvtec_ad_2",
+    ("test_public", "test_private", "test_private_mixed"),
+    validation="validation",
+    test="test_public",
+    truth="test_public/ground_truth",
+)
+MVTEC_LOCO = MvtecLoco(
+    "mvtec_loco",
+    ("test/logical_anomalies", "test/structural_anomalies", "defects_config.json"),
+    validation="validation",
+    mask_name="{name}/000.png",
+)
+BTAD = MvtecLike("btad", ("train/ok", "test/ok", "test/ko"), good="ok", mask_name="{name}.png")

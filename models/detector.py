@@ -1,0 +1,87 @@
+"""A whole detector as one network: photographs of any size in, scores and anomaly maps out, as a line computer runs it.
+
+Only operations that every export format knows are used. Images are resized by products with matrices that the graph
+makes from the sizes it is given, in the arithmetic of Pillow's antialiased bilinear filter (its Resample.c), so that a
+line computer sees exactly the pixels that training saw. ONNX's own `Resize` with antialias is missing from some
+runtimes, and in onnxruntime 1.32 differs from Pillow by up to 15 grey levels.
+
+Shapes: N images of H×W pixels, S the side of the square that the network works on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.base import AnomalyModel
+from models.scorer import Scorer
+
+_PRECISION = 22  # bits of Pillow's weights for images of 8 bits; sums of their products are whole numbers below 2**53
+
+
+class Detector(nn.Module):
+    """Network, scorer and threshold as one module, in evaluation mode and without gradients.
+
+    Parameters
+    ----------
+    model, scorer
+        A trained network and the fitted blend of its maps.
+    threshold
+        Scores above it are called anomalous.
+    image_size
+        S, the side in pixels of the images that model and scorer were fitted on.
+    """
+
+    def __init__(self, model: AnomalyModel, scorer: Scorer, threshold: float, image_size: int) -> None:
+        super().__init__()
+        self.model, self.scorer, self.image_size = model, scorer, image_size
+        self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float32))
+        self.eval().requires_grad_(False)
+
+    def forward(self, image_NHW3: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score photographs.
+
+        Parameters
+        ----------
+        image_NHW3
+            uint8, RGB, all of one size.
+
+        Returns
+        -------
+        tuple
+            `score` (float32, N), `is_anomalous` (bool, N) and `anomaly_map` (float32, N×H×W, higher where more
+            anomalous).
+        """
+        height, width = image_NHW3.shape[1:3]
+        size, device = self.image_size, image_NHW3.device
+        image_N3HW = image_NHW3.permute(0, 3, 1, 2).double()
+        image_N3HS = _grey_levels(image_N3HW @ pillow_matrix(width, size, device).T)
+        image_N3SS = _grey_levels(pillow_matrix(height, size, device) @ image_N3HS)
+        map_N1SS, score_N = self.scorer(self.model.anomaly_maps(image_N3SS.float() / 255))
+        map_NHS = resampling_matrix(size, height, device).float() @ map_N1SS[:, 0]
+        map_NHW = map_NHS @ resampling_matrix(size, width, device).float().T
+        return score_N, score_N > self.threshold, map_NHW
+
+
+def resampling_matrix(source: int, target: int, device: torch.device | None = None) -> Tensor:
+    """Return the float64 target×source matrix that resizes a column bilinearly, antialiased where it shrinks.
+
+    Each row is a triangle around the target pixel's centre, as wide as the reduction, its weights summing to 1.
+    """
+    # Scalars as tensors: in an exported graph the sizes are known only when it runs.
+    source_side, target_side = (torch.full((), side, dtype=torch.float64, device=device) for side in (source, target))
+    scale = source_side / target_side
+    centre_T1 = (torch.arange(target, dtype=torch.float64, device=device).unsqueeze(1) + 0.5) * scale
+    centre_S = torch.arange(source, dtype=torch.float64, device=device) + 0.5
+    weight_TS = (1 - (centre_S - centre_T1).abs() / scale.clamp(min=1)).clamp(min=0)
+    return weight_TS / weight_TS.sum(dim=1, keepdim=True)
+
+
+def pillow_matrix(source: int, target: int, device: torch.device | None = None) -> Tensor:
+    """Return `resampling_matrix` as Pillow has it: whole multiples of 2**-22, here of 1, in float64."""
+    return (resampling_matrix(source, target, device) * 2**_PRECISION + 0.5).floor()
+
+
+def _grey_levels(sum_NCHW: Tensor) -> Tensor:
+    """Bring products with a `pillow_matrix` back to whole grey levels, as Pillow does after each pass."""
+    return ((sum_NCHW + 2 ** (_PRECISION - 1)) / 2**_PRECISION).floor()

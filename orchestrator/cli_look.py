@@ -1,0 +1,86 @@
+"""The commands that only look, at a dataset or a configuration, and start nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from orchestrator.options import (
+    CONTEXT,
+    demo_folder,
+    json_option,
+    layout_option,
+    search_options,
+    settings_of,
+    write_json,
+)
+
+
+@click.group(context_settings=CONTEXT)
+def config() -> None:
+    """Look at configurations."""
+
+
+@config.command("show", context_settings=CONTEXT)
+@search_options
+@json_option("the same")
+def config_show(config: Path | None, json_file: str | None, **options: Any) -> int:
+    """Show what `msad search` would run: all settings, and each architecture's job and searched ranges, as YAML.
+
+    Nothing is started. The output is a configuration file itself.
+
+    \b
+    Example: msad config show sweep.yaml --trials 50
+    """
+    from orchestrator.config import make_config
+    from orchestrator.config_show import describe, to_yaml
+
+    sweep = make_config({"dataset": demo_folder(), **settings_of(config, options)})
+    if not sweep.dataset.exists() and sweep.dataset != demo_folder():
+        click.echo(f"{sweep.dataset}: no such folder, so its categories are not known", err=True)
+    settings, studies = describe(sweep)
+    if not write_json(json_file, {"settings": settings, "studies": studies}):
+        click.echo(to_yaml(settings, studies), nl=False)
+    return 0
+
+
+@click.group(context_settings=CONTEXT)
+def data() -> None:
+    """Look at datasets."""
+
+
+@data.command("check", context_settings=CONTEXT)
+@click.argument("root", type=click.Path(path_type=Path))
+@layout_option
+@json_option("the report")
+def data_check(root: Path, layout: str | None, json_file: str | None) -> int:
+    """Report what a dataset holds and everything that is wrong with it.
+
+    \b
+    Example: msad data check mvtec
+    """
+    from data_io.check import check, format_report
+    from orchestrator.progress import count_files, reading_files
+
+    with reading_files("Checking", expected=count_files(root)):
+        report = check(root, layout=layout or "auto")
+    if not write_json(json_file, report.to_dict()):
+        click.echo(format_report(report))
+    return 0 if report.ok else 1
+
+
+@data.command("demo", context_settings=CONTEXT)
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--seed", default=0, show_default=True, type=int)
+def data_demo(directory: Path, seed: int) -> int:
+    """Make the demo dataset: real textures and a drawn part, with defects from faint to plain and exact masks.
+
+    \b
+    Example: msad data demo demo
+    """
+    from data_io.demo import make_demo
+
+    click.echo(f"demo dataset in {make_demo(directory, seed=seed)}")
+    return 0

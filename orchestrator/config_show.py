@@ -1,0 +1,81 @@
+"""What a configuration comes to: every setting, and the job and the searched ranges of every architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+
+from data_io.layout import choose_categories
+from orchestrator.config import SweepConfig
+from orchestrator.parameters import written_out
+from orchestrator.preflight import check_models
+from orchestrator.study import default_parameters
+from orchestrator.sweep import resolved
+
+
+def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Resolve a configuration without starting anything; only the names of the dataset's folders are looked at.
+
+    Returns
+    -------
+    tuple
+        The settings, which `make_config` takes again; and per architecture `job`, the one of the defaults, from which a
+        search starts, and `searched`, the ranges. All of it is plain JSON. The categories are those of the dataset
+        where it is there, else the ones given.
+
+    Raises
+    ------
+    ConfigError
+        An architecture cannot work at this image size, or a fixed parameter is wrong.
+    data_io.errors.DataError
+        The dataset is there and has no such category.
+    """
+    config = resolved(config)
+    if config.dataset.exists():
+        names = choose_categories(config.dataset, config.categories or None, config.layout)
+        config = config.model_copy(update={"categories": tuple(names)})
+    studies = {}
+    for architecture, space in check_models(config).items():
+        base = config.job("", architecture)
+        job = written_out(base.with_parameters(default_parameters(base, space))).to_dict()
+        named = {name: value for name, value in job.items() if name not in ("category", "architecture")}
+        studies[architecture] = {"job": named, "searched": {path: _range(space[path]) for path in space}}
+    return config.model_dump(mode="json"), studies
+
+
+def to_yaml(settings: dict[str, Any], studies: dict[str, Any]) -> str:
+    """Return `describe`'s parts as YAML of two documents; `load` reads the first, so it is a configuration file too."""
+    return (
+        "# The settings of the sweep.\n"
+        + _dump(settings)
+        + "---\n# What follows: the job each architecture starts from, and what is searched.\n"
+        + _dump({"studies": studies})
+    )
+
+
+class _Line(dict):
+    """A mapping that YAML shows on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Shows a range on one line, and all else as lines below one another."""
+
+
+_Dumper.add_representer(_Line, lambda dumper, line: dumper.represent_mapping("tag:yaml.org,2002:map", line, True))
+
+
+def _dump(values: dict[str, Any]) -> str:
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=80)
+
+
+def _range(distribution: BaseDistribution) -> dict[str, Any]:
+    if isinstance(distribution, CategoricalDistribution):
+        return _Line(choices=list(distribution.choices))
+    span = _Line(low=distribution.low, high=distribution.high)
+    if distribution.step not in (None, 1):
+        span["step"] = distribution.step
+    if distribution.log:
+        span["log"] = True
+    return span

@@ -1,0 +1,96 @@
+"""An evaluation as text for the terminal, at most 100 columns wide; the names are those of the metrics in MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from orchestrator.evaluation import Evaluation
+
+_LONGEST_NAME = 18
+
+
+def format_evaluation(evaluation: Evaluation) -> str:
+    """Lay an evaluation out: the figures of the whole test split, then images and pixels of each defect type."""
+    metrics, table = evaluation.metrics, evaluation.per_defect_type
+    good, defective = int(metrics["good_images"]), int(metrics["defective_images"])
+    false_alarms = int(metrics["false_positives"])
+    meanings = {
+        "image_auroc": "chance 0.5",
+        "image_prauc": f"average precision; chance {_number(metrics['image_prevalence'])}",
+        "f1": f"at the threshold {evaluation.threshold:.4g}",
+        "recall": f"{metrics['misses']:.0f} of {defective} missed; false alarms: {false_alarms} of {good}",
+        "recall_at_fpr": f"where at most {metrics['target_fpr']:.3g} of the good images are false alarms",
+        "pixel_auroc": "chance 0.5",
+        "pixel_prauc": f"average precision; chance {_number(metrics['pixel_prevalence'])}",
+        "aupro_30": "AU-PRO to a false-positive rate of 0.3; chance 0.15",
+        "aupro_05": "AU-PRO to a false-positive rate of 0.05; chance 0.025",
+    }
+    rows = [(name, _number(metrics[name]), _interval(metrics, name), meaning) for name, meaning in meanings.items()] + [
+        ("latency_ms", f"{metrics['latency_ms']:.1f}", "", "one image through network and scorer")
+    ]
+    parts = [
+        f"{evaluation.category}, {evaluation.architecture}: {good} good and {defective} defective test images",
+        _columns([("", "", "95 % interval", ""), *rows], "<>><"),
+    ]
+    if len(table):
+        parts += [
+            "Each defect type against the good images; in brackets the 95 % interval",
+            _images(table),
+            _pixels(table),
+        ]
+    return "\n\n".join(parts)
+
+
+def _images(table: pd.DataFrame) -> str:
+    header = ("of images", "number", "missed", "AUROC", "PRAUC", "F1", "recall", "at FPR")
+    rows = [
+        (
+            _shortened(name),
+            f"{row['images']:.0f}",
+            f"{row['misses']:.0f}",
+            _with_interval(row, "image_auroc"),
+            _number(row["image_prauc"], 3),
+            _number(row["f1"], 3),
+            _with_interval(row, "recall"),
+            _number(row["recall_at_fpr"], 3),
+        )
+        for name, row in table.iterrows()
+    ]
+    return _columns([header, *rows], "<>>>>>>>")
+
+
+def _pixels(table: pd.DataFrame) -> str:
+    header = ("of pixels", "AUROC", "PRAUC", "AU-PRO to 0.3", "to 0.05")
+    columns = ("pixel_auroc", "pixel_prauc", "aupro_30", "aupro_05")
+    rows = [(_shortened(name), *(_number(row[column], 3) for column in columns)) for name, row in table.iterrows()]
+    return _columns([header, *rows], "<>>>>")
+
+
+def _columns(rows: Sequence[Sequence[str]], sides: str) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return "-" if value != value else f"{value:.{digits}f}"
+
+
+def _interval(figures: dict[str, float], name: str) -> str:
+    low, high = figures.get(f"{name}_low", float("nan")), figures.get(f"{name}_high", float("nan"))
+    return "" if low != low else f"{low:.3f} to {high:.3f}"
+
+
+def _with_interval(row: pd.Series, name: str) -> str:
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    return "-" if value != value else f"{value:.3f} ({low:.3f}–{high:.3f})"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"

@@ -1,0 +1,71 @@
+"""Where things are in the MLflow UI: addresses of pages for descriptions and terminals, and a sweep's saved view.
+
+MLflow 3.17 opens an experiment on its pages for language models unless the address says otherwise, and shows none of a
+run's parameters and metrics until a reader picks columns. It keeps a *saved view* (columns, order, filter) as a tag of
+the experiment: a name, a time and the state of the table as JSON, everything left out being the default. A version
+that does not know it shows its ordinary table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+SWEEP_ID = "sweep"  # the record of the sweep's own run
+VIEW = "leaderboard"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # what the UI lists in the menu "Views"
+# Metrics of a study's run in the table's columns, and widths in pixels at which their names are readable.
+METRICS = {
+    "validation_score": 118,
+    "test_image_auroc": 118,
+    "test_image_prauc": 120,
+    "test_aupro_30": 102,
+    "test_false_positives": 138,
+    "test_misses": 95,
+}
+PARAMS = {"category": 70, "architecture": 115}
+OWN_COLUMNS = {"attributes.`Run Name`": 184, "runDateAndNestInfo": 128}  # the table's own, always shown
+
+
+def saved_view() -> str:
+    """Return the value of `VIEW_TAG`: the studies by falling validation score, their test figures beside it.
+
+    Category and architecture are parameters here, not tags, because the table sorts by parameters and metrics alone.
+    """
+    shown = {f"params.`{name}`": width for name, width in PARAMS.items()}
+    shown |= {f"metrics.`{name}`": width for name, width in METRICS.items()}
+    state = {
+        "selectedColumns": list(shown),
+        "columnOrder": [*OWN_COLUMNS, *shown],
+        "columnWidths": OWN_COLUMNS | shown,
+        "searchFilter": "tags.`msad.kind` = 'study'",
+        "orderByKey": "metrics.`validation_score`",
+        "orderByAsc": False,
+    }
+    return json.dumps({"name": VIEW.capitalize(), "createdAt": 0, "state": json.dumps(state)})
+
+
+def leaderboard_page(experiment_id: str) -> str:
+    """Return the address of an experiment's leaderboard, relative to the server's."""
+    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+
+
+class Pages:
+    """Addresses within an experiment, relative to the server's, for the links of descriptions.
+
+    `run_id(record_id)` gives the MLflow run of a record, or None while it has none: a link to it then leads to the
+    leaderboard.
+    """
+
+    def __init__(self, experiment_id: str, run_id: Callable[[str], str | None]) -> None:
+        self._experiment_id, self.run_id = experiment_id, run_id
+
+    @property
+    def leaderboard(self) -> str:
+        return leaderboard_page(self._experiment_id)
+
+    def run(self, record_id: str, artifact: str | None = None) -> str:
+        """Return the page of a record's run, or of one of its artifacts, e.g. `pictures/gallery.png`."""
+        if (run_id := self.run_id(record_id)) is None:
+            return self.leaderboard
+        return f"#/experiments/{self._experiment_id}/runs/{run_id}" + (f"/artifacts/{artifact}" if artifact else "")
