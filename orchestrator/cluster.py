@@ -55,7 +55,7 @@ def connect(config: SweepConfig) -> Allotment:
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
-            runtime_env={"env_vars": TRAIN_ENVIRONMENT, "py_modules": own_code(config)},
+            runtime_env={"env_vars": TRAIN_ENVIRONMENT, **own_code(config)},
         )
     except (ConnectionError, TimeoutError) as error:
         raise ResourceError(
@@ -70,10 +70,10 @@ def connect(config: SweepConfig) -> Allotment:
     return divide(config, nodes)
 
 
-def own_code(config: SweepConfig) -> list[str]:
-    """Return the files and packages that hold a user's own architectures, for Ray to bring to every node.
+def own_code(config: SweepConfig) -> dict[str, list[str]]:
+    """Return the files and packages that hold a user's own architectures, as what Ray is to bring to every node.
 
-    What is installed into Python stays where it is: like msad itself, it must be installed on each node.
+    Nothing at all where there are none: Ray's workers do not start with an empty list. What is installed into Python stays where it is: like msad itself, it must be installed on each node.
     """
     installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")]
     found: dict[str, None] = {}
@@ -85,7 +85,7 @@ def own_code(config: SweepConfig) -> list[str]:
         place = place.parent if place.name == "__init__.py" else place
         if not any(place.is_relative_to(folder) for folder in installed):
             found[str(place)] = None
-    return list(found)
+    return {"py_modules": list(found)} if found else {}
 
 
 def divide(config: SweepConfig, nodes: list[dict[str, float]]) -> Allotment:

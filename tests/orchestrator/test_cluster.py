@@ -80,8 +80,8 @@ def test_own_code_is_what_a_node_may_lack(own, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     names = ["baseline", "my_detector:MyDetector", "my_package.detectors.mine:MyDetector"]
     config = make_config({"name": "a", "dataset": "d", "architectures": names})
-    assert own_code(config) == [str(own / "my_detector.py"), str(tmp_path / "my_package")]
-    assert own_code(make_config({"name": "a", "dataset": "d"})) == []
+    assert own_code(config) == {"py_modules": [str(own / "my_detector.py"), str(tmp_path / "my_package")]}
+    assert own_code(make_config({"name": "a", "dataset": "d"})) == {}  # an empty list stops every worker of Ray's
 
 
 def test_ray_that_cannot_be_started_is_an_error_for_the_user(monkeypatch):
