@@ -73,7 +73,8 @@ def connect(config: SweepConfig) -> Allotment:
 def own_code(config: SweepConfig) -> dict[str, list[str]]:
     """Return the files and packages that hold a user's own architectures, as what Ray is to bring to every node.
 
-    Nothing at all where there are none: Ray's workers do not start with an empty list. What is installed into Python stays where it is: like msad itself, it must be installed on each node.
+    Nothing at all where there are none: Ray's workers do not start with an empty list. What is installed into Python
+    stays where it is: like msad itself, it must be installed on each node.
     """
     installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")]
     found: dict[str, None] = {}
