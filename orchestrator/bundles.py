@@ -29,11 +29,13 @@ from models.base import AnomalyModel
 from models.errors import ModelError
 from models.registry import build, provider
 from models.scoring import Scorer, Scoring
+from models.tiling import tiled
 from orchestrator import bundle_files
 from orchestrator.errors import BundleError, ConfigError
 from orchestrator.job_config import JobConfig
 
 NORMALISATION = "RGB / 255"
+_PIXELS_AT_ONCE = 1 << 22  # through network and scorer: 64 images of 256 pixels, one of 2048
 
 ImageLike = np.ndarray | Image.Image | str | Path
 SHOWN_SIZE = (640, 640)  # of a prediction in a notebook, at most
@@ -59,7 +61,7 @@ class Prediction:
 
     score: float
     is_anomalous: bool
-    anomaly_map: np.ndarray
+    anomaly_map: np.ndarray = field(repr=False)
     threshold: float = field(default=math.nan, repr=False)
     source: ImageLike | None = field(default=None, repr=False, compare=False)
 
@@ -217,7 +219,11 @@ class Bundle:
         tuple
             `map_B1HW` and `score_B`, on the bundle's device.
         """
-        return self.scorer(self.model.anomaly_maps(image_BCHW.to(self.device)))
+        at_once = max(1, _PIXELS_AT_ONCE // (image_BCHW.shape[-2] * image_BCHW.shape[-1]))
+        parts = [self.scorer(self.model.anomaly_maps(part.to(self.device))) for part in image_BCHW.split(at_once)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([map_B1HW for map_B1HW, _ in parts]), torch.cat([score_B for _, score_B in parts])
 
     @overload
     def predict(self, images: ImageLike, batch_size: int = ...) -> Prediction: ...
@@ -320,7 +326,7 @@ def _read(directory: Path, device: str | torch.device | None) -> Bundle:
         scoring = Scoring.from_dict(description["scoring"])
         threshold, provenance = float(description["threshold"]), dict(description["provenance"])
         with untrained():  # a frozen backbone's weights are in the file too
-            model = build(job.architecture, **job.model)
+            model = tiled(build(job.architecture, **job.model), job.tiles)
         model.load_state_dict(model_tensors)
         scorer = Scorer.from_state(scoring, {name: tensor.to(device) for name, tensor in scorer_tensors.items()})
     except KeyError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +106,21 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     split = split_good_images(dataset, job.category, job.seed, layout=layout)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache)
 
+    view = job.view_size
+
     def make() -> dict[str, np.ndarray]:
-        return asdict(make_synthetic_defects(np.asarray(validation_NHWC), job.seed))
+        return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
 
     def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         images = fingerprint([*split.train_paths, *split.validation_paths], cache)
         return cached_arrays(f"{name}-{images}", make_arrays, cache)
 
     content = fingerprint(split.validation_paths, cache)
-    key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{job.seed}"
+    key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{view}-{job.seed}"
     return TrainingData(
         train_NHWC=load_images(split.train_paths, job.image_size, cache),
         validation_NHWC=validation_NHWC,
         synthetic=SyntheticSet(**cached_arrays(key, make, cache)),
-        textures_NHWC=load_textures(job.image_size),
+        textures_NHWC=load_textures(view),
         keep=keep,
     )

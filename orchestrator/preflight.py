@@ -129,12 +129,17 @@ def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistri
         models = [build(name, **{**fixed, **depth}) for depth in deepest]
     except (ModelError, TypeError) as error:
         return [str(error)]
-    if is_own(name) and not isinstance(models[0], SelfTraining) and (broken := contract_problems(models[0])):
+    if isinstance(models[0], SelfTraining):
+        if config.job("category", name).tiles.tile:
+            return [f"{name} trains itself, on whole images: tiling/tile does not suit it; leave it away"]
+    elif is_own(name) and (broken := contract_problems(models[0])):
         return [f"{name}: {problem}" for problem in broken]
     multiples = [model.size_multiple for model in models]
+    sides = {"image size": config.image_size, "tiling/tile": config.job("category", name).tiles.tile}
     return [
-        f"image size {config.image_size} does not suit {name}: it must be divisible by {multiple}; the nearest is "
-        f"{max(1, round(config.image_size / multiple)) * multiple}"
+        f"{what} {side} does not suit {name}: it must be divisible by {multiple}; the nearest is "
+        f"{max(1, round(side / multiple)) * multiple}"
         for multiple in multiples
-        if config.image_size % multiple
+        for what, side in sides.items()
+        if side % multiple
     ]

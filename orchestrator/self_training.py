@@ -33,7 +33,7 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
         nonlocal began, since
         seconds = (time.perf_counter() - began) / max(1, epoch - since)
         try:
-            choice = validate(model, batches, data.synthetic)
+            choice = validate(model, batches, data.synthetic, job.view_size)
         except FloatingPointError:
             raise TrainingError(f"the anomaly maps of {job.architecture} are not finite in epoch {epoch}") from None
         best.offer(figures(choice)[job.objective], epoch, choice, model)

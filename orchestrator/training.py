@@ -19,6 +19,7 @@ from torch import Tensor
 
 from models.base import AnomalyModel, SelfTraining
 from models.registry import build
+from models.tiling import tiled
 from orchestrator.batches import TrainingData, make_batches
 from orchestrator.errors import TrainingError
 from orchestrator.job_config import JobConfig
@@ -71,7 +72,7 @@ def _fit(
     model = build(job.architecture, **job.model)
     if isinstance(model, SelfTraining):
         return fit_itself(job, model.to(device), data, device, report)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = tiled(model, job.tiles).to(device, memory_format=torch.channels_last)
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
     batches = make_batches(job, data, model, device)
@@ -124,7 +125,7 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = validate(model, batches, data.synthetic)
+            choice = validate(model, batches, data.synthetic, job.view_size)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "epoch_seconds": seconds}
@@ -135,7 +136,7 @@ def _fit(
         began, since = time.perf_counter(), epoch
 
     model.load_state_dict(best.model)
-    choice = best.choice or validate(model, batches, data.synthetic)  # None only when resumed at the end
+    choice = best.choice or validate(model, batches, data.synthetic, job.view_size)  # None only when resumed at the end
     return fitted(job, model, choice, best.epoch)
 
 

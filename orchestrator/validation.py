@@ -6,7 +6,7 @@ Tensors are named by shape: B images of a batch, C channels, H×W pixels, N imag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from models.base import AnomalyModel, Encoded
-from models.scoring import Choice, Scorer, choose_scoring, threshold
+from models.scoring import Choice, Scorer, choose_scoring, default_candidates, threshold
 from models.synthetic_defects import SyntheticSet
 from orchestrator.batches import FeatureBatches, PlainBatches
 from orchestrator.job_config import JobConfig
@@ -50,8 +50,13 @@ class Best:
 
 
 @torch.no_grad()
-def validate(model: AnomalyModel, batches: PlainBatches | FeatureBatches, synthetic: SyntheticSet) -> Choice:
+def validate(
+    model: AnomalyModel, batches: PlainBatches | FeatureBatches, synthetic: SyntheticSet, view_size: int
+) -> Choice:
     """Score held-out good images against their synthetic defects and choose the scoring that separates them best.
+
+    The maps of the good images are kept while this runs, those of the defects a batch at a time. `view_size` is the
+    side in pixels of what the network sees at once, by which smoothing is measured.
 
     Raises
     ------
@@ -59,20 +64,24 @@ def validate(model: AnomalyModel, batches: PlainBatches | FeatureBatches, synthe
         The model has diverged: a map is not finite.
     """
     model.eval()
-    good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
-    return choose_scoring(good, defects, synthetic)
+    good = anomaly_maps(model, batches.validation())
+    candidates = default_candidates(tuple(good), view_size)
+    return choose_scoring(good, map_batches(model, batches.synthetic()), synthetic, candidates)
 
 
 def anomaly_maps(model: AnomalyModel, images: Iterable[Encoded]) -> dict[str, Tensor]:
     """Return the maps of all batches, by name, N×1×H×W; see `validate` for the error."""
-    parts: dict[str, list[Tensor]] = {}
+    parts = list(map_batches(model, images))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def map_batches(model: AnomalyModel, images: Iterable[Encoded]) -> Iterator[dict[str, Tensor]]:
+    """Yield the maps of one batch after the other, by name, B×1×H×W; see `validate` for the error."""
     for batch in images:
-        for name, map_B1HW in model.anomaly_maps(batch).items():
-            parts.setdefault(name, []).append(map_B1HW.float())
-    whole = {name: torch.cat(maps) for name, maps in parts.items()}
-    if not all(maps.isfinite().all() for maps in whole.values()):
-        raise FloatingPointError("anomaly maps")
-    return whole
+        maps = {name: map_B1HW.float() for name, map_B1HW in model.anomaly_maps(batch).items()}
+        if not all(map_B1HW.isfinite().all() for map_B1HW in maps.values()):
+            raise FloatingPointError("anomaly maps")
+        yield maps
 
 
 def figures(choice: Choice) -> dict[str, float]:

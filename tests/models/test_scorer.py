@@ -195,3 +195,11 @@ def test_scorer_of_a_models_own_score_keeps_the_order_of_that_score():
     assert torch.equal(again(maps)[1], score_B)
     with pytest.raises(ModelError, match="needs the maps \\['image_score'\\]"):
         scorer({"anomaly_map": map_B1HW})
+
+
+def test_smooth_of_a_large_map_equals_that_of_a_small_one(monkeypatch):
+    map_B1HW = torch.rand(2, 1, 70, 90, generator=torch.Generator().manual_seed(0))
+    by_matrix = {sigma: smooth(map_B1HW, sigma) for sigma in (0.5, 3.0, 20.0)}
+    monkeypatch.setattr("models.scorer._LARGE", 64)
+    for sigma, expected in by_matrix.items():
+        torch.testing.assert_close(smooth(map_B1HW, sigma), expected, atol=1e-5, rtol=1e-5)

@@ -176,3 +176,18 @@ def test_default_candidates_offer_a_models_own_score_beside_its_map():
     alone = default_candidates((IMAGE_SCORE,), 256)
     assert {tuple(candidate.weights) for candidate in alone} == {(IMAGE_SCORE,)}
     assert all(candidate.reduction != "own" for candidate in default_candidates(("l1", "ssim"), 256))
+
+
+def test_choosing_by_parts_is_choosing_by_all_maps_at_once(gravel):
+    good, synthetic = gravel
+    good_maps, defect_maps = maps_of(a=oracle(good, synthetic, 0.5, 0), b=oracle(good, synthetic, 1.0, 1))
+    count = len(synthetic.images)
+    parts = ({name: maps[i : i + 5] for name, maps in defect_maps.items()} for i in range(0, count, 5))
+    whole, by_parts = choose_scoring(good_maps, defect_maps, synthetic), choose_scoring(good_maps, parts, synthetic)
+    assert whole.scorer.scoring == by_parts.scorer.scoring
+    np.testing.assert_allclose(whole.good_scores, by_parts.good_scores, rtol=1e-5)
+    assert whole.validation.score == pytest.approx(by_parts.validation.score, abs=1e-6)
+    for end in (count - 5, count + 5):
+        parts = [{name: maps[torch.arange(end) % count] for name, maps in defect_maps.items()}]
+        with pytest.raises(ModelError, match="compute the maps on this set"):
+            choose_scoring(good_maps, parts, synthetic)

@@ -171,3 +171,9 @@ def test_own_architecture_that_breaks_the_contract_is_refused(make, own, own_cac
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ConfigError, match=r"flat_maps:MyDetector: the map 'difference' must be .* it is \(3, 64, 64\)"):
         prepare(make(architectures=["flat_maps:MyDetector"]), own_cache)
+
+
+def test_tile_that_does_not_suit_is_refused_with_the_nearest(make, own_cache):
+    prepare(make(architectures=("multiscale",), parameters={"tiling/tile": 32}, trials=0), own_cache)
+    with pytest.raises(ConfigError, match=r"tiling/tile 36 does not suit multiscale: .*nearest is 32"):
+        prepare(make(architectures=("multiscale",), parameters={"tiling/tile": 36}, trials=0), own_cache)
