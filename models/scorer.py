@@ -21,6 +21,10 @@ from torch.nn import functional as F
 from models.errors import ModelError
 
 REDUCTIONS = ("max", "mean", "top1")
+OWN = "own"
+IMAGE_SCORE = "image_score"
+"""The map of a model that scores an image as a whole: that score at every pixel. The reduction `own` takes it."""
+
 CALIBRATIONS = ("none", "position")
 
 MISSED_PLAIN = 0.1
@@ -41,7 +45,8 @@ class Scoring:
     smoothing
         Sigma of a Gaussian, in pixels at the model's image size; 0 for none.
     reduction
-        `max`, `mean`, or `top1`: the mean of the highest 1 % of the pixels.
+        `max`, `mean`, or `top1`: the mean of the highest 1 % of the pixels; or `own`: not from the blend but from the
+        model's own `IMAGE_SCORE`.
     calibration
         `none`: a map is standardised by one mean and one deviation; `position`: by those of its position.
 
@@ -63,14 +68,19 @@ class Scoring:
             raise ModelError(f"scoring weights must be >= 0 and not all zero, got {self.weights}")
         if not 0 <= self.smoothing < math.inf:
             raise ModelError(f"smoothing is a sigma in pixels, 0 or more, got {self.smoothing}")
-        if self.reduction not in REDUCTIONS:
-            raise ModelError(f"reduction must be one of {', '.join(REDUCTIONS)}, got '{self.reduction}'")
+        if self.reduction not in (*REDUCTIONS, OWN):
+            raise ModelError(f"reduction must be one of {', '.join((*REDUCTIONS, OWN))}, got '{self.reduction}'")
         if self.calibration not in CALIBRATIONS:
             raise ModelError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got '{self.calibration}'")
 
     @property
     def map_names(self) -> tuple[str, ...]:
-        """The maps that count, in order."""
+        """The maps that count, in order; last the model's own score where that is the image's."""
+        return tuple(dict.fromkeys((*self.blended, IMAGE_SCORE) if self.reduction == OWN else self.blended))
+
+    @property
+    def blended(self) -> tuple[str, ...]:
+        """The maps that make the anomaly map."""
         return tuple(name for name, share in self.weights.items() if share > 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,6 +134,8 @@ class Scorer:
             raise ModelError(f"the scoring needs the maps {missing}, the model gives {sorted(maps)}")
         smoothed = {name: smooth(maps[name].float(), self.scoring.smoothing) for name in self.scoring.map_names}
         map_B1HW = blend(smoothed, self.scoring.weights, self.statistics)
+        if self.scoring.reduction == OWN:
+            return map_B1HW, reduce(standardise(smoothed[IMAGE_SCORE], self.statistics[IMAGE_SCORE]), "max")
         return map_B1HW, reduce(map_B1HW, self.scoring.reduction)
 
     def state(self) -> dict[str, Tensor]:

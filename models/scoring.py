@@ -16,6 +16,8 @@ from models.errors import ModelError
 from models.metrics import average_precision, image_auroc
 from models.scorer import (
     CALIBRATIONS,
+    IMAGE_SCORE,
+    OWN,
     REDUCTIONS,
     Scorer,
     Scoring,
@@ -80,18 +82,21 @@ class Choice:
 def default_candidates(map_names: Sequence[str], view_size: int) -> list[Scoring]:
     """List every single map and their equal blend, with each smoothing (0, 2, 4 pixels at 256), reduction, calibration.
 
-    The simplest come first: of equals, the first is chosen. `view_size` is the side in pixels of what the network sees
-    at once, which smoothing is a share of: the image's, or a tile's.
+    A model that scores images itself (`IMAGE_SCORE`) may keep that score beside any blend of its maps. The simplest
+    come first: of equals, the first is chosen. `view_size` is the side in pixels of what the network sees at once,
+    which smoothing is a share of: the image's, or a tile's.
     """
-    blends = [{name: 1.0} for name in map_names]
-    if len(map_names) > 1:
-        blends.append(dict.fromkeys(map_names, 1.0))
+    shown = [name for name in map_names if name != IMAGE_SCORE] or list(map_names)
+    blends = [{name: 1.0} for name in shown]
+    if len(shown) > 1:
+        blends.append(dict.fromkeys(shown, 1.0))
+    reductions = (*REDUCTIONS, OWN) if IMAGE_SCORE in map_names else REDUCTIONS
     return [
         Scoring(weights, sigma * view_size / 256, reduction, calibration)
         for calibration in CALIBRATIONS
         for weights in blends
         for sigma in (0.0, 2.0, 4.0)
-        for reduction in REDUCTIONS
+        for reduction in reductions
     ]
 
 
@@ -211,10 +216,13 @@ class _Judge:
             for key, scoring in self._keys.items():
                 if key[0] != sigma:
                     continue
-                used = {name: standardised[name, scoring.calibration] for name in scoring.map_names}
+                used = {name: standardised[name, scoring.calibration] for name in scoring.blended}
                 map_B1HW = weighted(used, scoring.weights)
                 for reduction in self._reductions:
-                    self._scores.setdefault((key, reduction), []).append(reduce(map_B1HW, reduction))
+                    own = reduction == OWN
+                    scored_B1HW = standardised[IMAGE_SCORE, scoring.calibration] if own else map_B1HW
+                    score_B = reduce(scored_B1HW, "max" if own else reduction)
+                    self._scores.setdefault((key, reduction), []).append(score_B)
                 if pixels is not None:
                     self._samples.setdefault(key, []).append(map_B1HW.flatten()[pixels])
 
@@ -260,7 +268,8 @@ class _Judge:
         """Fit what images are standardised by, by map and calibration: those of even and those of odd images."""
         fitted: dict[tuple[str, str], list[Statistics]] = {}
         for name, maps in good_maps.items():
-            wanted = {self._keys[key].calibration for key in keys if name in self._keys[key].map_names}
+            always = name == IMAGE_SCORE and OWN in self._reductions
+            wanted = {self._keys[key].calibration for key in keys if always or name in self._keys[key].blended}
             if not wanted:
                 continue
             smoothed = smooth(maps.float(), keys[0][0])

@@ -6,9 +6,11 @@ Tensors are named by shape: B images of a batch, C channels, H×W pixels, N imag
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 from models.augmentation import AugmentationConfig, Augmenter
 from models.base import AnomalyModel, Encoded
 from models.corruptions import CorruptionConfig, Corruptor
+from models.registry import is_own
 from models.synthetic_defects import SyntheticSet
 from orchestrator.job_config import JobConfig
 
@@ -60,12 +63,32 @@ class TrainingData:
     keep: Keep = make_here
 
 
-class ImageBatches:
+class PlainBatches:
+    """Images as they are, in batches on the device."""
+
+    def __init__(self, job: JobConfig, data: TrainingData, device: torch.device) -> None:
+        self._data, self._device = data, device
+        self._batch_size = max(1, min(job.batch_size, _LOOKED_AT // job.image_size**2))
+
+    def clean(self) -> Iterator[Encoded]:
+        """Yield all good training images."""
+        return batches(self._data.train_NHWC, self._device, self._batch_size)
+
+    def validation(self) -> Iterator[Encoded]:
+        """Yield the good validation images."""
+        return batches(self._data.validation_NHWC, self._device, self._batch_size)
+
+    def synthetic(self) -> Iterator[Encoded]:
+        """Yield the validation images with synthetic defects."""
+        return batches(self._data.synthetic.images, self._device, self._batch_size)
+
+
+class ImageBatches(PlainBatches):
     """Good images, on the device as uint8, augmented and corrupted there."""
 
     def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
-        self._data, self._device, self._tile = data, device, job.tiles.tile
-        self._batch_size = max(1, min(job.batch_size, _LOOKED_AT // job.image_size**2))
+        super().__init__(job, data, device)
+        self._tile = job.tiles.tile
         self._images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
         self._augment = Augmenter(AugmentationConfig(**job.augmentation), data.train_NHWC)
         # The border of a tile may be the product's, and says nothing about a background.
@@ -90,15 +113,7 @@ class ImageBatches:
         if self._tile:
             generator = torch.Generator(self._device).manual_seed(0)
             return (self.draw(i, generator)[0] for i in torch.arange(len(self), device=self._device).split(_ENCODED))
-        return batches(self._data.train_NHWC, self._device, self._batch_size)
-
-    def validation(self) -> Iterator[Encoded]:
-        """Yield the good validation images."""
-        return batches(self._data.validation_NHWC, self._device, self._batch_size)
-
-    def synthetic(self) -> Iterator[Encoded]:
-        """Yield the validation images with synthetic defects."""
-        return batches(self._data.synthetic.images, self._device, self._batch_size)
+        return super().clean()
 
     def _textures(self) -> Tensor | None:
         if self._data.textures_NHWC is None:
@@ -126,7 +141,8 @@ class FeatureBatches:
         self._count, self._tiled = self._images.count, bool(job.tiles.tile)
         views = max(1, round(VIEWS_IN_ALL / self._count))
         self._views = views if self._tiled else min(_MOST_VIEWS, views)
-        decisive = [job.architecture, job.model.get("backbone"), job.image_size, job.seed, self._views]
+        encoder = [dict(job.model), source_digest(model)] if is_own(job.architecture) else job.model.get("backbone")
+        decisive = [job.architecture, encoder, job.image_size, job.seed, self._views]
         decisive = json.dumps(
             [*decisive, dict(always.corruption), dict(job.augmentation), job.tiles.tile], sort_keys=True
         )
@@ -201,6 +217,12 @@ class FeatureBatches:
             for image_BCHW in images():
                 add(name, self._model.encode(image_BCHW))
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def source_digest(model: AnomalyModel) -> str:
+    """Return a digest of the file a model's class is written in: a user changes his encoder and keeps its name."""
+    file = Path(inspect.getfile(type(model)))
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _epoch(count: int) -> int:

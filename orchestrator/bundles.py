@@ -27,7 +27,7 @@ from data_io.errors import DataError
 from models.backbones import untrained
 from models.base import AnomalyModel
 from models.errors import ModelError
-from models.registry import build
+from models.registry import build, provider
 from models.scoring import Scorer, Scoring
 from models.tiling import tiled
 from orchestrator import bundle_files
@@ -149,6 +149,7 @@ class Bundle:
             "msad": importlib.metadata.version("msad"),
             "torch": torch.__version__,
             "python": platform.python_version(),
+            **dict(filter(None, [provider(self.job.architecture)])),
         }
         description = {
             "category": self.job.category,
@@ -307,6 +308,13 @@ def _device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+def _advice(description: dict[str, Any]) -> str:
+    """Say which package a bundle's architecture came from, where it is not msad's own."""
+    versions = description.get("provenance", {}).get("versions", {})
+    packages = [f"{name} {number}" for name, number in versions.items() if name not in ("msad", "torch", "python")]
+    return f"; it was made with {' and '.join(packages)}" if packages else ""
+
+
 def _read(directory: Path, device: str | torch.device | None) -> Bundle:
     device = _device(device)
     description, model_tensors, scorer_tensors = bundle_files.read(directory)
@@ -325,6 +333,6 @@ def _read(directory: Path, device: str | torch.device | None) -> Bundle:
         raise BundleError(f"{path}: {error} is missing; pull the bundle again") from error
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         # ModelError is a ValueError whose text already says what to do; the others mean values of the wrong kind.
-        advice = "" if isinstance(error, ModelError) else "; pull the bundle again"
+        advice = _advice(description) if isinstance(error, ModelError) else "; pull the bundle again"
         raise BundleError(f"{directory}: not a readable bundle: {error}{advice}") from error
     return Bundle(model.to(device), scorer, threshold, job, provenance)

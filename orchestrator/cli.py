@@ -34,6 +34,8 @@ def main() -> None:
     """Run the command line; errors that a user can mend are one message and an exit code, never a traceback."""
     from orchestrator.errors import USER_ERRORS, Interrupted
 
+    # Last, so that it hides nothing: a user's own architecture may lie in the folder he is in, as with `python -m`.
+    sys.path.append(str(Path.cwd()))
     try:
         sys.exit(msad(prog_name="msad", standalone_mode=False) or 0)
     except click.ClickException as error:

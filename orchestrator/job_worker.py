@@ -16,7 +16,7 @@ from data_io.cache import cached_arrays, fingerprint, load_images
 from data_io.photographs import load_textures
 from data_io.splits import split_good_images
 from models import synthetic_defects
-from models.registry import count_parameters
+from models.registry import count_parameters, use
 from models.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.batches import TrainingData
 from orchestrator.bundles import Bundle
@@ -60,6 +60,7 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
         return torch.load(file, map_location=device, weights_only=True) if file else None
 
     try:
+        use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
         data = load_training_data(task.job, task.dataset, task.cache, task.layout)
         fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint)
         provenance = {
