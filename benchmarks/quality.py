@@ -39,7 +39,8 @@ from orchestrator.bundles import Bundle
 from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.job_config import JobConfig
 from orchestrator.job_worker import load_training_data
-from orchestrator.training import anomaly_maps, fit
+from orchestrator.training import fit
+from orchestrator.validation import anomaly_maps
 
 # Image AUROC, where others report the same data; sources in the README's table of references.
 PUBLISHED = {

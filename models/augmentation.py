@@ -99,14 +99,31 @@ class Augmenter:
         self.kind = recommend_kind(good_NHWC, self.symmetries) if config.kind == "auto" else config.kind
 
     @torch.no_grad()
-    def __call__(self, clean_BCHW: Tensor, generator: torch.Generator) -> Tensor:
-        """Return changed copies of float RGB images in [0, 1]; `generator` is on their device."""
-        if self.kind == "none":
-            return clean_BCHW
+    def __call__(self, clean_BCHW: Tensor, generator: torch.Generator, tile: int = 0) -> Tensor:
+        """Change images.
+
+        Parameters
+        ----------
+        clean_BCHW
+            Float RGB images in [0, 1].
+        generator
+            Source of all randomness, on the images' device.
+        tile
+            Side in pixels of a random part of each changed image, at its full resolution, which is all that is computed
+            and returned; 0: the whole image.
+        """
         height, width = clean_BCHW.shape[-2:]
 
         def draw(low: float = 0, high: float = 1) -> Tensor:
             return low + (high - low) * torch.rand(len(clean_BCHW), generator=generator, device=clean_BCHW.device)
+
+        window = None
+        if tile:
+            top_B, left_B = ((draw() * (side - tile + 1)).floor().long() for side in (height, width))
+            window = top_B, left_B
+        shown_BCHW = clean_BCHW if window is None else _cut(clean_BCHW, window, tile)
+        if self.kind == "none":
+            return shown_BCHW
 
         blurred_B = (draw() >= UNBLURRED_SHARE).float()
         angle_B = self._quarters(draw(), square=height == width) * (math.pi / 2)
@@ -127,11 +144,14 @@ class Augmenter:
         sine_B, cosine_B, ratio = scale_B * angle_B.sin(), scale_B * angle_B.cos(), height / width
         affine_B6 = [cosine_B * flip_x_B, -sine_B * flip_y_B * ratio, right_B]
         affine_B6 += [sine_B * flip_x_B / ratio, cosine_B * flip_y_B, down_B]
-        grid_BHW2 = F.affine_grid(torch.stack(affine_B6, dim=1).view(-1, 2, 3), list(clean_BCHW.shape), False)
+        affine_B23 = torch.stack(affine_B6, dim=1).view(-1, 2, 3)
+        if window is not None:
+            affine_B23 = affine_B23 @ _of_window(window, tile, height, width)
+        grid_BHW2 = F.affine_grid(affine_B23, list(shown_BCHW.shape), False)
         moved_BCHW = F.grid_sample(clean_BCHW, grid_BHW2, padding_mode="border", align_corners=False)
         if self.kind == "rotated":  # the corners stay as they were: background, with its own grain
             outside_B1HW = (grid_BHW2.abs().amax(dim=3) > 1).unsqueeze(1)
-            moved_BCHW = torch.where(outside_B1HW, clean_BCHW, moved_BCHW)
+            moved_BCHW = torch.where(outside_B1HW, shown_BCHW, moved_BCHW)
         gain_B = 1 + draw(-self.config.light, self.config.light)
         offset_B = draw(-self.config.light, self.config.light) / 4
         return (moved_BCHW * gain_B.view(-1, 1, 1, 1) + offset_B.view(-1, 1, 1, 1)).clamp(0, 1)
@@ -144,3 +164,22 @@ class Augmenter:
 
     def _flip(self, unit_B: Tensor, name: str) -> Tensor:
         return torch.where(unit_B < 0.5, -1.0, 1.0) if getattr(self.symmetries, name) else torch.ones_like(unit_B)
+
+
+def _cut(image_BCHW: Tensor, window: tuple[Tensor, Tensor], tile: int) -> Tensor:
+    """Cut a square of each image, B×C×tile×tile, without waiting for the device."""
+    pixel = torch.arange(tile, device=image_BCHW.device)
+    batch = torch.arange(len(image_BCHW), device=image_BCHW.device).view(-1, 1, 1)
+    rows, columns = (start_B.view(-1, 1) + pixel for start_B in window)
+    return image_BCHW[batch, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+
+
+def _of_window(window: tuple[Tensor, Tensor], tile: int, height: int, width: int) -> Tensor:
+    """Return B×3×3 from places of a window to places of its image, both from -1 to 1."""
+    top_B, left_B = window
+    matrix_B33 = torch.zeros(len(top_B), 3, 3, device=top_B.device)
+    for axis, (start_B, side) in enumerate(((left_B, width), (top_B, height))):
+        matrix_B33[:, axis, axis] = tile / side
+        matrix_B33[:, axis, 2] = (2 * start_B + tile) / side - 1
+    matrix_B33[:, 2, 2] = 1
+    return matrix_B33

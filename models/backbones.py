@@ -62,6 +62,11 @@ class Backbone(nn.Module):
         return super().train(False)
 
 
+def is_untrained() -> bool:
+    """Return whether the caller is inside of `untrained`."""
+    return _untrained.get()
+
+
 @contextlib.contextmanager
 def untrained() -> Iterator[None]:
     """Let `load_backbone` draw random weights inside: for a model whose saved state brings its own."""

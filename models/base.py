@@ -6,10 +6,11 @@ Tensors are named by shape: B images, C channels, H×W pixels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,9 @@ from models.errors import ModelError, did_you_mean
 
 Encoded = Tensor | tuple[Tensor, ...]
 """What a model's `encode` makes of a batch: the images themselves, or the features of a frozen backbone."""
+
+AfterEpoch = Callable[[int, Mapping[str, float]], bool]
+"""Hears of a finished epoch (counted from 1) and its figures, e.g. `train_loss`; returns whether to go on."""
 
 
 class AnomalyModel(nn.Module, ABC):
@@ -32,6 +36,10 @@ class AnomalyModel(nn.Module, ABC):
         Weights that train a good detector without a search.
     training_defaults
         Fields of a job's configuration that suit this architecture better than the job's own defaults.
+    search_space
+        For an architecture from outside of this repository: slash paths into the job (`learning_rate`, `model/width`,
+        `loss_weights/l1`) and their Optuna distributions, or a function without arguments that returns them. Left
+        empty there is nothing to search. This package's own are in `search_spaces/`, because `models/` knows no Optuna.
     map_names
         The keys of `anomaly_maps`.
     size_multiple
@@ -46,6 +54,7 @@ class AnomalyModel(nn.Module, ABC):
     costly_terms: ClassVar[tuple[str, ...]] = ()
     default_loss_weights: ClassVar[dict[str, float]]
     training_defaults: ClassVar[dict[str, Any]] = {}
+    search_space: ClassVar[Mapping[str, Any] | Callable[[], Mapping[str, Any]]] = {}
     map_names: ClassVar[tuple[str, ...]]
     has_frozen_encoder: ClassVar[bool] = False
     size_multiple: int = 1
@@ -134,3 +143,32 @@ class AnomalyModel(nn.Module, ABC):
 
     @abstractmethod
     def _maps(self, image: Encoded) -> dict[str, Tensor]: ...
+
+
+class SelfTraining(AnomalyModel):
+    """A network that brings its own training: a memory bank, or a recipe that must stay as it is.
+
+    It has no losses; a search can turn its `model/...` parameters alone.
+    """
+
+    loss_terms: ClassVar[tuple[str, ...]] = ()
+    default_loss_weights: ClassVar[dict[str, float]] = {}
+    training_defaults: ClassVar[dict[str, Any]] = {"epochs": 1, "evaluate_every": 1}
+
+    @abstractmethod
+    def fit(self, images_NHWC: np.ndarray, *, epochs: int, batch_size: int, seed: int, after_epoch: AfterEpoch) -> None:
+        """Train on good images, on the device the model is on.
+
+        Parameters
+        ----------
+        images_NHWC
+            uint8 RGB N×H×W×3, all good images of the training split.
+        epochs, batch_size, seed
+            Of the job. A recipe that knows better may do otherwise.
+        after_epoch
+            To be called after each epoch but the last: it validates now and then, keeps the best weights, and says when
+            to stop. After the last epoch the model is validated anyway.
+        """
+
+    def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
+        raise ModelError(f"{type(self).__name__} trains itself: it has no losses")

@@ -55,31 +55,42 @@ class Detector(nn.Module):
         height, width = image_NHW3.shape[1:3]
         size, device = self.image_size, image_NHW3.device
         image_N3HW = image_NHW3.permute(0, 3, 1, 2).double()
-        image_N3HS = _grey_levels(image_N3HW @ pillow_matrix(width, size, device).T)
-        image_N3SS = _grey_levels(pillow_matrix(height, size, device) @ image_N3HS)
+        image_N3HS = _grey_levels(image_N3HW @ pillow_matrix(width, size, "across", device))
+        image_N3SS = _grey_levels(pillow_matrix(height, size, "down", device) @ image_N3HS)
         map_N1SS, score_N = self.scorer(self.model.anomaly_maps(image_N3SS.float() / 255))
-        map_NHS = resampling_matrix(size, height, device).float() @ map_N1SS[:, 0]
-        map_NHW = map_NHS @ resampling_matrix(size, width, device).float().T
+        map_NHS = resampling_matrix(size, height, "down", device).float() @ map_N1SS[:, 0]
+        map_NHW = map_NHS @ resampling_matrix(size, width, "across", device).float()
         return score_N, score_N > self.threshold, map_NHW
 
 
-def resampling_matrix(source: int, target: int, device: torch.device | None = None) -> Tensor:
-    """Return the float64 target×source matrix that resizes a column bilinearly, antialiased where it shrinks.
+def resampling_matrix(source: int, target: int, direction: str, device: torch.device | None = None) -> Tensor:
+    """Return the float64 matrix that resizes an image bilinearly, antialiased where it shrinks.
 
-    Each row is a triangle around the target pixel's centre, as wide as the reduction, its weights summing to 1.
+    The weights of a target pixel are a triangle around its centre, as wide as the reduction, and sum to 1.
+
+    Parameters
+    ----------
+    source, target
+        Pixels before and after.
+    direction
+        `down`: target×source, to multiply an image with from the left; `across`: source×target, from the right. Made so
+        and not transposed: onnxruntime 1.22 joins a transposition and a product to one it cannot compute in float64.
+    device
+        Where to make it.
     """
     # Scalars as tensors: in an exported graph the sizes are known only when it runs.
     source_side, target_side = (torch.full((), side, dtype=torch.float64, device=device) for side in (source, target))
     scale = source_side / target_side
-    centre_T1 = (torch.arange(target, dtype=torch.float64, device=device).unsqueeze(1) + 0.5) * scale
-    centre_S = torch.arange(source, dtype=torch.float64, device=device) + 0.5
-    weight_TS = (1 - (centre_S - centre_T1).abs() / scale.clamp(min=1)).clamp(min=0)
-    return weight_TS / weight_TS.sum(dim=1, keepdim=True)
+    along, other = (1, 0) if direction == "down" else (0, 1)  # the axis of the source's pixels, of the target's
+    source_at = (torch.arange(source, dtype=torch.float64, device=device) + 0.5).unsqueeze(other)
+    target_at = ((torch.arange(target, dtype=torch.float64, device=device) + 0.5) * scale).unsqueeze(along)
+    weight = (1 - (source_at - target_at).abs() / scale.clamp(min=1)).clamp(min=0)
+    return weight / weight.sum(dim=along, keepdim=True)
 
 
-def pillow_matrix(source: int, target: int, device: torch.device | None = None) -> Tensor:
+def pillow_matrix(source: int, target: int, direction: str, device: torch.device | None = None) -> Tensor:
     """Return `resampling_matrix` as Pillow has it: whole multiples of 2**-22, here of 1, in float64."""
-    return (resampling_matrix(source, target, device) * 2**_PRECISION + 0.5).floor()
+    return (resampling_matrix(source, target, direction, device) * 2**_PRECISION + 0.5).floor()
 
 
 def _grey_levels(sum_NCHW: Tensor) -> Tensor:

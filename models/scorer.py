@@ -16,16 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.errors import ModelError
 
 REDUCTIONS = ("max", "mean", "top1")
+OWN = "own"
+IMAGE_SCORE = "image_score"
+"""The map of a model that scores an image as a whole: that score at every pixel. The reduction `own` takes it."""
+
 CALIBRATIONS = ("none", "position")
 
 MISSED_PLAIN = 0.1
 """Share of the plain synthetic defects that may lie below the gap in which the threshold is put."""
 
 _TINY = 1e-6
+_LARGE = 640  # pixels of a side, above which convolving is faster than a product with a matrix
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Scoring:
     smoothing
         Sigma of a Gaussian, in pixels at the model's image size; 0 for none.
     reduction
-        `max`, `mean`, or `top1`: the mean of the highest 1 % of the pixels.
+        `max`, `mean`, or `top1`: the mean of the highest 1 % of the pixels; or `own`: not from the blend but from the
+        model's own `IMAGE_SCORE`.
     calibration
         `none`: a map is standardised by one mean and one deviation; `position`: by those of its position.
 
@@ -61,14 +68,19 @@ class Scoring:
             raise ModelError(f"scoring weights must be >= 0 and not all zero, got {self.weights}")
         if not 0 <= self.smoothing < math.inf:
             raise ModelError(f"smoothing is a sigma in pixels, 0 or more, got {self.smoothing}")
-        if self.reduction not in REDUCTIONS:
-            raise ModelError(f"reduction must be one of {', '.join(REDUCTIONS)}, got '{self.reduction}'")
+        if self.reduction not in (*REDUCTIONS, OWN):
+            raise ModelError(f"reduction must be one of {', '.join((*REDUCTIONS, OWN))}, got '{self.reduction}'")
         if self.calibration not in CALIBRATIONS:
             raise ModelError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got '{self.calibration}'")
 
     @property
     def map_names(self) -> tuple[str, ...]:
-        """The maps that count, in order."""
+        """The maps that count, in order; last the model's own score where that is the image's."""
+        return tuple(dict.fromkeys((*self.blended, IMAGE_SCORE) if self.reduction == OWN else self.blended))
+
+    @property
+    def blended(self) -> tuple[str, ...]:
+        """The maps that make the anomaly map."""
         return tuple(name for name, share in self.weights.items() if share > 0)
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,6 +134,8 @@ class Scorer:
             raise ModelError(f"the scoring needs the maps {missing}, the model gives {sorted(maps)}")
         smoothed = {name: smooth(maps[name].float(), self.scoring.smoothing) for name in self.scoring.map_names}
         map_B1HW = blend(smoothed, self.scoring.weights, self.statistics)
+        if self.scoring.reduction == OWN:
+            return map_B1HW, reduce(standardise(smoothed[IMAGE_SCORE], self.statistics[IMAGE_SCORE]), "max")
         return map_B1HW, reduce(map_B1HW, self.scoring.reduction)
 
     def state(self) -> dict[str, Tensor]:
@@ -232,24 +246,47 @@ def reduce(map_B1HW: Tensor, reduction: str) -> Tensor:
 def smooth(map_B1HW: Tensor, sigma: float) -> Tensor:
     """Blur with a Gaussian of `sigma` pixels (cut at 3 sigma), the border repeated; sigma 0 returns the map itself.
 
-    Two products with banded matrices: on a CPU eight times as fast as convolving one channel.
+    Two products with banded matrices: on a CPU eight times as fast as convolving one channel, until a large map's bands
+    are nearly empty.
     """
     if sigma <= 0:
         return map_B1HW
     height, width = map_B1HW.shape[-2:]
+    if max(height, width) > _LARGE:
+        return _convolved(map_B1HW, sigma)
     with torch.autocast(map_B1HW.device.type, enabled=False):
         return _gaussian(height, sigma, map_B1HW) @ map_B1HW @ _gaussian(width, sigma, map_B1HW).T
 
 
+def _convolved(map_B1HW: Tensor, sigma: float) -> Tensor:
+    """Convolve with a Gaussian along both sides, one map at a time."""
+    kernel, radius = _kernel(sigma)
+    kernel = kernel.to(map_B1HW.device, map_B1HW.dtype)
+    with torch.autocast(map_B1HW.device.type, enabled=False):
+        rows = [
+            F.conv2d(F.pad(map_11HW, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
+            for map_11HW in map_B1HW.split(1)
+        ]
+        both = [
+            F.conv2d(F.pad(row, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1)) for row in rows
+        ]
+    return torch.cat(both)
+
+
+def _kernel(sigma: float) -> tuple[Tensor, int]:
+    radius = max(1, math.ceil(3 * sigma))
+    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).double() / sigma) ** 2)
+    return kernel / kernel.sum(), radius
+
+
 def _gaussian(length: int, sigma: float, like: Tensor) -> Tensor:
     """Write a Gaussian filter over `length` positions as a matrix."""
-    radius = max(1, math.ceil(3 * sigma))
+    kernel, radius = _kernel(sigma)
     offsets = torch.arange(-radius, radius + 1)
-    kernel = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
     positions = torch.arange(length)[:, None]
     matrix = torch.zeros(length, length, dtype=torch.float64)
     columns = (positions + offsets).clamp_(0, length - 1)
-    matrix.index_put_((positions.expand_as(columns), columns), (kernel / kernel.sum()).expand(length, -1), True)
+    matrix.index_put_((positions.expand_as(columns), columns), kernel.expand(length, -1), True)
     return matrix.to(like.device, like.dtype)
 
 

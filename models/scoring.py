@@ -5,10 +5,8 @@ Shapes: G good images, D synthetic ones, H×W pixels; maps are float32 G×1×H×
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -18,9 +16,12 @@ from models.errors import ModelError
 from models.metrics import average_precision, image_auroc
 from models.scorer import (
     CALIBRATIONS,
+    IMAGE_SCORE,
+    OWN,
     REDUCTIONS,
     Scorer,
     Scoring,
+    Statistics,
     check_maps,
     fit_scorer,
     fit_statistics,
@@ -47,6 +48,9 @@ IMAGE_SHARE = 0.8
 """How much image AUROC counts in the validation score; the rest is pixel average precision."""
 
 _NORMAL_PIXELS = 4096  # of one image, for the pixel average precision; all defect pixels are taken
+_GOOD_AT_ONCE = 8
+
+_Key = tuple[float, str, tuple[tuple[str, float], ...]]
 
 
 @dataclass(frozen=True)
@@ -75,27 +79,31 @@ class Choice:
     plain_scores: np.ndarray = field(repr=False)
 
 
-def default_candidates(map_names: Sequence[str], image_size: int) -> list[Scoring]:
+def default_candidates(map_names: Sequence[str], view_size: int) -> list[Scoring]:
     """List every single map and their equal blend, with each smoothing (0, 2, 4 pixels at 256), reduction, calibration.
 
-    The simplest come first: of equals, the first is chosen.
+    A model that scores images itself (`IMAGE_SCORE`) may keep that score beside any blend of its maps. The simplest
+    come first: of equals, the first is chosen. `view_size` is the side in pixels of what the network sees at once,
+    which smoothing is a share of: the image's, or a tile's.
     """
-    blends = [{name: 1.0} for name in map_names]
-    if len(map_names) > 1:
-        blends.append(dict.fromkeys(map_names, 1.0))
+    shown = [name for name in map_names if name != IMAGE_SCORE] or list(map_names)
+    blends = [{name: 1.0} for name in shown]
+    if len(shown) > 1:
+        blends.append(dict.fromkeys(shown, 1.0))
+    reductions = (*REDUCTIONS, OWN) if IMAGE_SCORE in map_names else REDUCTIONS
     return [
-        Scoring(weights, sigma * image_size / 256, reduction, calibration)
+        Scoring(weights, sigma * view_size / 256, reduction, calibration)
         for calibration in CALIBRATIONS
         for weights in blends
         for sigma in (0.0, 2.0, 4.0)
-        for reduction in REDUCTIONS
+        for reduction in reductions
     ]
 
 
 @torch.no_grad()
 def choose_scoring(
     good_maps: Mapping[str, Tensor],
-    defect_maps: Mapping[str, Tensor],
+    defect_maps: Mapping[str, Tensor] | Iterable[Mapping[str, Tensor]],
     synthetic: SyntheticSet,
     candidates: Sequence[Scoring] | None = None,
 ) -> Choice:
@@ -107,8 +115,11 @@ def choose_scoring(
 
     Parameters
     ----------
-    good_maps, defect_maps
-        By name, G×1×H×W and D×1×H×W, float32, on one device.
+    good_maps
+        By name, G×1×H×W, float32.
+    defect_maps
+        By name, D×1×H×W, float32, on the same device; or the same in parts, one after the other: only one of them is
+        in memory at once.
     synthetic
         The set that `defect_maps` was computed on; `source` points into the good images.
     candidates
@@ -124,37 +135,36 @@ def choose_scoring(
         Maps and sets do not fit together, a map is not finite, or there are fewer than two good images.
     """
     names = tuple(good_maps)
-    _check(good_maps, defect_maps, synthetic, names)
+    _check_good(good_maps, synthetic)
     candidates = default_candidates(names, min(good_maps[names[0]].shape[-2:])) if candidates is None else candidates
     if not candidates:
         raise ModelError("there is no scoring to choose from")
-    device = good_maps[names[0]].device
-    judge = _Judge(synthetic, len(good_maps[names[0]]), device)
+    judge = _Judge(good_maps, synthetic, candidates)
+    for first in range(0, judge.good_count, _GOOD_AT_ONCE):
+        part = {name: maps[first : first + _GOOD_AT_ONCE] for name, maps in good_maps.items()}
+        judge.look(part, np.arange(first, min(first + _GOOD_AT_ONCE, judge.good_count)))
+    done = 0
+    for part in [defect_maps] if isinstance(defect_maps, Mapping) else defect_maps:
+        _check_defects(part, good_maps, synthetic, done)
+        count = len(part[names[0]])
+        judge.look(part, synthetic.source[done : done + count], first_defect=done)
+        done += count
+    if done != len(synthetic.images):
+        raise ModelError(f"maps of {done} synthetic images, not {len(synthetic.images)}: compute the maps on this set")
 
-    tried: list[tuple[float, int, Scoring, np.ndarray, np.ndarray]] = []
-    for smoothing in dict.fromkeys(scoring.smoothing for scoring in candidates):
-        # One sigma at a time bounds the memory; all blends and reductions share its smoothed, standardised maps.
-        maps = judge.standardised(good_maps, defect_maps, smoothing)
-        for _, group in groupby(
-            sorted((_map_key(c), i) for i, c in enumerate(candidates) if c.smoothing == smoothing), lambda item: item[0]
-        ):
-            positions = [position for _, position in group]
-            scoring = candidates[positions[0]]
-            map_B1HW = weighted({name: maps(name, scoring.calibration) for name in scoring.map_names}, scoring.weights)
-            sampled = judge.sample(map_B1HW)
-            for position in positions:
-                scores = judge.in_order(reduce(map_B1HW, candidates[position].reduction))
-                tried.append((judge.image_aurocs(scores).mean(), position, candidates[position], scores, sampled))
-
+    tried = []
+    for position, scoring in enumerate(candidates):
+        scores = judge.scores(scoring)
+        tried.append((judge.image_aurocs(scores).mean(), position, scoring, scores))
     # A candidate whose image AUROC could not win even with a perfect pixel figure needs none.
     tried.sort(key=lambda item: (-item[0], item[1]))
     best_score, best, precisions = -1.0, None, {}
-    for auroc, position, scoring, scores, sampled in tried:
+    for auroc, position, scoring, scores in tried:
         if IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) < best_score:
             break
         key = _map_key(scoring)
         if key not in precisions:
-            precisions[key] = judge.pixel_precisions(sampled)
+            precisions[key] = judge.pixel_precisions(scoring)
         score = float(IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) * precisions[key].mean())
         if best is None or (score, -position) > (best_score, -best[0]):
             best_score, best = score, (position, scoring, scores, precisions[key])
@@ -171,60 +181,54 @@ def choose_scoring(
 
 
 class _Judge:
-    """Holds what every candidate shares: folds, groups, and the pixels that the average precision looks at.
+    """Looks at maps part by part, good images first, and keeps of each candidate the scores and a sample of pixels."""
 
-    Inside, images lie in the order of their folds, so that a fold is a slice and nothing is copied.
-    """
-
-    def __init__(self, synthetic: SyntheticSet, good_count: int, device: torch.device) -> None:
-        self.good_count = good_count
-        source = np.concatenate([np.arange(good_count), synthetic.source])
-        order = np.argsort(source % 2, kind="stable")
-        self.place = np.argsort(order)
-        self.order = torch.from_numpy(order).to(device)
-        even, even_good = int(np.sum(source % 2 == 0)), (good_count + 1) // 2
-        odd_good = good_count - even_good
-        self.folds = (slice(0, even), slice(even, None))
-        self.fold_goods = (slice(0, even_good), slice(even, even + odd_good))
+    def __init__(self, good_maps: Mapping[str, Tensor], synthetic: SyntheticSet, candidates: Sequence[Scoring]) -> None:
+        first = next(iter(good_maps.values()))
+        self.good_count, self._device = len(first), first.device
         groups = sorted(set(zip(synthetic.family.tolist(), synthetic.grade.tolist(), strict=True)))
         self.group_names = [f"{FAMILIES[family]}/{GRADES[grade]}" for family, grade in groups]
         self.members = [np.flatnonzero((synthetic.family == f) & (synthetic.grade == g)) for f, g in groups]
+        self._choose_pixels(synthetic)
+        # All blends and reductions share the smoothed, standardised maps of a sigma.
+        self._keys = {_map_key(scoring): scoring for scoring in candidates}
+        self._reductions = {scoring.reduction for scoring in candidates}
+        self._statistics = {
+            sigma: self._fit(good_maps, [key for key in self._keys if key[0] == sigma])
+            for sigma in dict.fromkeys(scoring.smoothing for scoring in candidates)
+        }
+        self._scores: dict[tuple[_Key, str], list[Tensor]] = {}
+        self._samples: dict[_Key, list[Tensor]] = {}
 
-        # All defect pixels, and a fixed random part of the normal ones that stand for the rest.
-        masks = np.asarray(synthetic.masks, dtype=bool).reshape(len(synthetic.masks), -1)
-        share = min(1.0, _NORMAL_PIXELS / masks.shape[1])
-        image, pixel = np.nonzero(masks | (np.random.default_rng(0).random(masks.shape) < share))
-        self.pixels = torch.from_numpy(self.place[image + good_count] * masks.shape[1] + pixel).to(device)
-        self.labels = masks[image, pixel]
-        self.stands_for = np.where(self.labels, 1.0, 1 / share)
-        self.pixel_members = [np.flatnonzero(np.isin(image, members)) for members in self.members]
+    def look(self, maps: Mapping[str, Tensor], source: np.ndarray, first_defect: int | None = None) -> None:
+        """Take the maps of the next images; `source` is each one's good image, `first_defect` its place in the set."""
+        fold_B = torch.from_numpy(source % 2).to(self._device)
+        pixels = None if first_defect is None else self._pixels_of(first_defect, len(source))
+        for sigma, statistics in self._statistics.items():
+            smoothed: dict[str, Tensor] = {}
+            standardised: dict[tuple[str, str], Tensor] = {}
+            for name, calibration in statistics:
+                if name not in smoothed:
+                    smoothed[name] = smooth(maps[name].float(), sigma)
+                standardised[name, calibration] = self._standardise(
+                    smoothed[name], statistics[name, calibration], fold_B
+                )
+            for key, scoring in self._keys.items():
+                if key[0] != sigma:
+                    continue
+                used = {name: standardised[name, scoring.calibration] for name in scoring.blended}
+                map_B1HW = weighted(used, scoring.weights)
+                for reduction in self._reductions:
+                    own = reduction == OWN
+                    scored_B1HW = standardised[IMAGE_SCORE, scoring.calibration] if own else map_B1HW
+                    score_B = reduce(scored_B1HW, "max" if own else reduction)
+                    self._scores.setdefault((key, reduction), []).append(score_B)
+                if pixels is not None:
+                    self._samples.setdefault(key, []).append(map_B1HW.flatten()[pixels])
 
-    def standardised(
-        self, good: Mapping[str, Tensor], defect: Mapping[str, Tensor], sigma: float
-    ) -> Callable[[str, str], Tensor]:
-        """Give a function of map name and calibration: the standardised map of all images, each made once."""
-
-        @cache
-        def smoothed(name: str) -> Tensor:
-            return smooth(torch.cat([good[name], defect[name]]).float()[self.order], sigma)
-
-        @cache
-        def standardised(name: str, calibration: str) -> Tensor:
-            map_B1HW, goods = smoothed(name), [smoothed(name)[fold] for fold in self.fold_goods]
-            if calibration == "none":
-                return standardise(map_B1HW, fit_statistics(torch.cat(goods), calibration))
-            others = (fit_statistics(goods[1], calibration), fit_statistics(goods[0], calibration))
-            return torch.cat([standardise(map_B1HW[f], other) for f, other in zip(self.folds, others, strict=True)])
-
-        return standardised
-
-    def sample(self, map_B1HW: Tensor) -> np.ndarray:
-        """Take the values that the pixel average precision is computed from."""
-        return map_B1HW.flatten()[self.pixels].cpu().numpy()
-
-    def in_order(self, score_B: Tensor) -> np.ndarray:
-        """Bring scores back into the callers' order: good images, then synthetic ones."""
-        return score_B.cpu().numpy()[self.place]
+    def scores(self, scoring: Scoring) -> np.ndarray:
+        """Return the scores of all images: good ones, then synthetic ones."""
+        return torch.cat(self._scores[_map_key(scoring), scoring.reduction]).cpu().numpy()
 
     def image_aurocs(self, scores: np.ndarray) -> np.ndarray:
         """Compute the AUROC of all good images against each group."""
@@ -236,31 +240,81 @@ class _Judge:
             ]
         )
 
-    def pixel_precisions(self, sampled: np.ndarray) -> np.ndarray:
+    def pixel_precisions(self, scoring: Scoring) -> np.ndarray:
         """Compute the pixel average precision on the images of each group."""
+        sampled = torch.cat(self._samples[_map_key(scoring)]).cpu().numpy()
         return np.array([average_precision(self.labels[m], sampled[m], self.stands_for[m]) for m in self.pixel_members])
 
+    def _choose_pixels(self, synthetic: SyntheticSet) -> None:
+        """Choose where the average precision looks: all defect pixels, and a fixed random part of the normal ones."""
+        rng, share = np.random.default_rng(0), min(1.0, _NORMAL_PIXELS / synthetic.masks[0].size)
+        pixels, labels = [], []
+        for mask in synthetic.masks:
+            defect = np.asarray(mask, dtype=bool).ravel()
+            pixels.append(np.flatnonzero(defect | (rng.random(defect.size) < share)))
+            labels.append(defect[pixels[-1]])
+        self._pixels, self._area = pixels, synthetic.masks[0].size
+        self.labels = np.concatenate(labels)
+        self.stands_for = np.where(self.labels, 1.0, 1 / share)
+        image = np.repeat(np.arange(len(pixels)), [len(part) for part in pixels])
+        self.pixel_members = [np.flatnonzero(np.isin(image, members)) for members in self.members]
 
-def _map_key(scoring: Scoring) -> tuple[float, str, tuple[tuple[str, float], ...]]:
+    def _pixels_of(self, first: int, count: int) -> Tensor:
+        """Return the chosen pixels of some images of the set, as places in their flattened maps."""
+        parts = [place * self._area + pixels for place, pixels in enumerate(self._pixels[first : first + count])]
+        return torch.from_numpy(np.concatenate(parts)).to(self._device)
+
+    def _fit(self, good_maps: Mapping[str, Tensor], keys: Sequence[_Key]) -> dict[tuple[str, str], list[Statistics]]:
+        """Fit what images are standardised by, by map and calibration: those of even and those of odd images."""
+        fitted: dict[tuple[str, str], list[Statistics]] = {}
+        for name, maps in good_maps.items():
+            always = name == IMAGE_SCORE and OWN in self._reductions
+            wanted = {self._keys[key].calibration for key in keys if always or name in self._keys[key].blended}
+            if not wanted:
+                continue
+            smoothed = smooth(maps.float(), keys[0][0])
+            if "none" in wanted:
+                fitted[name, "none"] = [fit_statistics(smoothed, "none")] * 2
+            if "position" in wanted:
+                fitted[name, "position"] = [fit_statistics(smoothed[other::2], "position") for other in (1, 0)]
+        return fitted
+
+    @staticmethod
+    def _standardise(smoothed_B1HW: Tensor, fitted: Sequence[Statistics], fold_B: Tensor) -> Tensor:
+        if fitted[0] is fitted[1]:
+            return standardise(smoothed_B1HW, fitted[0])
+        even, odd = (standardise(smoothed_B1HW, statistics) for statistics in fitted)
+        return torch.where(fold_B.view(-1, 1, 1, 1) == 0, even, odd)
+
+
+def _map_key(scoring: Scoring) -> _Key:
     """Name the blended map of a scoring: scorings that differ in reduction only share it."""
     return scoring.smoothing, scoring.calibration, tuple(sorted(scoring.weights.items()))
 
 
-def _check(good: Mapping[str, Tensor], defect: Mapping[str, Tensor], synthetic: SyntheticSet, names: tuple) -> None:
-    if not names:
+def _check_good(good: Mapping[str, Tensor], synthetic: SyntheticSet) -> None:
+    if not good:
         raise ModelError("the model gives no anomaly map")
-    check_maps(good, names)
-    check_maps(defect, names)
-    count, size = len(good[names[0]]), good[names[0]].shape[1:]
+    check_maps(good, good)
+    first, *others = good
+    count, size = len(good[first]), good[first].shape
     if count < 2:
         raise ModelError(f"choosing a scoring needs at least 2 good validation images, got {count}")
-    for name in names:
-        if good[name].shape[1:] != size or defect[name].shape[1:] != size or len(good[name]) != count:
-            raise ModelError(f"map '{name}' differs in size or number from map '{names[0]}'")
-        if len(defect[name]) != len(synthetic.images) or synthetic.masks.shape[1:] != tuple(size[1:]):
-            raise ModelError(
-                f"map '{name}' of the synthetic images is {tuple(defect[name].shape)}, their masks "
-                f"{synthetic.masks.shape}: compute the maps on this set, at its own size"
-            )
+    for name in others:
+        if good[name].shape != size:
+            raise ModelError(f"map '{name}' differs in size or number from map '{first}'")
     if synthetic.source.max() >= count:
         raise ModelError(f"the synthetic set was made of more than the {count} good images given")
+
+
+def _check_defects(part: Mapping[str, Tensor], good: Mapping[str, Tensor], synthetic: SyntheticSet, done: int) -> None:
+    check_maps(part, good)
+    if done + len(next(iter(part.values()))) > len(synthetic.images):
+        raise ModelError(f"maps of more than {len(synthetic.images)} synthetic images: compute the maps on this set")
+    count, size = len(part[next(iter(good))]), next(iter(good.values())).shape[1:]
+    for name in good:
+        if part[name].shape != (count, *size) or synthetic.masks.shape[1:] != tuple(size[1:]):
+            raise ModelError(
+                f"map '{name}' of the synthetic images, {tuple(part[name].shape)}, differs in size from those of the "
+                f"good images, {tuple(size)}, or the masks, {synthetic.masks.shape}: compute the maps on this set"
+            )

@@ -54,7 +54,9 @@ class SyntheticSet:
     source: np.ndarray
 
 
-def make_synthetic_defects(good_NHWC: np.ndarray, seed: int, per_group: int = 6) -> SyntheticSet:
+def make_synthetic_defects(
+    good_NHWC: np.ndarray, seed: int, per_group: int = 6, view_size: int | None = None
+) -> SyntheticSet:
     """Draw `per_group` defects of every family and grade on the good images.
 
     Parameters
@@ -65,6 +67,9 @@ def make_synthetic_defects(good_NHWC: np.ndarray, seed: int, per_group: int = 6)
         The same seed and images give the same set; a larger `per_group` adds to it.
     per_group
         Defects per family and grade; the sources go round all good images, so none is used much more than another.
+    view_size
+        Side in pixels that sizes are shares of, if not the images' own: that of a tile, where large images are looked
+        at tile by tile, so that a large image gets defects as small as a tile's.
 
     Returns
     -------
@@ -84,21 +89,24 @@ def make_synthetic_defects(good_NHWC: np.ndarray, seed: int, per_group: int = 6)
             f"synthetic defects need images of at least {_SMALLEST_SIDE}×{_SMALLEST_SIDE} pixels and per_group >= 1, "
             f"got {good.shape[1]}×{good.shape[2]} and {per_group}"
         )
+    side = min(good.shape[1:3]) if view_size is None else min(view_size, *good.shape[1:3])
     weights = object_weight(good)
     grey = bool(np.abs(good.astype(np.int16) - good[..., :1]).max(axis=3).mean() < 2)
     groups = [(family, grade) for family in range(len(FAMILIES)) for grade in range(len(GRADES))]
-    images, masks, kinds = [], [], []
+    count = len(groups) * per_group
+    images, masks = np.empty((count, *good.shape[1:]), np.uint8), np.empty((count, *good.shape[1:3]), bool)
+    kinds: list[tuple[int, int, int]] = []
     for group, (family, grade) in enumerate(groups):
         order = np.random.default_rng([seed, group]).permutation(len(good))
         for position in range(per_group):
             rng = np.random.default_rng([seed, group, position])
             source = int(order[position % len(good)])
-            image, mask = _defect(good, weights, source, FAMILIES[family], GRADES[grade], grey, rng)
-            images.append(image)
-            masks.append(mask)
+            images[len(kinds)], masks[len(kinds)] = _defect(
+                good, weights, source, FAMILIES[family], GRADES[grade], side, grey, rng
+            )
             kinds.append((family, grade, source))
     family, grade, source = np.array(kinds, dtype=np.int64).T.copy()
-    return SyntheticSet(np.stack(images), np.stack(masks), family, grade, source)
+    return SyntheticSet(images, masks, family, grade, source)
 
 
 def _defect(
@@ -107,13 +115,14 @@ def _defect(
     source: int,
     family: str,
     grade: str,
+    side: int,
     grey: bool,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Try a few places and keep the first defect of enough contrast, else the strongest; never an unchanged image."""
     best, most = None, 0.0
     for attempt in range(_ATTEMPTS):
-        image, mask = _attempt(good, weights, source, family, grade, grey, attempt, rng)
+        image, mask = _attempt(good, weights, source, family, grade, side, grey, attempt, rng)
         change = np.abs(image.astype(np.float32) - good[source]).max(axis=2)
         # The square root keeps a large faint change comparable with a small strong one.
         evidence = float(change.sum() / max(mask.sum(), 1) ** 0.5)
@@ -123,7 +132,7 @@ def _defect(
             return image, mask
     # Nothing to blend, warp or blur on an even picture: only a change of shade can be seen there.
     if best is None or (best[1].sum() < 6 and family != "fade"):
-        return _defect(good, weights, source, "scratch" if family == "fade" else "fade", grade, grey, rng)
+        return _defect(good, weights, source, "scratch" if family == "fade" else "fade", grade, side, grey, rng)
     return best
 
 
@@ -133,18 +142,18 @@ def _attempt(
     source: int,
     family: str,
     grade: str,
+    side: int,
     grey: bool,
     attempt: int,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    side = min(good.shape[1:3])
     extent = max(2.5, side * rng.uniform(*_EXTENT[grade])) * (1.6 if family == "scratch" else 1.0)
     strength = rng.uniform(*_STRENGTH[family][grade])
     if family in ("warp", "blur"):
         # A smooth surface shows neither at first: every further attempt does more, and the last ones roughen it.
         strength = max(0.7, strength * side) * 1.2**attempt
         strength = -strength if family == "blur" and 2 * attempt >= _ATTEMPTS else strength
-    reach = min(int(np.ceil(1.6 * extent)) + 2, (side - 1) // 2)
+    reach = min(int(np.ceil(1.6 * extent)) + 2, (min(good.shape[1:3]) - 1) // 2)
     other = int(rng.integers(len(good)))
     window = _window(weights[source], reach, rng)
     patch = good[source][window].astype(np.float32)

@@ -6,9 +6,11 @@ Tensors are named by shape: B images of a batch, C channels, H×W pixels, N imag
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch.nn import functional as F
 from models.augmentation import AugmentationConfig, Augmenter
 from models.base import AnomalyModel, Encoded
 from models.corruptions import CorruptionConfig, Corruptor
+from models.registry import is_own
 from models.synthetic_defects import SyntheticSet
 from orchestrator.job_config import JobConfig
 
@@ -28,13 +31,14 @@ VIEWS_IN_ALL = 800
 """Views of all images together whose features are computed ahead: small categories get more views of each image."""
 
 EPOCH_IMAGES = 200
-"""An epoch of a smaller category goes round its features several times, to show about this many images."""
+"""An epoch of a smaller category goes round its features or tiles several times, to show about this many."""
 
-VERSION = 3
+VERSION = 4
 """Part of the key of kept features: raise it when the same images and seed give others."""
 
 _MOST_VIEWS = 12
 _ENCODED = 16  # images through a frozen encoder at once
+_LOOKED_AT = 1 << 22  # pixels of whole images looked at, not trained on, at once: 64 images of 256 pixels, one of 2048
 _FEATURE_BYTES = 16 << 30  # features beyond this stay in the host's memory
 
 
@@ -59,26 +63,15 @@ class TrainingData:
     keep: Keep = make_here
 
 
-class ImageBatches:
-    """Good images, on the device as uint8, augmented and corrupted there."""
+class PlainBatches:
+    """Images as they are, in batches on the device."""
 
-    def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
-        self._data, self._device, self._batch_size = data, device, job.batch_size
-        self._images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
-        self._augment = Augmenter(AugmentationConfig(**job.augmentation), data.train_NHWC)
-        self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), data.train_NHWC)
-
-    def __len__(self) -> int:
-        return len(self._images_NCHW)
-
-    def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
-        """Return the images at `index_B` augmented, the same with corruption, and its mask B×1×H×W."""
-        good_BCHW = self._images_NCHW[index_B].float().div_(255)
-        clean_BCHW = self._augment(good_BCHW, generator).contiguous(memory_format=torch.channels_last)
-        return clean_BCHW, *self._corrupt(clean_BCHW, generator)
+    def __init__(self, job: JobConfig, data: TrainingData, device: torch.device) -> None:
+        self._data, self._device = data, device
+        self._batch_size = max(1, min(job.batch_size, _LOOKED_AT // job.image_size**2))
 
     def clean(self) -> Iterator[Encoded]:
-        """Yield all good training images as they are."""
+        """Yield all good training images."""
         return batches(self._data.train_NHWC, self._device, self._batch_size)
 
     def validation(self) -> Iterator[Encoded]:
@@ -88,6 +81,39 @@ class ImageBatches:
     def synthetic(self) -> Iterator[Encoded]:
         """Yield the validation images with synthetic defects."""
         return batches(self._data.synthetic.images, self._device, self._batch_size)
+
+
+class ImageBatches(PlainBatches):
+    """Good images, on the device as uint8, augmented and corrupted there."""
+
+    def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
+        super().__init__(job, data, device)
+        self._tile = job.tiles.tile
+        self._images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
+        self._augment = Augmenter(AugmentationConfig(**job.augmentation), data.train_NHWC)
+        # The border of a tile may be the product's, and says nothing about a background.
+        good_NHWC = None if self._tile else data.train_NHWC
+        self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), good_NHWC)
+        self.count = len(self._images_NCHW)
+
+    def __len__(self) -> int:
+        """How many images an epoch shows, or how many tiles."""
+        return _epoch(self.count) if self._tile else self.count
+
+    def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
+        """Return the images at `index_B`, or a tile of each, augmented; the same with corruption; its mask B×1×H×W."""
+        # Large images one by one: a whole batch of them in floating point would fill the memory.
+        each = (index_B % self.count).split(1 if self._tile else len(index_B))
+        clean = [self._augment(self._images_NCHW[i].float().div_(255), generator, self._tile) for i in each]
+        clean_BCHW = torch.cat(clean).contiguous(memory_format=torch.channels_last)
+        return clean_BCHW, *self._corrupt(clean_BCHW, generator)
+
+    def clean(self) -> Iterator[Encoded]:
+        """Yield all good training images as they are; where there are tiles, an epoch's tiles."""
+        if self._tile:
+            generator = torch.Generator(self._device).manual_seed(0)
+            return (self.draw(i, generator)[0] for i in torch.arange(len(self), device=self._device).split(_ENCODED))
+        return super().clean()
 
     def _textures(self) -> Tensor | None:
         if self._data.textures_NHWC is None:
@@ -102,7 +128,8 @@ class FeatureBatches:
 
     A step draws one view of each of its images, and by chance its clean or its corrupted features. Nothing is encoded
     while training, so a category costs 2 × V × N passes through the backbone however long a job trains, and later jobs
-    on the same images none (`TrainingData.keep`).
+    on the same images none (`TrainingData.keep`). Of tiles, a view is one of each image; the validation images are
+    then encoded whenever they are looked at, tile by tile, for the features of large images fill a disk.
     """
 
     def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
@@ -111,10 +138,14 @@ class FeatureBatches:
         always = job.with_parameters({"corruption/probability": 1.0})
         self._images = ImageBatches(always, data, model, device)
         self._probability = CorruptionConfig(**job.corruption).probability
-        self._count = len(self._images)
-        self._views = max(1, min(_MOST_VIEWS, round(VIEWS_IN_ALL / self._count)))
-        decisive = [job.architecture, job.model.get("backbone"), job.image_size, job.seed, self._views]
-        decisive = json.dumps([*decisive, dict(always.corruption), dict(job.augmentation)], sort_keys=True)
+        self._count, self._tiled = self._images.count, bool(job.tiles.tile)
+        views = max(1, round(VIEWS_IN_ALL / self._count))
+        self._views = views if self._tiled else min(_MOST_VIEWS, views)
+        encoder = [dict(job.model), source_digest(model)] if is_own(job.architecture) else job.model.get("backbone")
+        decisive = [job.architecture, encoder, job.image_size, job.seed, self._views]
+        decisive = json.dumps(
+            [*decisive, dict(always.corruption), dict(job.augmentation), job.tiles.tile], sort_keys=True
+        )
         key = f"features-v{VERSION}-{hashlib.sha256(decisive.encode()).hexdigest()[:16]}"
         kept = data.keep(key, lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
@@ -124,7 +155,7 @@ class FeatureBatches:
         )
 
     def __len__(self) -> int:
-        return self._count * max(1, round(EPOCH_IMAGES / self._count))
+        return _epoch(self._count)
 
     def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
         """Return the clean features of the images at `index_B`, corrupted ones, and the mask at the finest stage."""
@@ -145,12 +176,12 @@ class FeatureBatches:
         return self._in_batches("clean")
 
     def validation(self) -> Iterator[Encoded]:
-        """Yield the features of the good validation images."""
-        return self._in_batches("validation")
+        """Yield the features of the good validation images; where there are tiles, the images."""
+        return self._images.validation() if self._tiled else self._in_batches("validation")
 
     def synthetic(self) -> Iterator[Encoded]:
-        """Yield the features of the validation images with synthetic defects."""
-        return self._in_batches("synthetic")
+        """Yield the features of the validation images with synthetic defects; where there are tiles, the images."""
+        return self._images.synthetic() if self._tiled else self._in_batches("synthetic")
 
     def _in_batches(self, name: str) -> Iterator[Encoded]:
         count = len(self._kept[f"{name}0"])
@@ -181,10 +212,21 @@ class FeatureBatches:
                 add("clean", clean)
                 add("corrupted", self._model.encode(corrupted_BCHW))
                 add("mask", (F.adaptive_avg_pool2d(mask_B1HW, clean[0].shape[-2:]),))
-        for name, images in (("validation", self._images.validation()), ("synthetic", self._images.synthetic())):
-            for image_BCHW in images:
+        looked_at = {"validation": self._images.validation, "synthetic": self._images.synthetic}
+        for name, images in ({} if self._tiled else looked_at).items():
+            for image_BCHW in images():
                 add(name, self._model.encode(image_BCHW))
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def source_digest(model: AnomalyModel) -> str:
+    """Return a digest of the file a model's class is written in: a user changes his encoder and keeps its name."""
+    file = Path(inspect.getfile(type(model)))
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _epoch(count: int) -> int:
+    return count * max(1, round(EPOCH_IMAGES / count))
 
 
 def make_batches(

@@ -27,13 +27,15 @@ from data_io.errors import DataError
 from models.backbones import untrained
 from models.base import AnomalyModel
 from models.errors import ModelError
-from models.registry import build
+from models.registry import build, provider
 from models.scoring import Scorer, Scoring
+from models.tiling import tiled
 from orchestrator import bundle_files
 from orchestrator.errors import BundleError, ConfigError
 from orchestrator.job_config import JobConfig
 
 NORMALISATION = "RGB / 255"
+_PIXELS_AT_ONCE = 1 << 22  # through network and scorer: 64 images of 256 pixels, one of 2048
 
 ImageLike = np.ndarray | Image.Image | str | Path
 SHOWN_SIZE = (640, 640)  # of a prediction in a notebook, at most
@@ -59,7 +61,7 @@ class Prediction:
 
     score: float
     is_anomalous: bool
-    anomaly_map: np.ndarray
+    anomaly_map: np.ndarray = field(repr=False)
     threshold: float = field(default=math.nan, repr=False)
     source: ImageLike | None = field(default=None, repr=False, compare=False)
 
@@ -147,6 +149,7 @@ class Bundle:
             "msad": importlib.metadata.version("msad"),
             "torch": torch.__version__,
             "python": platform.python_version(),
+            **dict(filter(None, [provider(self.job.architecture)])),
         }
         description = {
             "category": self.job.category,
@@ -216,7 +219,11 @@ class Bundle:
         tuple
             `map_B1HW` and `score_B`, on the bundle's device.
         """
-        return self.scorer(self.model.anomaly_maps(image_BCHW.to(self.device)))
+        at_once = max(1, _PIXELS_AT_ONCE // (image_BCHW.shape[-2] * image_BCHW.shape[-1]))
+        parts = [self.scorer(self.model.anomaly_maps(part.to(self.device))) for part in image_BCHW.split(at_once)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat([map_B1HW for map_B1HW, _ in parts]), torch.cat([score_B for _, score_B in parts])
 
     @overload
     def predict(self, images: ImageLike, batch_size: int = ...) -> Prediction: ...
@@ -301,6 +308,13 @@ def _device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+def _advice(description: dict[str, Any]) -> str:
+    """Say which package a bundle's architecture came from, where it is not msad's own."""
+    versions = description.get("provenance", {}).get("versions", {})
+    packages = [f"{name} {number}" for name, number in versions.items() if name not in ("msad", "torch", "python")]
+    return f"; it was made with {' and '.join(packages)}" if packages else ""
+
+
 def _read(directory: Path, device: str | torch.device | None) -> Bundle:
     device = _device(device)
     description, model_tensors, scorer_tensors = bundle_files.read(directory)
@@ -312,13 +326,13 @@ def _read(directory: Path, device: str | torch.device | None) -> Bundle:
         scoring = Scoring.from_dict(description["scoring"])
         threshold, provenance = float(description["threshold"]), dict(description["provenance"])
         with untrained():  # a frozen backbone's weights are in the file too
-            model = build(job.architecture, **job.model)
+            model = tiled(build(job.architecture, **job.model), job.tiles)
         model.load_state_dict(model_tensors)
         scorer = Scorer.from_state(scoring, {name: tensor.to(device) for name, tensor in scorer_tensors.items()})
     except KeyError as error:
         raise BundleError(f"{path}: {error} is missing; pull the bundle again") from error
     except (AttributeError, TypeError, ValueError, RuntimeError) as error:
         # ModelError is a ValueError whose text already says what to do; the others mean values of the wrong kind.
-        advice = "" if isinstance(error, ModelError) else "; pull the bundle again"
+        advice = _advice(description) if isinstance(error, ModelError) else "; pull the bundle again"
         raise BundleError(f"{directory}: not a readable bundle: {error}{advice}") from error
     return Bundle(model.to(device), scorer, threshold, job, provenance)

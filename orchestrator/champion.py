@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "champion"
+DIGITS = 6  # of a validation score in a version's tag, and so in every comparison
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,11 @@ def enter(client: MlflowClient, run: Run, category: str, card: str, score: float
     tags
         Of the run; those of msad become tags of the version.
     """
+    score = round(score, DIGITS)
     version = _version(client, run, category, card, score, tags)
     champion = _champion(client, category)
     # Scores compare only on the same good images; a category whose images changed starts anew.
-    if champion is None or not _comparable(version, champion) or _score(version) > _score(champion):
+    if champion is None or not _same_images(tags, champion) or score > _score(champion):
         client.set_registered_model_alias(version.name, ALIAS, version.version)
 
 
@@ -90,17 +92,17 @@ def promote(run_id: str, tracking_uri: str | None = None, *, reason: str = "", f
     run = find_run(client, run_id)
     if logged_model(client, run) is None:
         raise without_model(run)
-    category = run.data.tags["msad.category"]
-    version = _version(client, run, category, _card(client, run), run.data.metrics["validation_score"], run.data.tags)
+    category, score = run.data.tags["msad.category"], round(run.data.metrics["validation_score"], DIGITS)
     champion = _champion(client, category)
     if champion is not None and champion.run_id == run.info.run_id:
         raise ConfigError(f"{category}@{ALIAS} is the model of run {run.info.run_id} already: there is nothing to do")
-    if champion is not None and _comparable(version, champion) and _score(version) < _score(champion) and not force:
+    if champion is not None and _same_images(run.data.tags, champion) and score < _score(champion) and not force:
         raise ConfigError(
-            f"run {run.info.run_id} has the validation score {_score(version):.4f}, {category}@{ALIAS} (run "
+            f"run {run.info.run_id} has the validation score {score:.4f}, {category}@{ALIAS} (run "
             f"{champion.run_id}) has {_score(champion):.4f} on the same images: if you know better, say "
             "--force, and why with --reason"
         )
+    version = _version(client, run, category, _card(client, run), score, run.data.tags)
     notes = {"by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds"), "because": reason}
     for name, note in notes.items():
         client.set_model_version_tag(version.name, version.version, f"msad.promoted_{name}", note)
@@ -172,7 +174,7 @@ def _version(
         source=model.artifact_location,
         run_id=run.info.run_id,
         model_id=model.model_id,
-        tags={"validation_score": f"{score:.6f}", **{k: v for k, v in tags.items() if k.startswith("msad.")}},
+        tags={"validation_score": f"{score:.{DIGITS}f}", **{k: v for k, v in tags.items() if k.startswith("msad.")}},
         description=shorten(card),
     )
 
@@ -186,9 +188,9 @@ def _champion(client: MlflowClient, category: str) -> ModelVersion | None:
         return None
 
 
-def _comparable(version: ModelVersion, other: ModelVersion) -> bool:
-    fingerprint = version.tags.get("msad.data_fingerprint")
-    return fingerprint is not None and fingerprint == other.tags.get("msad.data_fingerprint")
+def _same_images(tags: Mapping[str, str], champion: ModelVersion) -> bool:
+    fingerprint = tags.get("msad.data_fingerprint")
+    return fingerprint is not None and fingerprint == champion.tags.get("msad.data_fingerprint")
 
 
 def _score(version: ModelVersion) -> float:

@@ -34,6 +34,8 @@ def main() -> None:
     """Run the command line; errors that a user can mend are one message and an exit code, never a traceback."""
     from orchestrator.errors import USER_ERRORS, Interrupted
 
+    # Last, so that it hides nothing: a user's own architecture may lie in the folder he is in, as with `python -m`.
+    sys.path.append(str(Path.cwd()))
     try:
         sys.exit(msad(prog_name="msad", standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -215,7 +217,8 @@ def pull(run_id: str, to: Path, tracking_uri: str | None, json_file: str | None)
 @click.option("--reason", default="", help="Kept with your name and the time, as tags of the registered version.")
 @click.option("--force", is_flag=True, help="Also where the champion has a higher validation score on the same images.")
 @tracking_option
-def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None) -> int:
+@json_option("the champion that is and the one that was")
+def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None, json_file: str | None) -> int:
     """Make the model of a run its category's champion by hand; `msad search` moves it to better ones by itself.
 
     \b
@@ -226,7 +229,8 @@ def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None) -> 
 
     done = move(run_id, tracking_uri, reason=reason, force=force)
     before = f"; before it was run {done.before}" if done.before else ""
-    click.echo(f"{done.category}@{ALIAS} is now version {done.version}, run {run_id}{before}")
+    if not write_json(json_file, {**dataclasses.asdict(done), "run_id": run_id}):
+        click.echo(f"{done.category}@{ALIAS} is now version {done.version}, run {run_id}{before}")
     return 0
 
 
@@ -241,7 +245,8 @@ def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None) -> 
     help="Image or folder to compare file and model on. Repeatable. [default: photographs that come with scikit-image]",
 )
 @tracking_option
-def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str | None) -> int:
+@json_option("the file and how far it is from the model")
+def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str | None, json_file: str | None) -> int:
     """Write a model (folder or run ID) as one file that needs no msad: photographs in, score, verdict and map out.
 
     \b
@@ -253,10 +258,11 @@ def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str |
     bundle = Bundle.load(model, device="cpu", tracking_uri=tracking_uri)
     click.echo("exporting and checking, some ten seconds", err=True)
     done = write(bundle, to, check_on)
-    click.echo(
-        f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB; on {done.images} images within {done.score:.2g} of the "
-        f"model's scores and {done.map:.2g} of its maps, whose range is {done.range:.2g}"
-    )
+    if not write_json(json_file, dataclasses.asdict(done)):
+        click.echo(
+            f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB; on {done.images} images within {done.score:.2g} of "
+            f"the model's scores and {done.map:.2g} of its maps, whose range is {done.range:.2g}"
+        )
     return 0
 
 

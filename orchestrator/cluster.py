@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
+from models.references import is_python_path
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ResourceError
 from orchestrator.job import TRAIN_ENVIRONMENT
@@ -51,7 +55,7 @@ def connect(config: SweepConfig) -> Allotment:
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
-            runtime_env={"env_vars": TRAIN_ENVIRONMENT},
+            runtime_env={"env_vars": TRAIN_ENVIRONMENT, **own_code(config)},
         )
     except (ConnectionError, TimeoutError) as error:
         raise ResourceError(
@@ -64,6 +68,25 @@ def connect(config: SweepConfig) -> Allotment:
         ) from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return divide(config, nodes)
+
+
+def own_code(config: SweepConfig) -> dict[str, list[str]]:
+    """Return the files and packages that hold a user's own architectures, as what Ray is to bring to every node.
+
+    Nothing at all where there are none: Ray's workers do not start with an empty list. What is installed into Python
+    stays where it is: like msad itself, it must be installed on each node.
+    """
+    installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")]
+    found: dict[str, None] = {}
+    for name in config.architectures:
+        if not is_python_path(name):
+            continue
+        module = sys.modules[name.partition(":")[0].partition(".")[0]]
+        place = Path(module.__file__ or next(iter(module.__path__)))
+        place = place.parent if place.name == "__init__.py" else place
+        if not any(place.is_relative_to(folder) for folder in installed):
+            found[str(place)] = None
+    return {"py_modules": list(found)} if found else {}
 
 
 def divide(config: SweepConfig, nodes: list[dict[str, float]]) -> Allotment:

@@ -10,6 +10,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -40,7 +41,8 @@ def _completer(names: Callable[[click.Context], Iterable[str]]) -> Completer:
 def architectures(_context: click.Context) -> Iterable[str]:
     # Each has a search space of its name; the package itself is not imported, because that loads Optuna.
     folders = find_spec("search_spaces").submodule_search_locations
-    return (path.stem for folder in folders for path in Path(folder).glob("[a-z]*.py") if path.stem != "shared")
+    own = {path.stem for folder in folders for path in Path(folder).glob("[a-z]*.py")} - {"shared"}
+    return own | {point.name for point in entry_points(group="msad.architectures")}
 
 
 @_completer

@@ -13,12 +13,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data_io.layout import known_layout
+from models.errors import ModelError
 from models.registry import architecture as architecture_class
 from models.registry import architectures as known_architectures
-from models.registry import default_parameters
+from models.registry import default_parameters, use
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.parameters import check_values, flatten, unknown_paths
+from orchestrator.workspace import study_id
 
 FIRST_ARCHITECTURES = ("feature_pyramid",)
 
@@ -59,7 +61,8 @@ class SweepConfig(_Part):
     means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`, or
     nested, `{"model": {"base_width": 16}}`; with a search they replace the searched ranges, and of `model/...` and
     `loss_weights/...` each architecture takes its own.
-    `epochs` and `batch_size` of None are the architecture's own;
+    `search_spaces` replaces the ranges of an architecture by others, named by a Python path or an entry point
+    (`search_spaces.space`). `epochs` and `batch_size` of None are the architecture's own;
     `evaluate_every` of None evaluates about ten times.
 
     `final_seeds` trains each study's winner so often, with the seeds `seed`, `seed` + 1, ... and so with as many draws
@@ -83,6 +86,7 @@ class SweepConfig(_Part):
     pruner: Literal["asha", "median", "none"] = "asha"
     false_positive_rate: float = Field(0.01, gt=0, lt=1)
     parameters: dict[str, Any] = Field(default_factory=dict)
+    search_spaces: dict[str, str] = Field(default_factory=dict)
     final_seeds: int = Field(1, ge=1)
     report_trials: bool = False
     executor: Literal["auto", "direct", "train"] = "auto"
@@ -106,12 +110,20 @@ class SweepConfig(_Part):
     @field_validator("architectures")
     @classmethod
     def _known_architectures(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        known = known_architectures()
-        unknown = [name for name in names if name not in known]
-        if unknown:
-            raise ValueError("; ".join(f"unknown architecture {name!r}{nearest(name, known)}" for name in unknown))
+        problems = []
+        for name in names:
+            try:
+                use(name)  # a person has named it here, so its code may be imported
+            except ModelError as error:
+                problems.append(str(error))
+        ids = [study_id(name) for name in names]
+        twice = sorted({name for name in names if ids.count(study_id(name)) > 1})
+        if twice:
+            problems.append(f"{' and '.join(twice)}: two studies would have one name; leave one away")
+        if problems:
+            raise ValueError("; ".join(problems))
         if not names:
-            raise ValueError(f"name at least one of {', '.join(known)}")
+            raise ValueError(f"name at least one of {', '.join(known_architectures())}")
         return names
 
     @field_validator("parameters", mode="before")
@@ -132,6 +144,11 @@ class SweepConfig(_Part):
 
     @model_validator(mode="after")
     def _jobs_are_valid(self) -> SweepConfig:
+        for name in self.search_spaces:
+            if name not in self.architectures:
+                raise ValueError(
+                    f"search_spaces: {name!r} is none of this sweep's architectures{nearest(name, self.architectures)}"
+                )
         if unknown := unknown_paths(self.parameters, self.architectures):
             raise ValueError("; ".join(unknown))
         for architecture in self.architectures:
@@ -153,9 +170,11 @@ class SweepConfig(_Part):
             "false_positive_rate": self.false_positive_rate,
         }
         defaults = architecture_class(architecture).training_defaults
+        # A network that must know the images' size when it is built, as some of anomalib's must.
+        sized = {"model/image_size": self.image_size} if "image_size" in default_parameters(architecture) else {}
         settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
         job = JobConfig(category=category, architecture=architecture, **settings).with_parameters(
-            self.parameters_of(architecture)
+            sized | self.parameters_of(architecture)
         )
         if "evaluate_every" in settings or "evaluate_every" in self.parameters:
             return job
@@ -206,7 +225,7 @@ def default_name() -> str:
 def overlay(values: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
     """Lay options over the settings of a file: one resource or parameter replaces one entry, not all of them."""
     merged = {**values, **options}
-    for name, prepared in (("resources", dict), ("parameters", flatten)):
+    for name, prepared in (("resources", dict), ("parameters", flatten), ("search_spaces", dict)):
         if isinstance(values.get(name), Mapping) and isinstance(options.get(name), Mapping):
             merged[name] = {**prepared(values[name]), **prepared(options[name])}
     return merged

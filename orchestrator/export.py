@@ -147,7 +147,7 @@ def _to_torch(program: ExportedProgram, metadata: dict[str, str]) -> tuple[bytes
     torch.export.save(program, file, extra_files={METADATA_FILE: json.dumps(metadata)})
     content = file.getvalue()
     loaded = torch.export.load(io.BytesIO(content)).module()
-    return content, lambda batch: tuple(part.numpy() for part in loaded(torch.from_numpy(batch)))
+    return content, lambda batch: tuple(part.numpy() for part in loaded(torch.tensor(batch)))
 
 
 _FORMATS = {".onnx": _to_onnx, ".pt2": _to_torch}

@@ -13,6 +13,7 @@ from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
 from orchestrator.errors import USER_ERRORS
 from orchestrator.task import Task
+from orchestrator.workspace import study_id
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -54,7 +55,7 @@ def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> 
 
 def final_id(study_key: str, index: int = 0) -> str:
     """Return the job ID of a study's final training; `index` counts its seeds, the first one's model is delivered."""
-    return f"{study_key.replace('/', '-')}-final" + (f"-seed{index}" if index else "")
+    return f"{study_id(study_key)}-final" + (f"-seed{index}" if index else "")
 
 
 def _run_all(
@@ -127,9 +128,11 @@ def _report(values: dict[str, Any]) -> None:
 def _measure(task: Task) -> Evaluation:
     import torch
 
+    from models.registry import use
     from orchestrator.bundles import Bundle
     from orchestrator.evaluation import evaluate
 
     torch.set_num_threads(max(1, int(task.cpus)))
+    use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
     bundle = Bundle.load(task.directory.bundle, device="cuda" if task.gpus else "cpu")
     return evaluate(bundle, task.dataset, task.job.category, task.cache, layout=task.layout)

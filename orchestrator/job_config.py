@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+from models.tiling import TilingConfig
+
 SCHEDULES = ("constant", "plateau", "cosine", "one_cycle")
 OBJECTIVES = ("validation_score", "validation_image_auroc", "validation_pixel_ap")
 # Dictionaries whose keys belong to an architecture; the registry and the losses check what is inside them.
-OPEN_GROUPS = ("model", "loss_weights", "corruption", "augmentation")
+OPEN_GROUPS = ("model", "loss_weights", "corruption", "augmentation", "tiling")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,9 @@ class JobConfig:
         Evaluations without a better validation score before training stops early; 0 never stops early.
     false_positive_rate
         Share of good images above the threshold that is aimed at, in (0, 1).
-    model, loss_weights, corruption, augmentation
-        The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig` and
-        `AugmentationConfig`. Left empty they mean the defaults.
+    model, loss_weights, corruption, augmentation, tiling
+        The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig`,
+        `AugmentationConfig` and `TilingConfig`. Left empty they mean the defaults.
 
     Raises
     ------
@@ -76,6 +78,7 @@ class JobConfig:
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     corruption: Mapping[str, Any] = field(default_factory=dict)
     augmentation: Mapping[str, Any] = field(default_factory=dict)
+    tiling: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         kinds = {"int": (Integral, "a whole number"), "float": (Real, "a number")}
@@ -106,6 +109,26 @@ class JobConfig:
         ]
         if problems:
             raise ValueError("; ".join(problems))
+        unknown = [
+            key for key in self.tiling if key not in (known := [f.name for f in dataclasses.fields(TilingConfig)])
+        ]
+        if unknown:
+            raise ValueError(f"unknown parameter 'tiling/{unknown[0]}'{nearest(unknown[0], known)}")
+        if self.tiles.tile >= self.image_size:
+            raise ValueError(
+                f"tiling/tile is {self.tiles.tile} and image_size {self.image_size}: a tile must be smaller than the "
+                "image; raise image_size, or leave tiling/tile at 0"
+            )
+
+    @property
+    def tiles(self) -> TilingConfig:
+        """`tiling`, checked."""
+        return TilingConfig(**self.tiling)
+
+    @property
+    def view_size(self) -> int:
+        """Side in pixels of what the network sees at once: a tile, or the image."""
+        return self.tiles.tile or self.image_size
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, nested as the fields are."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from data_io.cache import cached_arrays, fingerprint, load_images
 from data_io.photographs import load_textures
 from data_io.splits import split_good_images
 from models import synthetic_defects
-from models.registry import count_parameters
+from models.registry import count_parameters, use
 from models.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.batches import TrainingData
 from orchestrator.bundles import Bundle
@@ -61,6 +60,7 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
         return torch.load(file, map_location=device, weights_only=True) if file else None
 
     try:
+        use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
         data = load_training_data(task.job, task.dataset, task.cache, task.layout)
         fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint)
         provenance = {
@@ -106,19 +106,21 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     split = split_good_images(dataset, job.category, job.seed, layout=layout)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache)
 
+    view = job.view_size
+
     def make() -> dict[str, np.ndarray]:
-        return asdict(make_synthetic_defects(np.asarray(validation_NHWC), job.seed))
+        return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
 
     def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         images = fingerprint([*split.train_paths, *split.validation_paths], cache)
         return cached_arrays(f"{name}-{images}", make_arrays, cache)
 
     content = fingerprint(split.validation_paths, cache)
-    key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{job.seed}"
+    key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{view}-{job.seed}"
     return TrainingData(
         train_NHWC=load_images(split.train_paths, job.image_size, cache),
         validation_NHWC=validation_NHWC,
         synthetic=SyntheticSet(**cached_arrays(key, make, cache)),
-        textures_NHWC=load_textures(job.image_size),
+        textures_NHWC=load_textures(view),
         keep=keep,
     )

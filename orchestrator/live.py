@@ -109,7 +109,7 @@ class LiveView:
         text, running = self._stage.get(study.key, ""), self._final.get(study.key)
         if running and (epoch := running.epoch()):
             left = running.seconds_left()
-            text += f", epoch {epoch}/{running.epochs}" + (f", about {_duration(left)} left" if left else "")
+            text += f", epoch {epoch}/{running.epochs}" + (f", {_duration(left)} left" if left else "")
         return text
 
 
@@ -118,7 +118,9 @@ class _Running:
 
     def __init__(self, directory: JobDirectory | None = None, epochs: int = 0) -> None:
         self._directory, self.epochs = directory, epochs
-        self._began, self._first = time.monotonic(), self.epoch()  # one that is resumed has done some before
+        self._began = self._changed = time.monotonic()
+        self._last = 0
+        self._first = self.epoch()  # one that is resumed has done some before
 
     @property
     def seconds(self) -> float:
@@ -127,12 +129,18 @@ class _Running:
     def epoch(self) -> int:
         """Return the last epoch that was evaluated, 0 before."""
         progress = self._directory.progress() if self._directory else []
-        return int(progress[-1]["epoch"]) if progress else 0
+        epoch = int(progress[-1]["epoch"]) if progress else 0
+        if epoch != self._last:
+            self._last, self._changed = epoch, time.monotonic()
+        return epoch
 
     def seconds_left(self) -> float:
-        """Return the expected seconds to its last epoch; 0 while nothing is known."""
+        """Return the expected seconds to its last epoch, falling between evaluations; 0 while nothing is known."""
         done = (epoch := self.epoch()) - self._first
-        return self.seconds * (self.epochs - epoch) / done if done > 0 else 0.0
+        if done <= 0:
+            return 0.0
+        each = (self._changed - self._began) / done
+        return max(0.0, each * (self.epochs - epoch) - (time.monotonic() - self._changed))
 
 
 def _duration(seconds: float) -> str:

@@ -35,7 +35,7 @@ SHOWN = {
     "misses": "missed",
 }
 COUNTS = ("false alarms", "missed")
-GALLERY_SIZE = (900, 3000)
+GALLERY_SIZE = (720, 2400)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,13 @@ def _plain(value: Any) -> Any:
     return None if value != value else value
 
 
+def _spaces(_context: click.Context, _option: click.Parameter, lines: tuple[str, ...]) -> dict[str, str] | None:
+    for line in lines:
+        if "=" not in line:
+            raise click.BadParameter(f"{line!r}: expected ARCHITECTURE=SPACE, e.g. baseline=my_module:WIDE")
+    return dict(line.split("=", 1) for line in lines) or None
+
+
 _SWEEP = [
     click.option("--dataset", type=click.Path(path_type=Path), help="Root of the images. [default: the demo]"),
     layout_option,
@@ -86,7 +93,7 @@ _SWEEP = [
         callback=_names,
         metavar="A,B",
         shell_complete=completion.architectures,
-        help="[default: feature_pyramid]",
+        help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_pyramid]",
     ),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
@@ -125,6 +132,14 @@ _SWEEP = [
 _SEARCH = [
     click.argument("config", required=False, type=click.Path(path_type=Path)),
     click.option("--trials", type=int, help="Configurations to try per category and architecture. [default: 10]"),
+    click.option(
+        "--space",
+        "search_spaces",
+        multiple=True,
+        callback=_spaces,
+        metavar="ARCHITECTURE=SPACE",
+        help="Search other ranges: a Python path, e.g. baseline=my_module:WIDE. Repeatable.",
+    ),
     click.option("--pruner", type=click.Choice(["asha", "median", "none"]), help="Stops weak trials. [default: asha]"),
     click.option(
         "--report-trials/--no-report-trials",

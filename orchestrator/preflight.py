@@ -13,10 +13,14 @@ from data_io.check import check
 from data_io.errors import DataError
 from data_io.layout import choose_categories, find_layout
 from data_io.splits import split_good_images
+from models.base import SelfTraining
+from models.contract import contract_problems
 from models.errors import ModelError
-from models.registry import build
+from models.registry import build, is_own
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.job_config import nearest
+from orchestrator.parameters import known_paths
 from search_spaces import space
 
 FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
@@ -26,12 +30,18 @@ FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
 class Plan:
     """What a sweep will run: the categories, each one's fingerprint of the training images, the ranges searched, and
     the name of the dataset's layout.
+
+    An architecture without ranges has nothing to search: it is trained once, as it is.
     """
 
     categories: tuple[str, ...]
     fingerprints: dict[str, str]
     spaces: dict[str, dict[str, BaseDistribution]]
     layout: str = "auto"
+
+    def trials(self, config: SweepConfig, architecture: str) -> int:
+        """Return how many trials its studies are given."""
+        return config.trials if self.spaces[architecture] else 0
 
 
 def prepare(config: SweepConfig, cache: Path) -> Plan:
@@ -42,7 +52,8 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     data_io.errors.DataError
         The dataset has errors, or a category is not there.
     ConfigError
-        An architecture cannot work at this image size, or a fixed parameter is wrong.
+        An architecture cannot work at this image size, or a fixed parameter is wrong; or one from outside does not keep
+        to the contract of an architecture, or has no search space that can be used.
     ResourceError
         The disk is full.
     """
@@ -77,10 +88,15 @@ def check_models(config: SweepConfig) -> dict[str, dict[str, BaseDistribution]]:
     Raises
     ------
     ConfigError
-        An architecture cannot work at this image size, or a fixed parameter is wrong.
+        As `prepare`.
     """
-    spaces = {name: _space(config, name) for name in config.architectures}
-    problems = [text for name in config.architectures for text in _model_problems(config, name, spaces[name])]
+    spaces, problems = {}, []
+    for name in config.architectures:
+        try:
+            spaces[name] = _space(config, name)
+            problems += _space_problems(name, spaces[name]) or _model_problems(config, name, spaces[name])
+        except ModelError as error:
+            problems.append(str(error))
     if problems:
         raise ConfigError("\n".join(problems))
     return spaces
@@ -90,27 +106,40 @@ def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution
     """Return what is searched: the architecture's ranges without what the configuration fixes."""
     if not config.trials:
         return {}
-    return {
-        path: range_ for path, range_ in space(architecture).items() if path not in config.parameters_of(architecture)
-    }
+    ranges, fixed = space(architecture, config.search_spaces.get(architecture)), config.parameters_of(architecture)
+    return {path: range_ for path, range_ in ranges.items() if path not in fixed}
+
+
+def _space_problems(name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
+    """Return which searched paths an architecture's jobs do not have."""
+    known = known_paths(name)
+    return [
+        f"the search space of {name} has {path!r}, which its jobs have not{nearest(path, known)}"
+        for path in ranges
+        if path not in known
+    ]
 
 
 def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
     """Return what is wrong with an architecture's fixed parameters, or with its deepest model at the image size."""
-    fixed = {
-        path.removeprefix("model/"): value
-        for path, value in config.parameters_of(name).items()
-        if path.startswith("model/")
-    }
+    fixed = config.job("category", name).model
     depths = ranges.get("model/depth")
     deepest = [{}] if depths is None else [{"depth": max(getattr(depths, "choices", None) or (depths.high,))}]
     try:
-        multiples = [build(name, **fixed, **depth).size_multiple for depth in deepest]
+        models = [build(name, **{**fixed, **depth}) for depth in deepest]
     except (ModelError, TypeError) as error:
         return [str(error)]
+    if isinstance(models[0], SelfTraining):
+        if config.job("category", name).tiles.tile:
+            return [f"{name} trains itself, on whole images: tiling/tile does not suit it; leave it away"]
+    elif is_own(name) and (broken := contract_problems(models[0])):
+        return [f"{name}: {problem}" for problem in broken]
+    multiples = [model.size_multiple for model in models]
+    sides = {"image size": config.image_size, "tiling/tile": config.job("category", name).tiles.tile}
     return [
-        f"image size {config.image_size} does not suit {name}: it must be divisible by {multiple}; the nearest is "
-        f"{max(1, round(config.image_size / multiple)) * multiple}"
+        f"{what} {side} does not suit {name}: it must be divisible by {multiple}; the nearest is "
+        f"{max(1, round(side / multiple)) * multiple}"
         for multiple in multiples
-        if config.image_size % multiple
+        for what, side in sides.items()
+        if side % multiple
     ]

@@ -11,12 +11,12 @@ import pandas as pd
 from orchestrator.finals import final_id
 from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
-from orchestrator.study import Study, TrialRecord, study_id
+from orchestrator.study import Study, TrialRecord
 from orchestrator.study_note import study_note
 from orchestrator.study_pictures import save_study_pictures
 from orchestrator.study_record import describe_search
 from orchestrator.tracking import RunRecord, Tracker
-from orchestrator.workspace import JobDirectory, Workspace
+from orchestrator.workspace import JobDirectory, Workspace, study_id
 
 REPORT_TAG = {"msad.test_metrics": "reporting only, after selection"}
 

@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from models import registry
 from orchestrator.job_config import JobConfig
 from orchestrator.parameters import written_out
+from orchestrator.workspace import study_id
 
 PRUNERS = {
     # Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934): at each rung the best third goes on.
@@ -122,7 +123,7 @@ class Study:
             job_id = _job_id(frozen)
         elif self._handed_out() < self.trials:
             trial = self._optuna.ask(self.space)
-            job_id = f"{self.base.category}-{self.base.architecture}-{trial.number:04d}"
+            job_id = f"{study_id(self.key)}-{trial.number:04d}"
             trial.set_user_attr("job_id", job_id)
         else:
             return None
@@ -209,11 +210,6 @@ class Study:
 
     def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
         return self._optuna._storage.get_trial(trial._trial_id)
-
-
-def study_id(study_key: str) -> str:
-    """Return the ID of a study's record, under which its MLflow run is found again."""
-    return study_key.replace("/", "-")
 
 
 def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:

@@ -115,6 +115,9 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
         tracker = Tracker(client, experiment_id, say, deliver_files)
         patience = INTERRUPTED_SECONDS
         try:
+            for name in config.architectures:
+                if config.trials and not plan.spaces[name]:
+                    say(f"{name} has nothing to search: it is trained once, as it is")
             say(
                 f"{config.name}: {len(plan.categories) * len(config.architectures)} studies of {config.trials} trials, "
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
@@ -151,7 +154,7 @@ class _Sweep:
         self.code_version = _code_version()
         storage = optuna.storages.get_storage(workspace.studies)
         self.studies = [
-            Study(config.job(category, name), plan.spaces[name], config.trials, storage, config.pruner)
+            Study(config.job(category, name), plan.spaces[name], plan.trials(config, name), storage, config.pruner)
             for category in plan.categories
             for name in config.architectures
         ]

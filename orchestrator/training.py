@@ -12,34 +12,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Encoded
+from models.base import AnomalyModel, SelfTraining
 from models.registry import build
-from models.scoring import Choice, Scorer, choose_scoring, threshold
-from models.synthetic_defects import SyntheticSet
-from orchestrator.batches import FeatureBatches, ImageBatches, TrainingData, make_batches
+from models.tiling import tiled
+from orchestrator.batches import TrainingData, make_batches
 from orchestrator.errors import TrainingError
 from orchestrator.job_config import JobConfig
-
-Report = Callable[[dict[str, float], dict[str, Any]], None]
-GetCheckpoint = Callable[[], dict[str, Any] | None]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A job's best checkpoint: the model, its chosen scoring, the threshold and the validation figures."""
-
-    model: AnomalyModel
-    scorer: Scorer
-    threshold: float
-    epoch: int
-    validation: dict[str, Any]
+from orchestrator.self_training import fit_itself
+from orchestrator.validation import Best, Fitted, GetCheckpoint, Report, figures, fitted, validate
 
 
 def fit(
@@ -84,7 +69,10 @@ def _fit(
     job: JobConfig, data: TrainingData, device: torch.device, report: Report, get_checkpoint: GetCheckpoint
 ) -> Fitted:
     torch.manual_seed(job.seed)
-    model = build(job.architecture, **job.model).to(device, memory_format=torch.channels_last)
+    model = build(job.architecture, **job.model)
+    if isinstance(model, SelfTraining):
+        return fit_itself(job, model.to(device), data, device, report)
+    model = tiled(model, job.tiles).to(device, memory_format=torch.channels_last)
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
     batches = make_batches(job, data, model, device)
@@ -96,13 +84,13 @@ def _fit(
     generator = torch.Generator(device)
     mixed = computes_in_bfloat16(device)
 
-    start, best = 0, _Best()
+    start, best = 0, Best()
     if (state := get_checkpoint()) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if schedule is not None:
             schedule.load_state_dict(state["schedule"])
-        start, best = state["epoch"], _Best(state["best_score"], state["best_epoch"], state["best_model"])
+        start, best = state["epoch"], Best(state["best_score"], state["best_epoch"], state["best_model"])
     else:
         model.adapt(batches.clean())
 
@@ -137,36 +125,19 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = validate(model, batches, data.synthetic)
+            choice = validate(model, batches, data.synthetic, job.view_size)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
-        metrics |= {
-            "epoch": epoch,
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "epoch_seconds": seconds,
-            "validation_score": choice.validation.score,
-            "validation_image_auroc": choice.validation.image_auroc,
-            "validation_pixel_ap": choice.validation.pixel_ap,
-        }
+        metrics |= {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "epoch_seconds": seconds}
+        metrics |= figures(choice)
         best.offer(metrics[job.objective], epoch, choice, model)
         metrics["best_objective"] = best.score
         report(metrics, _state(model, optimizer, schedule, epoch, best))
         began, since = time.perf_counter(), epoch
 
     model.load_state_dict(best.model)
-    choice = best.choice or validate(model, batches, data.synthetic)  # None only when resumed at the end
-    return Fitted(
-        model=model.eval(),
-        scorer=choice.scorer,
-        threshold=threshold(choice.good_scores, job.false_positive_rate, choice.plain_scores),
-        epoch=best.epoch,
-        validation={
-            "score": choice.validation.score,
-            "image_auroc": choice.validation.image_auroc,
-            "pixel_ap": choice.validation.pixel_ap,
-            "per_group": choice.validation.per_group,
-        },
-    )
+    choice = best.choice or validate(model, batches, data.synthetic, job.view_size)  # None only when resumed at the end
+    return fitted(job, model, choice, best.epoch)
 
 
 def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> None:
@@ -175,32 +146,6 @@ def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> N
             f"the {what} not finite in epoch {epoch} at learning_rate {job.learning_rate:g}: "
             f"lower it or clip the gradient (gradient_clip is {job.gradient_clip:g})"
         )
-
-
-@torch.no_grad()
-def validate(model: AnomalyModel, batches: ImageBatches | FeatureBatches, synthetic: SyntheticSet) -> Choice:
-    """Score held-out good images against their synthetic defects and choose the scoring that separates them best.
-
-    Raises
-    ------
-    FloatingPointError
-        The model has diverged: a map is not finite.
-    """
-    model.eval()
-    good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
-    return choose_scoring(good, defects, synthetic)
-
-
-def anomaly_maps(model: AnomalyModel, images: Iterable[Encoded]) -> dict[str, Tensor]:
-    """Return the maps of all batches, by name, N×1×H×W; see `validate` for the error."""
-    parts: dict[str, list[Tensor]] = {}
-    for batch in images:
-        for name, map_B1HW in model.anomaly_maps(batch).items():
-            parts.setdefault(name, []).append(map_B1HW.float())
-    whole = {name: torch.cat(maps) for name, maps in parts.items()}
-    if not all(maps.isfinite().all() for maps in whole.values()):
-        raise FloatingPointError("anomaly maps")
-    return whole
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
@@ -213,23 +158,8 @@ def computes_in_bfloat16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
-class _Best:
-    """The best weights so far and what they scored."""
-
-    def __init__(self, score: float = -math.inf, epoch: int = 0, model: dict[str, Tensor] | None = None) -> None:
-        self.score, self.epoch, self.model, self.choice = score, epoch, model, None
-
-    def offer(self, score: float, epoch: int, choice: Choice, model: AnomalyModel) -> None:
-        if score > self.score:
-            self.score, self.epoch, self.choice = score, epoch, choice
-            self.model = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-    def stale(self, epoch: int, job: JobConfig) -> bool:
-        return bool(job.patience) and self.epoch > 0 and epoch - self.epoch >= job.patience * job.evaluate_every
-
-
 def _state(
-    model: AnomalyModel, optimizer: torch.optim.Optimizer, schedule: Any, epoch: int, best: _Best
+    model: AnomalyModel, optimizer: torch.optim.Optimizer, schedule: Any, epoch: int, best: Best
 ) -> dict[str, Any]:
     return {
         "epoch": epoch,

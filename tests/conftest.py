@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,15 @@ def industrial() -> Path:
     if not (root / "bottle").is_dir():
         pytest.skip(f"no real images in {root}: set MSAD_DATA to a dataset with the category bottle")
     return root
+
+
+@pytest.fixture(scope="session")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on the import path with the files that docs/extending.md shows: `my_detector` and `my_spaces`."""
+    folder = tmp_path_factory.mktemp("own")
+    page = (REPOSITORY / "docs" / "extending.md").read_text()
+    for name, text in re.findall(r"```python\n# file: (\S+)\n(.*?)```", page, re.DOTALL):
+        (folder / name).write_text(text)
+    sys.path.append(str(folder))
+    yield folder
+    sys.path.remove(str(folder))

@@ -18,7 +18,7 @@ FORBIDDEN = {
 }
 # What a machine with torch and numpy but without Ray and MLflow must be able to import.
 WITHOUT_RAY = [
-    *(f"models.{path.stem}" for path in (REPOSITORY / "models").glob("[a-z]*.py")),
+    *(f"models.{path.stem}" for path in (REPOSITORY / "models").glob("[a-z]*.py") if path.stem != "anomalib_training"),
     *(f"data_io.{path.stem}" for path in (REPOSITORY / "data_io").glob("[a-z]*.py")),
     *(f"orchestrator.{name}" for name in ("training", "job_config", "bundles", "evaluation", "predict", "job_worker")),
 ]

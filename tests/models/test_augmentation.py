@@ -160,3 +160,20 @@ def test_augmentation_config_bad_values(values, message):
     with pytest.raises(ModelError) as caught:
         AugmentationConfig(**values)
     assert message in str(caught.value)
+
+
+@EVERY
+@pytest.mark.parametrize("kind", ["own", "none"])
+def test_augmented_tile_is_cut_from_the_augmented_image(name, kind, augmenters, drawn):
+    augmenter, images = augmenters[name]
+    if kind == "none":
+        augmenter = Augmenter(AugmentationConfig(kind="none"), drawn(name))
+    images, tile = images[:8], 40
+    tiles = augmenter(images, generator(5), tile)
+    again = generator(5)
+    places = [(torch.rand(8, generator=again) * (side - tile + 1)).floor().long() for side in images.shape[-2:]]
+    whole = augmenter(images, again)
+    cut = torch.stack([image[:, y : y + tile, x : x + tile] for image, y, x in zip(whole, *places, strict=True)])
+    assert tiles.shape == (8, 3, tile, tile) and len(set(zip(*map(torch.Tensor.tolist, places), strict=True))) > 4
+    # A place that lies on the very border of an image may be taken for outside or inside, by rounding.
+    assert ((tiles - cut).abs() > 1e-3).float().mean() < 1e-3

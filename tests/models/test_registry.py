@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 import torch
 
+from models import registry
 from models.errors import ModelError
+from models.references import named_entry_points
 from models.registry import architecture, architectures, build, count_parameters, default_parameters, register
 
 SMALL = {"base_width": 4, "depth": 2}
@@ -231,3 +234,74 @@ def test_register_same_name_twice():
 def test_default_parameters_build_the_default():
     assert default_parameters("multiscale")["skip"] == "gated"
     assert default_parameters("baseline")["bottleneck_channels"] is None
+
+
+MINE = "my_detector:MyDetector"
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch, own):
+    """A function that installs a package of the given entry points, as pip leaves it."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_OWN", {})
+
+    def install(name="my-detectors", **points):
+        folder = tmp_path / f"{name.replace('-', '_')}-1.2.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.2\n")
+        lines = [f"{point} = {value}" for point, value in points.items()]
+        (folder / "entry_points.txt").write_text("\n".join(["[msad.architectures]", *lines]))
+        named_entry_points.cache_clear()
+
+    yield install
+    named_entry_points.cache_clear()
+
+
+def test_architecture_of_a_python_path_is_imported_only_where_somebody_allowed_it(own, monkeypatch):
+    monkeypatch.setattr(registry, "_OWN", {})
+    monkeypatch.delitem(sys.modules, "my_detector", raising=False)
+    with pytest.raises(ModelError, match=f"nobody has allowed .* set MSAD_ARCHITECTURES={MINE}"):
+        build(MINE)
+    assert "my_detector" not in sys.modules
+    monkeypatch.setenv("MSAD_ARCHITECTURES", f"other:Other, {MINE}")
+    assert type(build(MINE)).__name__ == "MyDetector"
+
+
+def test_use_allows_a_python_path(own, monkeypatch):
+    monkeypatch.setattr(registry, "_OWN", {})
+    found = registry.use(MINE)
+    assert architecture(MINE) is found
+    assert default_parameters(MINE) == {"width": 32, "narrowest": 16}
+    assert registry.is_own(MINE) and not registry.is_own("baseline")
+    assert registry.use("baseline") is architecture("baseline")
+
+
+def test_architecture_of_an_entry_point_needs_no_permission(package):
+    package(my_detector=MINE)
+    assert "my_detector" in architectures()
+    assert build("my_detector", width=8).map_names == ("difference",)
+    assert registry.provider("my_detector") == ("my-detectors", "1.2")
+    assert registry.provider("baseline") is None
+
+
+@pytest.mark.parametrize(
+    ("points", "name", "message"),
+    [
+        ({"baseline": MINE}, "baseline", r"claimed by msad itself and by my-detectors 1.2 \(my_detector:MyDetector\)"),
+        ({"gone": "gone:Mine"}, "gone", r"the entry point 'gone' of my-detectors 1.2 .* no module 'gone'"),
+        ({"my-detector": MINE}, "my-detector", "letters, digits and '_'"),
+        ({"path": "pathlib:Path"}, "path", "not a class derived from models.base.AnomalyModel"),
+        ({"part": "models.reconstruction:ReconstructionModel"}, "part", "lacks reconstruct"),
+    ],
+)
+def test_architecture_of_an_entry_point_that_is_wrong(package, points, name, message):
+    package(**points)
+    with pytest.raises(ModelError, match=message):
+        architecture(name)
+
+
+def test_architecture_claimed_by_two_packages(package):
+    package("first", mine=MINE)
+    package("second", mine="my_detector:layer")
+    with pytest.raises(ModelError, match=r"claimed by first 1.2 .* and by second 1.2"):
+        architecture("mine")

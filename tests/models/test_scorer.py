@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from models.errors import ModelError
-from models.scorer import REDUCTIONS, Scorer, Scoring, fit_scorer, reduce, smooth, threshold
+from models.scorer import IMAGE_SCORE, REDUCTIONS, Scorer, Scoring, fit_scorer, reduce, smooth, threshold
 
 
 def good_maps(count=12, size=(32, 40), seed=0):
@@ -179,3 +179,27 @@ def test_scorer_from_the_cpu_scores_maps_on_the_gpu_alike():
     map_B1HW, score_B = scorer({name: map_B1HW.cuda() for name, map_B1HW in maps.items()})
     torch.testing.assert_close(map_B1HW.cpu(), scorer(maps)[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(score_B.cpu(), scorer(maps)[1], atol=1e-4, rtol=1e-4)
+
+
+def test_scorer_of_a_models_own_score_keeps_the_order_of_that_score():
+    generator = torch.Generator().manual_seed(0)
+    map_B1HW = torch.rand(6, 1, 16, 16, generator=generator)
+    own_B = torch.tensor([3.0, 1.0, 2.0, 6.0, 5.0, 4.0])
+    maps = {"anomaly_map": map_B1HW, IMAGE_SCORE: own_B.view(-1, 1, 1, 1).expand(-1, 1, 16, 16)}
+    scorer = fit_scorer(Scoring({"anomaly_map": 1.0}, smoothing=1.0, reduction="own"), maps)
+    blended_B1HW, score_B = scorer(maps)
+    assert score_B.argsort().tolist() == own_B.argsort().tolist()
+    plain = fit_scorer(Scoring({"anomaly_map": 1.0}, smoothing=1.0), maps)
+    assert torch.equal(blended_B1HW, plain(maps)[0])
+    again = Scorer.from_state(scorer.scoring, scorer.state())
+    assert torch.equal(again(maps)[1], score_B)
+    with pytest.raises(ModelError, match="needs the maps \\['image_score'\\]"):
+        scorer({"anomaly_map": map_B1HW})
+
+
+def test_smooth_of_a_large_map_equals_that_of_a_small_one(monkeypatch):
+    map_B1HW = torch.rand(2, 1, 70, 90, generator=torch.Generator().manual_seed(0))
+    by_matrix = {sigma: smooth(map_B1HW, sigma) for sigma in (0.5, 3.0, 20.0)}
+    monkeypatch.setattr("models.scorer._LARGE", 64)
+    for sigma, expected in by_matrix.items():
+        torch.testing.assert_close(smooth(map_B1HW, sigma), expected, atol=1e-5, rtol=1e-5)

@@ -9,7 +9,7 @@ from skimage import data, transform
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models.errors import ModelError
-from models.scorer import smooth
+from models.scorer import IMAGE_SCORE, smooth
 from models.scoring import Scoring, choose_scoring, default_candidates, fit_scorer
 from models.synthetic_defects import FAMILIES, GRADES, make_synthetic_defects
 
@@ -167,3 +167,27 @@ def test_choosing_refuses_maps_that_do_not_fit(gravel):
     broken = {"a": torch.full_like(defect_maps["a"], torch.nan)}
     with pytest.raises(ModelError, match="not finite"):
         choose_scoring(good_maps, broken, synthetic)
+
+
+def test_default_candidates_offer_a_models_own_score_beside_its_map():
+    candidates = default_candidates(("anomaly_map", IMAGE_SCORE), 256)
+    assert {tuple(candidate.weights) for candidate in candidates} == {("anomaly_map",)}
+    assert Scoring({"anomaly_map": 1.0}, reduction="own") in candidates
+    alone = default_candidates((IMAGE_SCORE,), 256)
+    assert {tuple(candidate.weights) for candidate in alone} == {(IMAGE_SCORE,)}
+    assert all(candidate.reduction != "own" for candidate in default_candidates(("l1", "ssim"), 256))
+
+
+def test_choosing_by_parts_is_choosing_by_all_maps_at_once(gravel):
+    good, synthetic = gravel
+    good_maps, defect_maps = maps_of(a=oracle(good, synthetic, 0.5, 0), b=oracle(good, synthetic, 1.0, 1))
+    count = len(synthetic.images)
+    parts = ({name: maps[i : i + 5] for name, maps in defect_maps.items()} for i in range(0, count, 5))
+    whole, by_parts = choose_scoring(good_maps, defect_maps, synthetic), choose_scoring(good_maps, parts, synthetic)
+    assert whole.scorer.scoring == by_parts.scorer.scoring
+    np.testing.assert_allclose(whole.good_scores, by_parts.good_scores, rtol=1e-5)
+    assert whole.validation.score == pytest.approx(by_parts.validation.score, abs=1e-6)
+    for end in (count - 5, count + 5):
+        parts = [{name: maps[torch.arange(end) % count] for name, maps in defect_maps.items()}]
+        with pytest.raises(ModelError, match="compute the maps on this set"):
+            choose_scoring(good_maps, parts, synthetic)

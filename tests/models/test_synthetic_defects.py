@@ -141,3 +141,14 @@ def test_one_good_image_is_enough():
 def test_images_that_cannot_be_damaged_are_refused(images, said):
     with pytest.raises(ModelError, match=said):
         make_synthetic_defects(images, seed=0)
+
+
+def test_defects_of_large_images_are_as_small_as_those_of_a_tile():
+    good = np.tile(photographs("gravel")[:2], (1, 4, 4, 1))
+    side = good.shape[1]
+    large, small = (make_synthetic_defects(good, seed=0, per_group=2, view_size=view) for view in (None, side // 4))
+    assert small.images.shape == large.images.shape
+    extent = [np.median([np.ptp(np.nonzero(mask)[0]) + 1 for mask in made.masks]) for made in (large, small)]
+    assert 2.5 < extent[0] / extent[1] < 6
+    faint = small.masks[small.grade == GRADES.index("faint")]
+    assert np.median([np.ptp(np.nonzero(mask)[0]) + 1 for mask in faint]) < 0.1 * side / 2

@@ -94,3 +94,36 @@ def test_kept_features_are_computed_once_for_jobs_that_differ_in_training_only(d
     FeatureBatches(dataclasses.replace(JOB, augmentation={"kind": "none"}), kept, model, CPU)
     FeatureBatches(dataclasses.replace(JOB, seed=1), kept, model, CPU)
     assert len(set(made)) == 3
+
+
+TILED = {"image_size": 64, "tiling": {"tile": 32}}
+
+
+def test_draw_tiles_at_full_resolution(data):
+    job = dataclasses.replace(JOB, augmentation={"kind": "none"}, corruption={"probability": 1.0}, **TILED)
+    batches = ImageBatches(job, data, build("baseline", base_width=4), CPU)
+    assert len(batches) == EPOCH_IMAGES  # five images, each shown forty times
+    index = torch.arange(37, 45)
+    clean, corrupted, mask = batches.draw(index, torch.Generator().manual_seed(0))
+    assert clean.shape == corrupted.shape == (8, 3, 32, 32) and mask.shape == (8, 1, 32, 32)
+    images = torch.from_numpy(data.train_NHWC).permute(0, 3, 1, 2).float() / 255
+    places = set()
+    for tile, image in zip(clean, images[index % 5], strict=True):  # of noise: a tile is found at one place only
+        windows = image.unfold(1, 32, 1).unfold(2, 32, 1)
+        (found,) = (windows - tile[:, None, None]).abs().amax(dim=(0, 3, 4)).lt(1e-4).nonzero().tolist()
+        places.add(tuple(found))
+    assert len(places) > 4
+    whole, synthetic = (torch.cat(list(parts)) for parts in (batches.validation(), batches.synthetic()))
+    assert whole.shape == (2, 3, 64, 64) and synthetic.shape == (18, 3, 64, 64)
+    assert torch.cat(list(batches.clean())).shape == (EPOCH_IMAGES, 3, 32, 32)
+
+
+def test_features_of_tiles_are_kept_and_validation_images_looked_at_whole(data, model):
+    job = dataclasses.replace(JOB, **TILED)
+    batches = FeatureBatches(job, data, model, CPU)
+    clean, corrupted, mask = batches.draw(torch.arange(8), torch.Generator().manual_seed(0))
+    shapes = [tuple(feature.shape[-2:]) for feature in model.encode(torch.rand(1, 3, 32, 32))]
+    assert [tuple(f.shape[-2:]) for f in clean] == [tuple(f.shape[-2:]) for f in corrupted] == shapes
+    assert mask.shape == (8, 1, *shapes[0])
+    assert torch.cat(list(batches.validation())).shape == (2, 3, 64, 64)
+    assert torch.cat(list(batches.synthetic())).shape == (18, 3, 64, 64)

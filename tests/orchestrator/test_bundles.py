@@ -14,9 +14,12 @@ from PIL import Image
 
 from data_io.decode import resize
 from data_io.errors import DataError
+from models import registry
+from models.scoring import Scoring, fit_scorer
 from orchestrator.bundle_files import CARD_FILE, DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE, amend, verify
 from orchestrator.bundles import Bundle, to_tensor
 from orchestrator.errors import BundleError, ConfigError
+from orchestrator.job_config import JobConfig
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -262,3 +265,28 @@ def test_bundles_import_without_ray_and_mlflow():
     modules = ", ".join(f"orchestrator.{name}" for name in ("bundles", "predict", "evaluation", "pictures"))
     code = f"import sys; sys.modules['ray'] = sys.modules['mlflow'] = None; import {modules}"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+def test_load_of_a_users_architecture_imports_only_what_is_allowed(own, bundle, tmp_path, monkeypatch):
+    name = "my_detector:MyDetector"
+    model = registry.use(name)(width=8)
+    image_BCHW = torch.rand(4, 3, 32, 32)
+    scorer = fit_scorer(Scoring({"difference": 1.0}), model.eval().anomaly_maps(image_BCHW))
+    job = JobConfig(category="gear", architecture=name, image_size=32, model={"width": 8})
+    saved = Bundle(model, scorer, 1.0, job).save(tmp_path / "bundle")
+    assert torch.equal(Bundle.load(saved).score_batch(image_BCHW)[1], scorer(model.anomaly_maps(image_BCHW))[1])
+    monkeypatch.setattr(registry, "_OWN", {})
+    with pytest.raises(BundleError, match=f"{name}.*set MSAD_ARCHITECTURES={name}"):
+        Bundle.load(saved)
+    monkeypatch.setenv("MSAD_ARCHITECTURES", name)
+    assert Bundle.load(saved).job == job
+
+
+def test_load_of_an_architecture_whose_package_is_missing_names_the_package(saved):
+    path = saved / DESCRIPTION_FILE
+    values = json.loads(path.read_text())
+    values["job"]["architecture"] = "their_detector"
+    values["provenance"]["versions"]["their-detectors"] = "2.0"
+    path.write_text(json.dumps(values))
+    with pytest.raises(BundleError, match=r"unknown architecture 'their_detector'.*made with their-detectors 2.0"):
+        Bundle.load(saved)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from orchestrator.cluster import Allotment, connect, divide
+from orchestrator.cluster import Allotment, connect, divide, own_code
 from orchestrator.config import make_config
 from orchestrator.errors import ResourceError
 
@@ -70,6 +70,18 @@ def test_more_than_the_largest_node_has_is_refused_naming_every_option():
 def test_gpu_asked_for_where_there_is_none_is_refused():
     with pytest.raises(ResourceError, match=r"0\.5 GPUs per trial .* has 0: lower --gpus-per-trial"):
         divide(asked(gpus=0.5), LAPTOP)
+
+
+def test_own_code_is_what_a_node_may_lack(own, tmp_path, monkeypatch):
+    package = tmp_path / "my_package" / "detectors"
+    package.mkdir(parents=True)
+    (tmp_path / "my_package" / "__init__.py").touch()
+    (package / "mine.py").write_text((own / "my_detector.py").read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["baseline", "my_detector:MyDetector", "my_package.detectors.mine:MyDetector"]
+    config = make_config({"name": "a", "dataset": "d", "architectures": names})
+    assert own_code(config) == {"py_modules": [str(own / "my_detector.py"), str(tmp_path / "my_package")]}
+    assert own_code(make_config({"name": "a", "dataset": "d"})) == {}  # an empty list stops every worker of Ray's
 
 
 def test_ray_that_cannot_be_started_is_an_error_for_the_user(monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def test_architectures_are_offered_by_their_beginning_and_after_a_comma():
     assert offered("train", "--architectures", "mul") == ["multiscale", "multiscale_segmenter"]
     assert offered("search", "--architectures", "baseline,multiscale,f") == ["baseline,multiscale,feature_pyramid"]
     assert "baseline,baseline" not in offered("search", "--architectures", "baseline,")
+
+
+def test_architectures_of_installed_packages_are_offered_too(monkeypatch):
+    brought = [EntryPoint("memory_bank", "somewhere:MemoryBank", "msad.architectures")]
+    monkeypatch.setattr("orchestrator.completion.entry_points", lambda group: brought)
+    assert offered("search", "--architectures", "m") == ["memory_bank", "multiscale", "multiscale_segmenter"]
 
 
 def test_categories_are_those_of_the_dataset_given(demo, category):

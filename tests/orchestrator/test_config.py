@@ -180,3 +180,28 @@ def test_load_refuses_several_sweeps_in_a_file(tmp_path):
     file.write_text("")
     with pytest.raises(ConfigError, match="`key: value` lines, found NoneType"):
         load(file)
+
+
+def test_own_architecture_named_in_a_sweep_may_be_imported(own):
+    config = make_config({"name": "a", "dataset": "d", "architectures": ["my_detector:MyDetector", "baseline"]})
+    assert config.job("gear", "my_detector:MyDetector").epochs == 60
+    parameters = {"model/narrowest": 8, "model/depth": 2, "learning_rate": 0.01}
+    config = config.model_copy(update={"parameters": parameters})
+    assert config.parameters_of("my_detector:MyDetector") == {"model/narrowest": 8, "learning_rate": 0.01}
+    assert config.parameters_of("baseline") == {"model/depth": 2, "learning_rate": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"architectures": ["nowhere:Mine"]}, "no module 'nowhere'"),
+        ({"architectures": ["my_detector:MyDetectr"]}, "did you mean 'MyDetector'"),
+        ({"architectures": ["my_detector:layer"]}, "not a class derived from"),
+        ({"architectures": ["mine/my_detector.py:MyDetector"]}, "run msad in mine and give my_detector:NAME"),
+        ({"architectures": ["baseline", "multiscale", "baseline"]}, "baseline: two studies would have one name"),
+        ({"search_spaces": {"baselin": "my_spaces:SKIPS"}}, "'baselin' is none of this sweep's architectures"),
+    ],
+)
+def test_own_architecture_or_space_that_is_wrong_is_refused(own, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config({"name": "a", "dataset": "d", **settings})

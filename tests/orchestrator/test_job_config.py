@@ -32,9 +32,23 @@ def test_job_config_with_several_bad_values_names_them_all():
 def test_unknown_setting_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"'lerning_rate'; did you mean 'learning_rate'"):
         JobConfig.from_dict({"category": "a", "architecture": "b", "lerning_rate": 1})
-    with pytest.raises(ValueError, match="only model, loss_weights, corruption, augmentation have parts"):
+    with pytest.raises(ValueError, match="only model, loss_weights, corruption, augmentation, tiling have parts"):
         JobConfig(category="a", architecture="b").with_parameters({"optimizer/beta": 1})
 
 
 def test_nearest_without_a_close_word_lists_all():
     assert nearest("zzz", ["one", "two"]) == "; known are one, two"
+
+
+def test_tiling_is_checked_with_the_job():
+    job = JobConfig(category="a", architecture="b", image_size=64).with_parameters({"tiling/tile": 32})
+    assert (job.tiles.tile, job.tiles.pixels, job.view_size) == (32, 8, 32)
+    assert JobConfig(category="a", architecture="b", image_size=64).view_size == 64
+    for parameters, words in (
+        ({"tiling/tile": 64}, "smaller than the image"),
+        ({"tiling/tiel": 32}, "'tiling/tiel'; did you mean 'tile'"),
+        ({"tiling/tile": 32, "tiling/overlap": 20}, "overlap is 20"),
+        ({"tiling/tile": "half"}, "whole numbers"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            JobConfig(category="a", architecture="b", image_size=64).with_parameters(parameters)

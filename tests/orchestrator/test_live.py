@@ -91,6 +91,8 @@ def test_time_left_before_the_first_end_comes_from_the_epochs_of_what_runs(study
     assert view.seconds_left() == 0
     now, _ = 10.0, directory.append_progress({"epoch": 1.0})
     assert view.seconds_left() == pytest.approx(3 * 40 - 10)  # three trials of four times ten seconds, ten have passed
+    now = 15.0
+    assert view.seconds_left() == pytest.approx(3 * 40 - 15)  # it falls while nothing new is known
 
 
 def test_training_of_the_winner_shows_its_epoch_and_the_time_left(study, monkeypatch, tmp_path):
@@ -103,4 +105,4 @@ def test_training_of_the_winner_shows_its_epoch_and_the_time_left(study, monkeyp
     with LiveView([study], 1, console) as view:
         view.stage(study, "training the winner", directory, epochs=12)
         now, _ = 30.0, directory.append_progress({"epoch": 4.0})
-    assert "training the winner, epoch 4/12, about 2 min 00 s left" in text.getvalue()
+    assert "training the winner, epoch 4/12, 2 min 00 s left" in text.getvalue()

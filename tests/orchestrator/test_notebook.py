@@ -80,7 +80,7 @@ def test_result_shows_as_a_table_and_a_picture(result, category):
     assert "<table" in words and "baseline ★" in words and "NaN" not in words
     [picture] = PICTURE.findall(shown)
     width, height = size_of(base64.b64decode(picture))
-    assert 300 < width <= 900 and height > 300
+    assert 300 < width <= 720 and height > 300
     assert repr(result[1]).startswith(f"<sweep notebook, best by validation score: {category}: baseline 0.")
 
 

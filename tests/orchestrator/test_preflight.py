@@ -126,3 +126,54 @@ def test_no_test_image_or_mask_is_opened(demo, tmp_path):
     assert result.returncode == 0, result.stderr
     train, *others = result.stdout.splitlines()
     assert int(train) > 0 and not others
+
+
+def test_own_architecture_is_searched_in_its_own_space(make, own, own_cache):
+    plan = prepare(make(architectures=["my_detector:MyDetector"], parameters={"model/width": 8}), own_cache)
+    assert set(plan.spaces["my_detector:MyDetector"]) == {"learning_rate", "model/narrowest"}
+
+
+def test_architecture_can_be_searched_in_another_space(make, own, own_cache):
+    config = make(architectures=["multiscale", "baseline"], search_spaces={"multiscale": "my_spaces:SKIPS"})
+    plan = prepare(config, own_cache)
+    assert set(plan.spaces["multiscale"]) == {"learning_rate", "model/skip", "corruption/strength"}
+    assert "loss_weights/l1" in plan.spaces["baseline"]
+
+
+def test_architecture_with_nothing_to_search_gets_no_trials(make, own, own_cache):
+    everything = {"model/width": 8, "model/narrowest": 4, "learning_rate": 0.001}
+    config = make(architectures=["my_detector:MyDetector", "baseline"], parameters=everything)
+    plan = prepare(config, own_cache)
+    assert plan.spaces["my_detector:MyDetector"] == {}
+    assert [plan.trials(config, name) for name in config.architectures] == [0, 10]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{'model/widht': FloatDistribution(0, 1)}", "'model/widht', which its jobs have not; .*'model/width'"),
+        ("{'learning_rate': (0, 1)}", r"'learning_rate' is \(0, 1\), not a distribution of optuna"),
+        ("['learning_rate']", "is list; it must be a dictionary"),
+    ],
+)
+def test_search_space_that_is_wrong_is_refused(make, own, own_cache, tmp_path, monkeypatch, text, message):
+    (tmp_path / "wrong_space.py").write_text(f"from optuna.distributions import *\ndef space():\n    return {text}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrong_space", raising=False)
+    name = "my_detector:MyDetector"
+    with pytest.raises(ConfigError, match=message):
+        prepare(make(architectures=[name], search_spaces={name: "wrong_space:space"}), own_cache)
+
+
+def test_own_architecture_that_breaks_the_contract_is_refused(make, own, own_cache, tmp_path, monkeypatch):
+    text = (own / "my_detector.py").read_text().replace("dim=1, keepdim=True", "dim=1")
+    (tmp_path / "flat_maps.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"flat_maps:MyDetector: the map 'difference' must be .* it is \(3, 64, 64\)"):
+        prepare(make(architectures=["flat_maps:MyDetector"]), own_cache)
+
+
+def test_tile_that_does_not_suit_is_refused_with_the_nearest(make, own_cache):
+    prepare(make(architectures=("multiscale",), parameters={"tiling/tile": 32}, trials=0), own_cache)
+    with pytest.raises(ConfigError, match=r"tiling/tile 36 does not suit multiscale: .*nearest is 32"):
+        prepare(make(architectures=("multiscale",), parameters={"tiling/tile": 36}, trials=0), own_cache)

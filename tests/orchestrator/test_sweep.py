@@ -51,7 +51,7 @@ def runs(folder: Path, sweep: str) -> dict[str, list]:
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(sweep)
     found = client.search_runs([experiment.experiment_id], max_results=1000)
-    kinds = ("study", "trial", "final")
+    kinds = ("sweep", "study", "trial", "final")
     return {kind: [run for run in found if run.data.tags["msad.kind"] == kind] for kind in kinds}
 
 
@@ -82,6 +82,11 @@ def test_search_ends_with_every_run_in_mlflow(swept):
     assert done.returncode == 0, done.stderr
     found = runs(folder, "first")
     assert len(found["study"]) == 2 and len(found["trial"]) == 4
+    (sweep,) = found["sweep"]
+    assert sweep.info.status == "FINISHED" and all(
+        run.info.run_id in sweep.data.tags["mlflow.note.content"] for run in found["study"]
+    )
+    assert sum(run.data.tags["msad.best"] == "true" for run in found["study"]) == 1
     for run in found["trial"]:
         assert run.info.status == "FINISHED" and run.data.tags["msad.status"] == "complete"
         assert {"train/loss", "validation_score", "train/learning_rate"} <= set(run.data.metrics)

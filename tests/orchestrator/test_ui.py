@@ -215,7 +215,7 @@ def test_study_leads_to_its_pictures_and_its_model(ui, window):
     assert wait(window, lambda window: window.execute_script(width), "the gallery") == 40
     window.switch_to.window(study)
     follow(window, "registered model")
-    wait(window, lambda window: "msad-brick" in body(window) and "@ best" in body(window), "the model's versions")
+    wait(window, lambda window: "msad-brick" in body(window) and "@ champion" in body(window), "the model's versions")
 
 
 def test_sweeps_run_shows_leaderboard_and_report(ui, window):

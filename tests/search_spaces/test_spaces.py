@@ -8,7 +8,9 @@ from optuna.distributions import CategoricalDistribution
 import search_spaces
 from models.augmentation import AugmentationConfig
 from models.corruptions import CorruptionConfig, Corruptor
-from models.registry import architecture, architectures, build, default_parameters
+from models.errors import ModelError
+from models.references import named_entry_points
+from models.registry import architecture, architectures, build, default_parameters, use
 from orchestrator.job_config import JobConfig
 
 EVERY = pytest.mark.parametrize("name", architectures())
@@ -36,6 +38,11 @@ def samples(name, count):
 
 def test_every_architecture_has_a_space():
     assert search_spaces.architectures() == architectures()
+
+
+def test_space_of_an_architecture_that_has_none_is_empty(own, monkeypatch):
+    monkeypatch.delattr(use("my_detector:MyDetector"), "search_space")
+    assert search_spaces.space("my_detector:MyDetector") == {}
 
 
 @EVERY
@@ -83,7 +90,34 @@ def test_space_is_a_copy():
     assert search_spaces.space("baseline")
 
 
-def test_space_unknown_architecture_names_nearest_and_all():
-    with pytest.raises(ValueError, match="'basline' has no search space; did you mean 'baseline'\\?") as error:
+def test_space_unknown_architecture_names_the_nearest():
+    with pytest.raises(ModelError, match="unknown architecture 'basline'; did you mean 'baseline'\\?"):
         search_spaces.space("basline")
-    assert str(error.value).endswith(f"known are {', '.join(search_spaces.architectures())}")
+
+
+def test_space_of_an_own_architecture_is_its_attribute(own):
+    use("my_detector:MyDetector")
+    assert set(search_spaces.space("my_detector:MyDetector")) == {"learning_rate", "model/width", "model/narrowest"}
+
+
+def test_space_from_elsewhere_replaces_the_architectures(own):
+    assert set(search_spaces.space("multiscale", "my_spaces:SKIPS")) == {
+        "learning_rate",
+        "model/skip",
+        "corruption/strength",
+    }
+
+
+def test_space_of_a_package_is_found_by_its_name(own, tmp_path, monkeypatch):
+    folder = tmp_path / "spaces-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: spaces\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[msad.search_spaces]\nskips = my_spaces:SKIPS\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    named_entry_points.cache_clear()
+    try:
+        assert "model/skip" in search_spaces.space("multiscale", "skips")
+        with pytest.raises(ModelError, match="unknown search space 'skip'; did you mean 'skips'"):
+            search_spaces.space("multiscale", "skip")
+    finally:
+        named_entry_points.cache_clear()
