@@ -24,6 +24,7 @@ import importlib.metadata
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,7 @@ def main() -> None:
             for name, call in calls.items():
                 results[name], seconds = timed(call)
                 times[name].append(seconds)
+                print(f"  {name}: {seconds[0]:.2f} s, {seconds[1]:.2f} s of processors", file=sys.stderr, flush=True)
     medians = {
         name: tuple(statistics.median(column) for column in zip(*runs, strict=True)) for name, runs in times.items()
     }

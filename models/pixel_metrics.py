@@ -10,7 +10,7 @@ Shapes: H×W pixels of one image; P defect pixels by rising value, K distinct va
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from models.errors import ModelError
-from models.region_overlap import area_below, region_numbers
+from models.pixel_thresholds import LIMITS, Defects, PixelSet, SortedPart, Sums
+from models.region_overlap import region_numbers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -135,15 +136,33 @@ def _in_step(first: Iterable, second: Iterable) -> Iterator[tuple]:
 def _measure(images: Iterable[_Image]) -> tuple[PixelMetrics, dict[str, PixelMetrics]]:
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy lets go of the interpreter in all that takes long
         pixels = _collect(images, pool)
-        values_K, *parts = _thresholds(pixels, pool)
-        overall, *by_group = parts
-        if len(values_K):
-            for group, below_K, not_above_K in _rank(pixels.normal, values_K, pool):
-                overall.add(below_K, not_above_K)
-                for part in by_group if group == _SHARED else by_group[group - 1 : group]:
-                    part.add(below_K, not_above_K)
-        figures, *of_groups = pool.map(_Thresholds.figures, parts)
-    return figures, dict(zip(pixels.names[1:], of_groups, strict=True))
+        numbers = range(len(pixels.names))
+        defects = Defects.of(
+            np.concatenate(pixels.values), np.concatenate(pixels.regions), pixels.region_sizes, pixels.region_groups
+        )
+        sets = [
+            defects.set_of(groups, sum(len(pixels.normal[group]) for group in groups))
+            for groups in (numbers, *((_SHARED, group) for group in numbers[1:]))
+        ]
+        blocks = defects.blocks()
+        parts = _sorted(pixels.normal, pool) if blocks else []
+        sums = [Sums()] * len(sets)
+        for of_block in pool.map(lambda block: defects.measure(block, parts, sets), blocks):
+            sums = [total + more for total, more in zip(sums, of_block, strict=True)]
+    overall, *by_group = map(_figures, sets, sums)
+    return overall, dict(zip(pixels.names[1:], by_group, strict=True))
+
+
+def _figures(images: PixelSet, sums: Sums) -> PixelMetrics:
+    defect, normal, (precision, *areas) = images.defect, images.normal, sums.rest
+    prevalence = defect / (defect + normal)
+    if not defect:
+        return PixelMetrics(np.nan, np.nan, prevalence, np.nan, np.nan)
+    average_precision = min(1.0, precision / defect)
+    if not normal:
+        return PixelMetrics(np.nan, average_precision, prevalence, np.nan, np.nan)
+    aupro = (min(1.0, max(0.0, area / (limit * normal))) for area, limit in zip(areas, LIMITS, strict=True))
+    return PixelMetrics(sums.beaten / (2 * defect * normal), average_precision, prevalence, *aupro)
 
 
 def _collect(images: Iterable[_Image], pool: ThreadPoolExecutor) -> _Pixels:
@@ -191,101 +210,13 @@ def _ahead(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: 
         yield running.popleft().result()
 
 
-def _thresholds(pixels: _Pixels, pool: ThreadPoolExecutor) -> tuple[np.ndarray, ...]:
-    """Return the distinct defect values, rising, and the `_Thresholds` of all images and of each group."""
-    values_P = np.concatenate(pixels.values)
-    order_P = np.argsort(values_P)
-    values_P, region_P = values_P[order_P], np.concatenate(pixels.regions)[order_P]
-    new_P = _differ(values_P)
-    place_P = np.cumsum(new_P, dtype=np.int32) - 1
-    weight_P = (1.0 / np.array(pixels.region_sizes, np.float64))[region_P]
-    group_of_region = np.array(pixels.region_groups, np.int16)
-    group_P = group_of_region[region_P]
-
-    def of(groups: Sequence[int]) -> _Thresholds:
-        everything = len(groups) == len(pixels.names)
-        chosen_P = slice(None) if everything else np.isin(group_P, groups)
-        regions = int(np.isin(group_of_region, groups).sum())
-        normal = sum(len(pixels.normal[group]) for group in groups)
-        return _Thresholds.of(place_P[chosen_P], weight_P[chosen_P], regions, normal)
-
-    numbers = range(len(pixels.names))
-    return values_P[new_P], *pool.map(of, [numbers, *((_SHARED, group) for group in numbers[1:])])
-
-
-@dataclass
-class _Thresholds:
-    """The distinct defect values of some images, rising, and the pixels around each.
-
-    `places_K` says where they are among the values of all images. `found_K` counts the defect pixels at or above each,
-    `step_K` is what those at it add to the mean overlap. The normal pixels below it and not above it are added up.
-    """
-
-    places_K: np.ndarray
-    found_K: np.ndarray
-    step_K: np.ndarray
-    normal: int
-    below_K: np.ndarray
-    not_above_K: np.ndarray
-
-    @classmethod
-    def of(cls, places_P: np.ndarray, weight_P: np.ndarray, regions: int, normal: int) -> _Thresholds:
-        starts_K = np.flatnonzero(_differ(places_P))
-        step_K = np.add.reduceat(weight_P, starts_K) / regions if regions else np.zeros(0)
-        counts = (np.zeros(len(starts_K), np.int64) for _ in range(2))
-        return cls(places_P[starts_K], len(places_P) - starts_K, step_K, normal, *counts)
-
-    def add(self, below_K: np.ndarray, not_above_K: np.ndarray) -> None:
-        """Add the normal pixels of a group, counted around the values of all images."""
-        everything = len(self.places_K) == len(below_K)
-        self.below_K += below_K if everything else below_K[self.places_K]
-        self.not_above_K += not_above_K if everything else not_above_K[self.places_K]
-
-    def figures(self) -> PixelMetrics:
-        defect, normal = int(self.found_K[0]) if len(self.found_K) else 0, self.normal
-        prevalence = defect / (defect + normal)
-        if not defect:
-            return PixelMetrics(np.nan, np.nan, prevalence, np.nan, np.nan)
-        true_K = -np.diff(self.found_K, append=0)
-        false_K = normal - self.below_K
-        precision_K = self.found_K / (self.found_K + false_K)
-        average_precision = min(1.0, float(np.dot(true_K, precision_K)) / defect)
-        if not normal:
-            return PixelMetrics(np.nan, average_precision, prevalence, np.nan, np.nan)
-        # Twice the normal pixels below, ties once; in whole numbers, so exact.
-        beaten = int(np.dot(true_K, self.below_K) + np.dot(true_K, self.not_above_K))
-        curve = self.step_K, normal - self.not_above_K, false_K, normal
-        return PixelMetrics(
-            beaten / (2 * defect * normal),
-            average_precision,
-            prevalence,
-            area_below(*curve, limit=0.3),
-            area_below(*curve, limit=0.05),
-        )
-
-
-def _differ(sorted_values: np.ndarray) -> np.ndarray:
-    """Tell which values differ from the one before; the first one does."""
-    differ = np.ones(len(sorted_values), dtype=bool)
-    np.not_equal(sorted_values[1:], sorted_values[:-1], out=differ[1:])
-    return differ
-
-
-def _rank(
-    normal: list[_Values], values_K: np.ndarray, pool: ThreadPoolExecutor
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield a group, and how many of its normal pixels are below and not above each value; large groups in parts."""
+def _sorted(normal: list[_Values], pool: ThreadPoolExecutor) -> list[SortedPart]:
+    """Sort the normal values of every group in place, large groups in parts: counts of parts add up."""
     share = max(1, sum(map(len, normal)) // torch.get_num_threads())
-    jobs = [
+    parts = [
         (group, part)
         for group, values in enumerate(normal)
         for part in np.array_split(values.array(), max(1, round(len(values) / share)))
     ]
-
-    def count(job: tuple[int, np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
-        group, part = job
-        part.sort()  # in place: these are views
-        values = values_K.astype(np.result_type(values_K, part), copy=False)
-        return group, np.searchsorted(part, values, side="left"), np.searchsorted(part, values, side="right")
-
-    return _ahead(pool, count, jobs)
+    list(pool.map(lambda part: part[1].sort(), parts))
+    return parts

@@ -48,33 +48,30 @@ def region_numbers(mask_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return of_pixel, np.bincount(of_pixel)
 
 
-def area_below(step_K: np.ndarray, above_K: np.ndarray, from_K: np.ndarray, normal: int, limit: float) -> float:
-    """Integrate mean overlap over the false-positive rate from 0 to `limit`, and divide by `limit`.
+def area_below(step_K: np.ndarray, above_K: np.ndarray, from_K: np.ndarray, most: float) -> float:
+    """Integrate mean overlap over the number of false positives, from 0 to `most`.
 
     As the threshold falls, overlap rises by `step_K` at each one: at once, or, where normal pixels are tied with it, in
     a straight line while the false positives rise from `above_K` to `from_K`. In between it is level. So the area is
-    the sum of the steps, each times the way that is left to the limit.
+    the sum of the steps, each times the way that is left to the limit, and areas of several sets of thresholds add up.
 
     Parameters
     ----------
     step_K
-        Shares that add up to 1.
+        What each threshold adds to the mean overlap.
     above_K, from_K
         Normal pixels above each threshold, and at or above it; thresholds rise, so these do not.
-    normal
-        All of them.
-    limit
-        In (0, 1].
+    most
+        The limit, in normal pixels, positive.
 
     Returns
     -------
     float
-        In [0, 1].
+        In pixels; to be divided by `most`.
     """
-    most = limit * normal
     whole = len(from_K) - int(np.searchsorted(from_K[::-1], most, side="right"))  # the lowest one within the limit
-    area = most * step_K[whole:].sum() - np.dot(step_K[whole:], above_K[whole:] + from_K[whole:]) / 2
+    area = np.sum(step_K[whole:] * (most - (above_K[whole:] + from_K[whole:]) / 2))
     if whole and above_K[whole - 1] < most:
-        above, at = above_K[whole - 1], from_K[whole - 1] - above_K[whole - 1]
-        area += step_K[whole - 1] * (most - above) ** 2 / (2 * at)
-    return float(min(1.0, max(0.0, area / most)))
+        above, tied = above_K[whole - 1], from_K[whole - 1] - above_K[whole - 1]
+        area += step_K[whole - 1] * (most - above) ** 2 / (2 * tied)
+    return float(area)

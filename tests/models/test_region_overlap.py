@@ -32,7 +32,7 @@ def test_region_numbers_join_corners_but_not_the_ends_of_rows(first, second, reg
 def test_area_below_interpolates_at_the_limit():
     # Of 10 normal pixels 2 lie above the first half of the defects, and 4 are tied with the second.
     step, above, at_or_above = np.array([0.5, 0.5]), np.array([4, 2]), np.array([8, 2])
-    assert area_below(step, above, at_or_above, 10, 0.2) == 0.0
-    assert area_below(step, above, at_or_above, 10, 0.4) == pytest.approx(0.5 * 0.2 / 0.4)
-    assert area_below(step, above, at_or_above, 10, 0.6) == pytest.approx((0.5 * 0.4 + 0.25 * 0.2 / 2) / 0.6)
-    assert area_below(step, above, at_or_above, 10, 1.0) == pytest.approx(0.5 * 0.8 + 0.5 * 0.2 + 0.5 * 0.4 / 2)
+    assert area_below(step, above, at_or_above, 2) == 0.0
+    assert area_below(step, above, at_or_above, 4) == pytest.approx(0.5 * 2)
+    assert area_below(step, above, at_or_above, 6) == pytest.approx(0.5 * 4 + 0.25 * 2 / 2)
+    assert area_below(step, above, at_or_above, 10) == pytest.approx(0.5 * 8 + 0.5 * 2 + 0.5 * 4 / 2)
