@@ -24,6 +24,7 @@ from models.errors import ModelError
 Tile = tuple[slice, slice, Tensor, Tensor]
 """Rows and columns of a tile, and what its map counts in each of them, H×1 and W."""
 
+_SMALLEST = 16
 PIXELS_AT_ONCE = 1 << 20
 """Pixels of the tiles that go through the network at once: 16 tiles of 256 × 256."""
 
@@ -49,12 +50,11 @@ class TilingConfig:
     overlap: int | None = None
 
     def __post_init__(self) -> None:
-        whole = all(isinstance(value, Integral) and not isinstance(value, bool) for value in (self.tile, self.pixels))
-        if not whole or self.tile < 0 or 0 < self.tile < 16:
-            raise ModelError(
-                f"tiling: tile is {self.tile!r} and overlap {self.overlap!r}; they are whole numbers of "
-                "pixels, a tile at least 16 (or 0: no tiles)"
-            )
+        given = [self.tile] if self.overlap is None else [self.tile, self.overlap]
+        if not all(isinstance(value, Integral) and not isinstance(value, bool) for value in given):
+            raise ModelError(f"tiling: tile {self.tile!r}, overlap {self.overlap!r}; they are whole numbers of pixels")
+        if self.tile < 0 or 0 < self.tile < _SMALLEST:
+            raise ModelError(f"tiling: tile is {self.tile}; it must be at least {_SMALLEST} pixels, or 0 for no tiles")
         if not 0 <= self.pixels <= self.tile // 2:
             raise ModelError(f"tiling: overlap is {self.overlap}; it must be 0 to half a tile, {self.tile // 2} pixels")
 

@@ -109,11 +109,6 @@ class JobConfig:
         ]
         if problems:
             raise ValueError("; ".join(problems))
-        unknown = [
-            key for key in self.tiling if key not in (known := [f.name for f in dataclasses.fields(TilingConfig)])
-        ]
-        if unknown:
-            raise ValueError(f"unknown parameter 'tiling/{unknown[0]}'{nearest(unknown[0], known)}")
         if self.tiles.tile >= self.image_size:
             raise ValueError(
                 f"tiling/tile is {self.tiles.tile} and image_size {self.image_size}: a tile must be smaller than the "

@@ -11,9 +11,10 @@ from models.augmentation import AugmentationConfig
 from models.corruptions import CorruptionConfig
 from models.registry import architecture as architecture_class
 from models.registry import default_parameters
+from models.tiling import TilingConfig
 from orchestrator.job_config import OPEN_GROUPS, JobConfig, nearest
 
-SETTINGS = {"corruption": CorruptionConfig, "augmentation": AugmentationConfig}
+SETTINGS = {"corruption": CorruptionConfig, "augmentation": AugmentationConfig, "tiling": TilingConfig}
 
 
 def flatten(parameters: Mapping[Any, Any]) -> dict[str, Any]:

@@ -118,7 +118,8 @@ def test_draw_tiles_at_full_resolution(data):
     assert torch.cat(list(batches.clean())).shape == (EPOCH_IMAGES, 3, 32, 32)
 
 
-def test_features_of_tiles_are_kept_and_validation_images_looked_at_whole(data, model):
+def test_features_of_tiles_are_kept_and_validation_images_looked_at_whole(data, model, monkeypatch):
+    monkeypatch.setattr("orchestrator.batches.VIEWS_IN_ALL", 20)
     job = dataclasses.replace(JOB, **TILED)
     batches = FeatureBatches(job, data, model, CPU)
     clean, corrupted, mask = batches.draw(torch.arange(8), torch.Generator().manual_seed(0))

@@ -136,6 +136,7 @@ def test_parameters_go_to_the_architectures_that_have_them():
         ({"parameters": {"loss_weights/sism": 1}}, "'loss_weights/sism'; did you mean 'loss_weights/ssim'?"),
         ({"parameters": {"corruption/probabilty": 1}}, "did you mean 'corruption/probability'?"),
         ({"parameters": {"augmentation/knid": "none"}}, "did you mean 'augmentation/kind'?"),
+        ({"parameters": {"tiling": {"tiel": 32}}}, "'tiling/tiel'; did you mean 'tiling/tile'?"),
         ({"parameters": {"model": 3}}, "unknown parameter 'model'"),
         ({"parameters": {"category": "gear"}}, "unknown parameter 'category'"),
     ],
@@ -155,6 +156,8 @@ def test_misspelt_key_at_any_level_is_refused_with_the_nearest_name(values, expe
         ({"corruption/probability": 2}, "probability is 2; it must be between 0 and 1"),
         ({"corruption/probability": "often"}, "corruption: {'probability': 'often'} holds a value of the wrong type"),
         ({"augmentation/kind": "rotate"}, "kind is 'rotate'; did you mean 'rotated'?"),
+        ({"tiling/tile": 256}, "a tile must be smaller than the image"),
+        ({"tiling/tile": 64, "tiling/overlap": 40}, "it must be 0 to half a tile, 32 pixels"),
     ],
     ids=str,
 )

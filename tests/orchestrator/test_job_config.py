@@ -46,7 +46,6 @@ def test_tiling_is_checked_with_the_job():
     assert JobConfig(category="a", architecture="b", image_size=64).view_size == 64
     for parameters, words in (
         ({"tiling/tile": 64}, "smaller than the image"),
-        ({"tiling/tiel": 32}, "'tiling/tiel'; did you mean 'tile'"),
         ({"tiling/tile": 32, "tiling/overlap": 20}, "overlap is 20"),
         ({"tiling/tile": "half"}, "whole numbers"),
     ):

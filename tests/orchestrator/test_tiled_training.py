@@ -30,8 +30,15 @@ def data(demo):
     return TrainingData(images[:12], images[12:], defects)
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """As few tiles as images, to be quick."""
+    monkeypatch.setattr("orchestrator.batches.VIEWS_IN_ALL", 24)
+    monkeypatch.setattr("orchestrator.batches.EPOCH_IMAGES", 24)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_tiled_job_is_trained_saved_loaded_and_predicts_images_of_any_size(architecture, data, demo, tmp_path):
+def test_tiled_job_is_trained_saved_loaded_and_predicts_images_of_any_size(architecture, data, tmp_path, few):
     job = JobConfig(
         category="brick",
         architecture=architecture,
@@ -70,7 +77,7 @@ def test_tiled_job_is_trained_saved_loaded_and_predicts_images_of_any_size(archi
             torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
 
 
-def test_tiled_job_resumes_where_it_was(data):
+def test_tiled_job_resumes_where_it_was(data, few):
     job = JobConfig(
         category="brick",
         architecture="multiscale",
