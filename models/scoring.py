@@ -197,13 +197,23 @@ class _Judge:
             sigma: self._fit(good_maps, [key for key in self._keys if key[0] == sigma])
             for sigma in dict.fromkeys(scoring.smoothing for scoring in candidates)
         }
-        self._scores: dict[tuple[_Key, str], list[Tensor]] = {}
-        self._samples: dict[_Key, list[Tensor]] = {}
+        # Made at once: small results that are kept between large maps that are not would leave the memory in pieces.
+        images, pixels = self.good_count + len(synthetic.images), len(self.labels)
+        self._scores = {
+            (key, reduction): torch.empty(images, device=self._device)
+            for key in self._keys
+            for reduction in self._reductions
+        }
+        self._samples = {key: torch.empty(pixels, device=self._device) for key in self._keys}
+        self._images_done = self._pixels_done = 0
 
     def look(self, maps: Mapping[str, Tensor], source: np.ndarray, first_defect: int | None = None) -> None:
         """Take the maps of the next images; `source` is each one's good image, `first_defect` its place in the set."""
         fold_B = torch.from_numpy(source % 2).to(self._device)
         pixels = None if first_defect is None else self._pixels_of(first_defect, len(source))
+        images = slice(self._images_done, self._images_done + len(source))
+        sampled = slice(self._pixels_done, self._pixels_done + (0 if pixels is None else len(pixels)))
+        self._images_done, self._pixels_done = images.stop, sampled.stop
         for sigma, statistics in self._statistics.items():
             smoothed: dict[str, Tensor] = {}
             standardised: dict[tuple[str, str], Tensor] = {}
@@ -221,14 +231,13 @@ class _Judge:
                 for reduction in self._reductions:
                     own = reduction == OWN
                     scored_B1HW = standardised[IMAGE_SCORE, scoring.calibration] if own else map_B1HW
-                    score_B = reduce(scored_B1HW, "max" if own else reduction)
-                    self._scores.setdefault((key, reduction), []).append(score_B)
+                    self._scores[key, reduction][images] = reduce(scored_B1HW, "max" if own else reduction)
                 if pixels is not None:
-                    self._samples.setdefault(key, []).append(map_B1HW.flatten()[pixels])
+                    self._samples[key][sampled] = map_B1HW.flatten()[pixels]
 
     def scores(self, scoring: Scoring) -> np.ndarray:
         """Return the scores of all images: good ones, then synthetic ones."""
-        return torch.cat(self._scores[_map_key(scoring), scoring.reduction]).cpu().numpy()
+        return self._scores[_map_key(scoring), scoring.reduction].cpu().numpy()
 
     def image_aurocs(self, scores: np.ndarray) -> np.ndarray:
         """Compute the AUROC of all good images against each group."""
@@ -242,7 +251,7 @@ class _Judge:
 
     def pixel_precisions(self, scoring: Scoring) -> np.ndarray:
         """Compute the pixel average precision on the images of each group."""
-        sampled = torch.cat(self._samples[_map_key(scoring)]).cpu().numpy()
+        sampled = self._samples[_map_key(scoring)].cpu().numpy()
         return np.array([average_precision(self.labels[m], sampled[m], self.stands_for[m]) for m in self.pixel_members])
 
     def _choose_pixels(self, synthetic: SyntheticSet) -> None:
