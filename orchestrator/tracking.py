@@ -166,9 +166,8 @@ class Tracker:
         self._thread.start()
 
     def put(self, record: RunRecord) -> None:
-        """Queue a record; the newest of an ID is the one that is delivered."""
+        """Queue a record; the newest of an ID is the one that is delivered, in the place of the first that waits."""
         with self._changed:
-            self._pending.pop(record.record_id, None)
             self._pending[record.record_id] = self._latest[record.record_id] = record
             self._changed.notify_all()
 
@@ -207,7 +206,6 @@ class Tracker:
                     self._changed.wait()
                 if self._closing:
                     return
-                # A run's parent comes first: it is put first, and a dictionary keeps that order.
                 record = self._pending.pop(next(iter(self._pending)))
                 self._current = record.record_id
             try:
@@ -274,7 +272,8 @@ class Tracker:
             "mlflow.source.name": "msad",
         }
         if record.parent:
-            parent = self._run_ids.get(record.parent) or self._find(record.parent).info.run_id
+            # Made here where its own record still waits, because its delivery failed.
+            parent = self._run_ids.get(record.parent) or self._find_or_create(self._latest[record.parent])
             tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(self._experiment_id, tags=tags, run_name=record.title)
         return run.info.run_id
