@@ -1,11 +1,11 @@
 """Tiny defects on large images: a network that sees the image shrunk, beside one that sees it tile by tile.
 
-    python benchmarks/tiling.py                                            makes 512 pixel images with specks of 4 to 6
-    python benchmarks/tiling.py --size 1024 --view 256 --specks 6 10
+    python benchmarks/tiling.py                              makes 512 pixel images of brick with specks of 6 to 10
+    python benchmarks/tiling.py --category gravel --epochs 20
     python benchmarks/tiling.py --root mvtec --category bottle --size 768 --view 256
 
-Both arms have the same architecture, which sees `--view` pixels at once, the same steps and the same images; only the
-first shrinks them. The images made are cut from scikit-image's photograph of gravel (CC0), mirrored at its borders.
+Both arms have the same architecture, which sees `--view` pixels at once, and the same images; only the first shrinks
+them. The images made are cut from a photograph of scikit-image's (CC0), mirrored at its borders.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import resource
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,15 +32,15 @@ from orchestrator.training import fit
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="a dataset; made here if not given")
-    parser.add_argument("--category", default="gravel")
+    parser.add_argument("--category", default="brick", help="without --root: brick, grass or gravel")
     parser.add_argument("--architecture", default="feature_pyramid")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--view", type=int, default=128)
-    parser.add_argument("--specks", type=int, nargs=2, default=(4, 6), help="diameters in pixels, at --size")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--specks", type=int, nargs=2, default=(6, 10), help="diameters in pixels, at --size")
+    parser.add_argument("--epochs", type=int, default=10)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = options.root or make_specks(Path(folder) / "data", options.size, tuple(options.specks))
+        root = options.root or make_specks(Path(folder) / "data", options.category, options.size, options.specks)
         common = {
             "category": options.category,
             "architecture": options.architecture,
@@ -54,7 +55,7 @@ def main() -> None:
         for name, job in (("shrunk", shrunk), ("tiles", tiles)):
             began = time.perf_counter()
             metrics = measure(job, root, Path(folder) / "cache")
-            figures = "  ".join(f"{key} {metrics[key]:.3f}" for key in ("image_auroc", "pixel_auroc", "aupro_30"))
+            figures = "  ".join(f"{key} {metrics[key]:.3f}" for key in ("image_auroc", "pixel_prauc", "aupro_30"))
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
             print(f"{name:7} {figures}  {time.perf_counter() - began:.0f} s, at most {memory} MiB", flush=True)
 
@@ -67,22 +68,22 @@ def measure(job: JobConfig, root: Path, cache: Path) -> dict[str, float]:
     return evaluate(Bundle(fitted.model, fitted.scorer, fitted.threshold, job), root, job.category, cache).metrics
 
 
-def make_specks(root: Path, size: int, diameters: tuple[int, int], train: int = 24, test: int = 16) -> Path:
-    """Write a dataset of gravel in the MVTec AD layout, whose defects are single specks, half of them light."""
-    gravel = load_photograph("gravel.png")[..., 0].astype(np.float32)
+def make_specks(root: Path, texture: str, size: int, diameters: Sequence[int], train: int = 24, test: int = 16) -> Path:
+    """Write a dataset of a texture in the MVTec AD layout, whose defects are single specks, half of them light."""
+    photograph = load_photograph(f"{texture}.png")[..., 0].astype(np.float32)
     rng = np.random.default_rng(0)
     rows, columns = np.indices((size, size))
     kinds = [("train/good", train), ("test/good", test), ("test/speck", test)]
     for kind, index in [(kind, index) for kind, count in kinds for index in range(count)]:
-        top, left = rng.integers(0, len(gravel), 2)
-        window = np.pad(gravel, ((0, size), (0, size)), mode="symmetric")[top : top + size, left : left + size]
+        top, left = rng.integers(0, len(photograph), 2)
+        window = np.pad(photograph, ((0, size), (0, size)), mode="symmetric")[top : top + size, left : left + size]
         picture = window[:: rng.choice([-1, 1]), :: rng.choice([-1, 1])] * rng.uniform(0.9, 1.1)
         if kind == "test/speck":
             radius, (y, x) = rng.uniform(*diameters) / 2, rng.integers(size // 16, size - size // 16, 2)
             distance = np.hypot(rows - y, columns - x)
             picture = np.where(distance < radius, 250 if index % 2 else 8, picture)
-            _save(255 * (distance < radius), root / "gravel/ground_truth/speck" / f"{index:03}_mask.png")
-        _save(picture + rng.normal(0, 3, picture.shape), root / "gravel" / kind / f"{index:03}.png")
+            _save(255 * (distance < radius), root / texture / "ground_truth/speck" / f"{index:03}_mask.png")
+        _save(picture + rng.normal(0, 3, picture.shape), root / texture / kind / f"{index:03}.png")
     return root
 
 

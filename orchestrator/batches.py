@@ -22,6 +22,7 @@ from models.base import AnomalyModel, Encoded
 from models.corruptions import CorruptionConfig, Corruptor
 from models.registry import is_own
 from models.synthetic_defects import SyntheticSet
+from models.tiling import Tiled
 from orchestrator.job_config import JobConfig
 
 Arrays = Mapping[str, np.ndarray]
@@ -221,7 +222,8 @@ class FeatureBatches:
 
 def source_digest(model: AnomalyModel) -> str:
     """Return a digest of the file a model's class is written in: a user changes his encoder and keeps its name."""
-    file = Path(inspect.getfile(type(model)))
+    inner = model.model if isinstance(model, Tiled) else model
+    file = Path(inspect.getfile(type(inner)))
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 

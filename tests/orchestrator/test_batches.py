@@ -9,7 +9,8 @@ import torch
 from data_io.cache import cached_arrays
 from models.registry import build
 from models.synthetic_defects import make_synthetic_defects
-from orchestrator.batches import EPOCH_IMAGES, FeatureBatches, ImageBatches, TrainingData, make_batches
+from models.tiling import TilingConfig, tiled
+from orchestrator.batches import EPOCH_IMAGES, FeatureBatches, ImageBatches, TrainingData, make_batches, source_digest
 from orchestrator.job_config import JobConfig
 
 CPU = torch.device("cpu")
@@ -128,3 +129,7 @@ def test_features_of_tiles_are_kept_and_validation_images_looked_at_whole(data, 
     assert mask.shape == (8, 1, *shapes[0])
     assert torch.cat(list(batches.validation())).shape == (2, 3, 64, 64)
     assert torch.cat(list(batches.synthetic())).shape == (18, 3, 64, 64)
+
+
+def test_source_digest_of_a_tiled_model_is_that_of_its_own_architecture(model):
+    assert source_digest(tiled(model, TilingConfig(tile=32))) == source_digest(model)
