@@ -11,6 +11,8 @@ import click
 import yaml
 
 from orchestrator import completion
+from orchestrator.addresses import public
+from orchestrator.plain_yaml import plain_yaml
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -26,8 +28,8 @@ def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[st
         if not equals:
             raise click.BadParameter(f"{line!r}: expected PATH=VALUE, e.g. model/base_width=16")
         try:
-            settings[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            [settings[path.strip()]] = plain_yaml(value) or [None]
+        except (yaml.YAMLError, ValueError):
             raise click.BadParameter(f"{line!r}: the value is not valid YAML") from None
     return settings or None
 
@@ -35,6 +37,7 @@ def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[st
 tracking_option = click.option(
     "--tracking-uri",
     metavar="URI",
+    callback=lambda _context, _option, address: public(address) if address else address,
     help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory]",
 )
 

@@ -19,7 +19,7 @@ from data_io.cache import default_cache_dir
 from orchestrator import cluster, tracking
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
-from orchestrator.errors import ConfigError, Interrupted
+from orchestrator.errors import ConfigError, Interrupted, ResourceError
 from orchestrator.finals import final_id, run_finals, run_reports
 from orchestrator.job import direct_trial, train_storage, train_trial
 from orchestrator.job_config import JobConfig, nearest
@@ -210,6 +210,11 @@ class _Sweep:
             ),
         )
         tuner.fit()
+        if search.full_disk:
+            raise ResourceError(
+                f"a trial could not write: {search.full_disk}\nFree some space in {self.workspace.root}, then go on "
+                f"with `msad search --resume {self.config.name} --storage {self.workspace.root.parent}`"
+            )
 
     def _on_trial(self, event: str, study: Study, job_id: str) -> None:
         if event == "end":  # a trial that is stopped early is killed, and cannot clear up behind itself
