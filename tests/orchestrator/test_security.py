@@ -14,6 +14,7 @@ import struct
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from threading import Thread
 from urllib.parse import parse_qs, urlsplit
 
@@ -183,7 +184,7 @@ def test_link_and_foreign_file_in_a_runs_artifacts_do_not_come_along(log, client
 class HostileServer(BaseHTTPRequestHandler):
     """Just enough of an MLflow server, with a run whose artifacts have the names that `listing` says."""
 
-    listing: list[str] = []
+    listing: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
