@@ -122,7 +122,7 @@ def _fetching(run: Run) -> Iterator[None]:
     except MlflowException as error:
         reason = hide_secrets(str(error)).splitlines()[0]
         raise TrackingError(
-            f"the bundle of run {run.info.run_id} cannot be fetched: {reason}; look at the run's artifacts in MLflow"
+            f"the bundle of run {run.info.run_id} cannot be fetched: {reason}; look at its artifacts in MLflow"
         ) from error
 
 
