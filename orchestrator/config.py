@@ -48,12 +48,23 @@ class Resources(_Part):
     """What one trial gets, and how many run at once.
 
     `cpus` and `gpus` may be fractions; `gpus` of None means one where the cluster has any, else none. `concurrency` of
-    None means as many as fit.
+    None means as many as fit. On a cluster that adds nodes as they are asked for (`autoscaling`), both must be given:
+    the nodes that are there do not tell them, and may be none.
     """
 
     cpus: float = Field(1.0, gt=0)
     gpus: float | None = Field(None, ge=0)
     concurrency: int | None = Field(None, ge=1)
+    autoscaling: bool = False
+
+    @model_validator(mode="after")
+    def _told_where_nodes_do_not_tell(self) -> Resources:
+        if self.autoscaling and (self.gpus is None or self.concurrency is None):
+            raise ValueError(
+                "a cluster that scales does not tell how much a trial may ask for, or how many may run: "
+                "give --gpus-per-trial and --concurrency too"
+            )
+        return self
 
 
 class SweepConfig(_Part):

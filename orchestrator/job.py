@@ -87,6 +87,10 @@ def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     from orchestrator.job_worker import run
+    from orchestrator.nodes import require_sweep
+
+    task = Task.from_dict(config)
+    require_sweep(task)
 
     def report(metrics: dict[str, Any], state: Path | None) -> None:
         if state is None:
@@ -100,7 +104,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             checkpoint = ray.train.get_checkpoint()
             return Path(checkpoint.to_directory(folder)) / "checkpoint.pt" if checkpoint else None
 
-        run(Task.from_dict(config), report=report, resume_from=resume_from)
+        run(task, report=report, resume_from=resume_from)
 
 
 def train_storage(workspace: Workspace) -> str:

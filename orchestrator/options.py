@@ -125,6 +125,11 @@ _SWEEP = [
     click.option("--cpus-per-trial", type=float, help="[default: 1]"),
     click.option("--gpus-per-trial", type=float, help="May be a fraction. [default: 1 where there is a GPU]"),
     click.option("--concurrency", type=int, help="Most trials at once. [default: as many as fit]"),
+    click.option(
+        "--autoscaling/--no-autoscaling",
+        default=None,
+        help="The cluster adds nodes as trials ask for them: give --gpus-per-trial and --concurrency too.",
+    ),
     click.option("--storage", type=click.Path(path_type=Path), help="Folder of all sweeps. [default: sweeps]"),
     click.option("--address", help="A running Ray cluster: auto or HOST:PORT. [default: start one here]"),
     click.option("--name", help="Name of the sweep and of its MLflow experiment. [default: from the time]"),
@@ -173,7 +178,12 @@ def settings_of(file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
     from orchestrator.config import default_name, load, overlay
 
     given = {name: value for name, value in options.items() if value is not None}
-    for option, name in (("cpus_per_trial", "cpus"), ("gpus_per_trial", "gpus"), ("concurrency", "concurrency")):
+    for option, name in (
+        ("cpus_per_trial", "cpus"),
+        ("gpus_per_trial", "gpus"),
+        ("concurrency", "concurrency"),
+        ("autoscaling", "autoscaling"),
+    ):
         if option in given:
             given.setdefault("resources", {})[name] = given.pop(option)
     return overlay({"name": default_name(), **(load(file) if file else {})}, given)

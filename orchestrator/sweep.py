@@ -25,6 +25,7 @@ from orchestrator.job import direct_trial, train_storage, train_trial
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
+from orchestrator.nodes import check_nodes
 from orchestrator.preflight import Plan, prepare
 from orchestrator.progress import reading_files
 from orchestrator.reporting import Reporter
@@ -108,6 +109,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
         allotment = cluster.connect(config)
+        check_nodes(workspace.root, config.dataset)
         experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True)
@@ -119,7 +121,8 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
                 if config.trials and not plan.spaces[name]:
                     say(f"{name} has nothing to search: it is trained once, as it is")
             say(
-                f"{config.name}: {len(plan.categories) * len(config.architectures)} studies of {config.trials} trials, "
+                f"{config.name}: {_count(len(plan.categories) * len(config.architectures), 'study', 'studies')} of "
+                f"{_count(config.trials, 'trial', 'trials')}, "
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
                 f"({allotment.executor}); tracked in {config.tracking_uri}"
             )
@@ -287,6 +290,10 @@ class _Sweep:
                 "code_version": self.code_version,
             },
         )
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _code_version() -> str:
