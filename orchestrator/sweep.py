@@ -30,7 +30,7 @@ from orchestrator.preflight import Plan, prepare
 from orchestrator.progress import reading_files
 from orchestrator.reporting import Reporter
 from orchestrator.study import Study
-from orchestrator.sweep_report import SweepReport
+from orchestrator.sweep_report import SweepReport, counted
 from orchestrator.task import Task
 from orchestrator.tracking import Tracker
 from orchestrator.workspace import Workspace, write_atomically
@@ -121,8 +121,8 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
                 if config.trials and not plan.spaces[name]:
                     say(f"{name} has nothing to search: it is trained once, as it is")
             say(
-                f"{config.name}: {_count(len(plan.categories) * len(config.architectures), 'study', 'studies')} of "
-                f"{_count(config.trials, 'trial', 'trials')}, "
+                f"{config.name}: {counted(len(plan.categories) * len(config.architectures), 'study', 'studies')} of "
+                f"{counted(config.trials, 'trial', 'trials')}, "
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
                 f"({allotment.executor}); tracked in {config.tracking_uri}"
             )
@@ -290,10 +290,6 @@ class _Sweep:
                 "code_version": self.code_version,
             },
         )
-
-
-def _count(number: int, one: str, several: str) -> str:
-    return f"{number} {one if number == 1 else several}"
 
 
 def _code_version() -> str:
