@@ -255,18 +255,17 @@ def two_runs(log):
 
 
 def test_two_pulls_into_one_folder_at_once_leave_one_of_them_whole(two_runs, uri, processes, tmp_path):
-    for attempt in range(1):
-        target, moment = tmp_path / f"models{attempt}" / "pulled", time.time() + 2
-        both = [processes.Process(target=_pull_at, args=(moment, run, target, uri)) for run in two_runs]
-        for process in both:
-            process.start()
-        for process in both:
-            process.join(60)
-        codes = [process.exitcode for process in both]
-        assert sorted(codes) == [0, 3], codes
-        assert Bundle.load(target).provenance["run_id"] == two_runs[codes.index(0)]
-        bundle_files.verify(target)
-        assert [path.name for path in target.parent.iterdir()] == ["pulled"]
+    target, moment = tmp_path / "models" / "pulled", time.time() + 2
+    both = [processes.Process(target=_pull_at, args=(moment, run, target, uri)) for run in two_runs]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    codes = [process.exitcode for process in both]
+    assert sorted(codes) == [0, 3], codes
+    assert Bundle.load(target).provenance["run_id"] == two_runs[codes.index(0)]
+    bundle_files.verify(target)
+    assert [path.name for path in target.parent.iterdir()] == ["pulled"]
 
 
 def test_pull_that_is_killed_leaves_a_whole_bundle_or_none(two_runs, uri, processes, tmp_path):
