@@ -161,11 +161,13 @@ def _remove_leftovers(directory: Path, own: str) -> None:
 
 
 def _map_entry(folder: Path) -> dict[str, np.memmap] | None:
-    """The arrays of an entry; None if there is no such entry or it cannot be read."""
+    """The arrays of an entry; None if there is no such entry, it cannot be read or holds anything but plain arrays."""
     try:
-        return {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.iterdir()} or None
-    except (OSError, ValueError, EOFError):
+        arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.iterdir()}
+    except Exception:  # a header that is none raises whatever Python's parser does; each means a damaged entry
         return None
+    # Of an archive (.npz) numpy makes no map.
+    return arrays if arrays and all(isinstance(array, np.memmap) for array in arrays.values()) else None
 
 
 def _sync(path: Path) -> None:

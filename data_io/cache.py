@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from data_io.array_cache import cached_arrays, default_cache_dir, entry, space_for
-from data_io.decode import decode, resize
+from data_io.decode import decode, refuse_strange_file, resize
 from data_io.errors import DataError
 from data_io.parallel import map_in_threads
 
@@ -116,7 +116,10 @@ def file_states(paths: list[Path]) -> list[tuple[str, int, int, int]]:
     states, problems = [], []
     for path in paths:
         try:
+            refuse_strange_file(path)
             state = path.stat()
+        except DataError as error:
+            problems.append(str(error))
         except OSError as error:
             problems.append(f"{path}: {error.strerror}; was it moved or renamed?")
         else:

@@ -6,6 +6,7 @@ Legend of shapes: H, W height and width of the image as it is looked at (after E
 from __future__ import annotations
 
 import io
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
 # Orientations 5 to 8 of the EXIF standard turn the image by a quarter, so that width and height change places.
 _EXIF_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 _SIXTEEN_BIT = 65535
+MOST_BYTES = 2 << 30  # of a file: the most pixels that Pillow takes, in 16 bit colour with transparency, are 1.4 GB
 
 
 @dataclass(frozen=True)
@@ -166,10 +168,29 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def _open(path: Path, content: bytes | None) -> Image.Image:
+    if content is None:
+        refuse_strange_file(path)
     try:
         return Image.open(path if content is None else io.BytesIO(content), formats=FORMATS)
     except Exception as error:
         raise _explained(path, error) from error
+
+
+def refuse_strange_file(path: Path) -> None:
+    """Refuse what reading would hang on or fill memory with: a pipe, a device, a file larger than any image.
+
+    Raises
+    ------
+    DataError : as said; a file that does not exist is left to the one who opens it.
+    """
+    try:
+        state = path.stat()
+    except OSError:
+        return
+    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+        raise DataError(f"{path}: a pipe or a device, not an image file; remove it")
+    if state.st_size > MOST_BYTES:
+        raise DataError(f"{path}: too large ({state.st_size:,} bytes, {MOST_BYTES:,} at most); crop or tile it first")
 
 
 def _load(path: Path, content: bytes | None) -> Image.Image:

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,14 @@ from torch import Tensor
 
 from orchestrator.errors import BundleError
 from orchestrator.model_card import write_card
-from orchestrator.workspace import write_atomically
+from orchestrator.workspace import full_disk_told, write_atomically
 
 FORMAT = 1
 MODEL_FILE, SCORER_FILE, DESCRIPTION_FILE = "model.safetensors", "scorer.safetensors", "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
+FILES = (DESCRIPTION_FILE, MODEL_FILE, SCORER_FILE, CARD_FILE)
+MOST_BYTES, MOST_DESCRIPTION_BYTES = 4 << 30, 4 << 20
+"""Largest file that is read, far above any real one: a bundle may come from anywhere."""
 
 State = Mapping[str, Tensor]
 
@@ -51,17 +55,21 @@ def write(directory: Path, model: State, scorer: State, description: Mapping[str
     ------
     BundleError
         The folder is taken or cannot be written.
+    ResourceError
+        The disk is full; an older bundle is unharmed.
     """
     beside = f".{directory.name}.{uuid.uuid4().hex[:8]}"
     unfinished, replaced = directory.with_name(f"{beside}.unfinished"), directory.with_name(f"{beside}.replaced")
     try:
         _refuse_foreign(directory)
-        unfinished.mkdir(parents=True)
+        with full_disk_told(directory):
+            unfinished.mkdir(parents=True)
         checksums = {}
         for name, tensors in ((MODEL_FILE, model), (SCORER_FILE, scorer)):
             content = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
             checksums[name] = hashlib.sha256(content).hexdigest()
-            _write_through(unfinished / name, content)
+            with full_disk_told(directory / name):
+                _write_through(unfinished / name, content)
         _describe(unfinished, {"format": FORMAT, **description, "sha256": checksums})
         # A folder cannot be renamed onto a full one, so the older bundle steps aside first.
         with contextlib.suppress(FileNotFoundError):
@@ -82,30 +90,14 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, 
     BundleError
         A file is missing or damaged, or the format is newer than this program.
     """
-    path = directory / DESCRIPTION_FILE
-    try:
-        description = json.loads(path.read_bytes())
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}; {directory} holds no bundle, or only part of one") from error
-    except ValueError as error:
-        raise BundleError(f"{path}: damaged ({error}); pull the bundle again") from error
-    version = description.get("format") if isinstance(description, dict) else None
-    if not isinstance(version, int):
-        raise BundleError(f"{path}: this is not the description of a bundle")
-    if version > FORMAT:
-        raise BundleError(f"{path}: format {version} is newer than this program reads ({FORMAT}); upgrade msad")
-    checksums = description.get("sha256")
-    if not isinstance(checksums, dict) or not {MODEL_FILE, SCORER_FILE} <= set(checksums):
-        raise BundleError(f"{path}: the checksums are missing; pull the bundle again")
-    model, scorer = (
-        safetensors.torch.load(_read_verified(directory / name, checksums[name])) for name in (MODEL_FILE, SCORER_FILE)
-    )
+    description = _describing(directory)
+    model, scorer = (_tensors(directory / name, description["sha256"][name]) for name in (MODEL_FILE, SCORER_FILE))
     return description, model, scorer
 
 
 def summary(directory: Path) -> dict[str, Any]:
     """Return what a bundle is in a few words, for programs: category, architecture, size, threshold and run."""
-    description = json.loads((directory / DESCRIPTION_FILE).read_text())
+    description = _describing(directory)
     names = ("category", "architecture", "image_size", "threshold")
     return {name: description[name] for name in names} | {"run_id": description["provenance"].get("run_id")}
 
@@ -115,7 +107,7 @@ def amend(directory: Path, provenance: Mapping[str, Any]) -> None:
 
     Nothing is written where all of it is noted already.
     """
-    values = json.loads((directory / DESCRIPTION_FILE).read_bytes())
+    values = _describing(directory)
     amended = {**values, "provenance": {**values["provenance"], **_json_safe(provenance)}}
     if amended != values:
         _describe(directory, amended)
@@ -129,8 +121,50 @@ def verify(directory: Path) -> None:
     BundleError
         One is missing or damaged.
     """
-    for name, checksum in json.loads((directory / DESCRIPTION_FILE).read_bytes()).get("sha256", {}).items():
-        _read_verified(directory / Path(name).name, checksum)
+    for name, checksum in _describing(directory)["sha256"].items():
+        _read_verified(directory / name, checksum)
+
+
+def _describing(directory: Path) -> dict[str, Any]:
+    """Return what `bundle.json` says; its format and the names of the files in it are checked."""
+    path = directory / DESCRIPTION_FILE
+    try:
+        description = json.loads(_read(path, MOST_DESCRIPTION_BYTES))
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; {directory} holds no bundle, or only part of one") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: damaged ({error}); pull the bundle again") from error
+    version = description.get("format") if isinstance(description, dict) else None
+    if not isinstance(version, int):
+        raise BundleError(f"{path}: this is not the description of a bundle")
+    if version > FORMAT:
+        raise BundleError(f"{path}: format {version} is newer than this program reads ({FORMAT}); upgrade msad")
+    checksums = description.get("sha256")
+    if not isinstance(checksums, dict) or not {MODEL_FILE, SCORER_FILE} <= set(checksums):
+        raise BundleError(f"{path}: the checksums are missing; pull the bundle again")
+    if foreign := sorted(set(checksums) - set(FILES)):
+        raise BundleError(f"{path}: names {foreign[0]!r}, which is no file of a bundle; do not use it")
+    return description
+
+
+def _tensors(path: Path, checksum: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(_read_verified(path, checksum))
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"{path}: not in the safetensors format ({error}); do not use it") from error
+
+
+def _read(path: Path, most: int) -> bytes:
+    """Read a regular file of the bundle's own folder, whatever may lie there under its name."""
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise BundleError(f"{path}: a link to {path.resolve()}, outside of the bundle; do not use it")
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # noqa: PTH123 # opening a pipe would wait
+        state = os.fstat(file.fileno())
+        if not stat.S_ISREG(state.st_mode):
+            raise BundleError(f"{path}: not a regular file; pull the bundle again")
+        if state.st_size > most:
+            raise BundleError(f"{path}: {state.st_size:,} bytes, more than any bundle's ({most:,}); do not use it")
+        return file.read(most)
 
 
 def _describe(directory: Path, values: Mapping[str, Any]) -> None:
@@ -144,7 +178,7 @@ def _describe(directory: Path, values: Mapping[str, Any]) -> None:
 
 def _read_verified(path: Path, checksum: str) -> bytes:
     try:
-        content = path.read_bytes()
+        content = _read(path, MOST_BYTES)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; the bundle is incomplete, pull it again") from error
     if hashlib.sha256(content).hexdigest() != checksum:

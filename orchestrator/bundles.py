@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -27,7 +27,7 @@ from data_io.errors import DataError
 from models.backbones import untrained
 from models.base import AnomalyModel
 from models.errors import ModelError
-from models.registry import build, provider
+from models.registry import PREFIX, build, is_own, provider
 from models.scoring import Scorer, Scoring
 from models.tiling import tiled
 from orchestrator import bundle_files
@@ -35,6 +35,7 @@ from orchestrator.errors import BundleError, ConfigError
 from orchestrator.job_config import JobConfig
 
 NORMALISATION = "RGB / 255"
+_LARGEST_NUMBER = 1 << 15  # of a width, a depth, an image's side in a description that may come from anywhere
 _PIXELS_AT_ONCE = 1 << 22  # through network and scorer: 64 images of 256 pixels, one of 2048
 
 ImageLike = np.ndarray | Image.Image | str | Path
@@ -315,6 +316,31 @@ def _advice(description: dict[str, Any]) -> str:
     return f"; it was made with {' and '.join(packages)}" if packages else ""
 
 
+def _refuse_another_network(job: JobConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compare the network that a description asks for with the tensors that came with it, before it takes memory.
+
+    Only for msad's own: a detector of anomalib or of a user has buffers as large as its training images made them.
+    """
+    if is_own(job.architecture) or job.architecture.startswith(PREFIX):
+        return
+    numbers = {"image_size": job.image_size, **job.model}
+    for name, value in numbers.items():
+        if isinstance(value, int) and value > _LARGEST_NUMBER:
+            raise ModelError(f"{name} is {value}, more than any model's; do not use it")
+    with torch.device("meta"):  # shapes without memory
+        network = tiled(build(job.architecture, **job.model), job.tiles)
+    wanted, found = ({name: part.shape for name, part in state.items()} for state in (network.state_dict(), tensors))
+    if differing := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
+        raise ModelError(
+            f"{bundle_files.DESCRIPTION_FILE} describes another network than {bundle_files.MODEL_FILE} holds: "
+            f"{differing[0]} is {_shape(wanted.get(differing[0]))} there and {_shape(found.get(differing[0]))} here"
+        )
+
+
+def _shape(size: torch.Size | None) -> str:
+    return "missing" if size is None else "×".join(map(str, size)) or "one number"
+
+
 def _read(directory: Path, device: str | torch.device | None) -> Bundle:
     device = _device(device)
     description, model_tensors, scorer_tensors = bundle_files.read(directory)
@@ -326,12 +352,13 @@ def _read(directory: Path, device: str | torch.device | None) -> Bundle:
         scoring = Scoring.from_dict(description["scoring"])
         threshold, provenance = float(description["threshold"]), dict(description["provenance"])
         with untrained():  # a frozen backbone's weights are in the file too
+            _refuse_another_network(job, model_tensors)
             model = tiled(build(job.architecture, **job.model), job.tiles)
         model.load_state_dict(model_tensors)
         scorer = Scorer.from_state(scoring, {name: tensor.to(device) for name, tensor in scorer_tensors.items()})
     except KeyError as error:
         raise BundleError(f"{path}: {error} is missing; pull the bundle again") from error
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
         # ModelError is a ValueError whose text already says what to do; the others mean values of the wrong kind.
         advice = _advice(description) if isinstance(error, ModelError) else "; pull the bundle again"
         raise BundleError(f"{directory}: not a readable bundle: {error}{advice}") from error

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from orchestrator.addresses import public
 from orchestrator.bundle_files import CARD_FILE
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.model_card import shorten
@@ -134,7 +135,7 @@ def find_run(client: MlflowClient, reference: str) -> Run:
         return client.get_run(run_id)
     except MlflowException:
         raise TrackingError(
-            f"no run {run_id!r} in {client.tracking_uri}: `msad compare` lists the run IDs; "
+            f"no run {run_id!r} in {public(client.tracking_uri)}: `msad compare` lists the run IDs; "
             "another store is named with --tracking-uri"
         ) from None
 

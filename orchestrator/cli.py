@@ -32,6 +32,7 @@ from orchestrator.options import (
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one message and an exit code, never a traceback."""
+    from orchestrator.addresses import hide_secrets
     from orchestrator.errors import USER_ERRORS, Interrupted
 
     # Last, so that it hides nothing: a user's own architecture may lie in the folder he is in, as with `python -m`.
@@ -45,7 +46,7 @@ def main() -> None:
         click.echo(str(error) or "interrupted", err=True)
         sys.exit(130)
     except USER_ERRORS as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {hide_secrets(str(error))}", err=True)
         sys.exit(2)
     except BrokenPipeError:  # `msad compare | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end

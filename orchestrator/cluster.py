@@ -92,6 +92,10 @@ def own_code(config: SweepConfig) -> dict[str, list[str]]:
 def divide(config: SweepConfig, nodes: list[dict[str, float]]) -> Allotment:
     """Divide nodes (each one's `CPU` and `GPU`) among trials; see `connect` for the errors."""
     wanted = config.resources
+    if wanted.autoscaling:  # nodes come when trials ask for them; what is there now says nothing
+        return Allotment(
+            "train" if config.executor == "auto" else config.executor, wanted.cpus, wanted.gpus, wanted.concurrency
+        )
     most_gpus = max(node.get("GPU", 0) for node in nodes)
     gpus = wanted.gpus if wanted.gpus is not None else min(1.0, most_gpus)
     problems = [

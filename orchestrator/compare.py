@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from orchestrator.addresses import hide_secrets, public
 from orchestrator.errors import TrackingError
 from orchestrator.job_config import nearest
 from orchestrator.selection import SEED_FIGURES
@@ -69,12 +70,15 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
     """
     from mlflow.exceptions import MlflowException
 
+    tracking_uri = public(tracking_uri)
     client, experiment = open_sweep(sweep, tracking_uri)
     try:
         studies = _runs(client, experiment, "study")
         trials = Counter(run.data.tags.get("msad.study") for run in _runs(client, experiment, "trial"))
     except MlflowException as error:
-        raise TrackingError(f"{tracking_uri}: the tracking store does not answer: {error}") from error
+        raise TrackingError(
+            f"{tracking_uri}: the tracking store does not answer: {hide_secrets(str(error))}"
+        ) from error
     frame = pd.DataFrame([_row(run, trials) for run in studies], columns=list(COLUMNS))
     frame = frame.sort_values(["category", "validation_score", "architecture"], ascending=[True, False, True])
     frame = frame.reset_index(drop=True)
@@ -87,6 +91,7 @@ def open_sweep(sweep: str | None, tracking_uri: str) -> tuple[MlflowClient, Expe
     """Return a client of the store, and the experiment of a sweep, the newest by default; see `leaderboard`."""
     from mlflow.exceptions import MlflowException
 
+    tracking_uri = public(tracking_uri)
     # MLflow creates a database that is not there; a mistyped path has to be an error instead.
     if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
         raise TrackingError(f"{tracking_uri}: no such database; give the tracking URI of the search")
@@ -94,7 +99,9 @@ def open_sweep(sweep: str | None, tracking_uri: str) -> tuple[MlflowClient, Expe
     try:
         return client, _find_sweep(client, sweep, tracking_uri)
     except MlflowException as error:
-        raise TrackingError(f"{tracking_uri}: the tracking store does not answer: {error}") from error
+        raise TrackingError(
+            f"{tracking_uri}: the tracking store does not answer: {hide_secrets(str(error))}"
+        ) from error
 
 
 def _row(run: Run, trials: Counter[str | None]) -> dict[str, Any]:

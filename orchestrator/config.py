@@ -17,11 +17,14 @@ from models.errors import ModelError
 from models.registry import architecture as architecture_class
 from models.registry import architectures as known_architectures
 from models.registry import default_parameters, use
+from orchestrator.addresses import public
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.parameters import check_values, flatten, unknown_paths
+from orchestrator.plain_yaml import plain_yaml
 from orchestrator.workspace import study_id
 
+MOST_BYTES = 1 << 18  # of a configuration file
 FIRST_ARCHITECTURES = ("feature_pyramid",)
 
 
@@ -45,12 +48,23 @@ class Resources(_Part):
     """What one trial gets, and how many run at once.
 
     `cpus` and `gpus` may be fractions; `gpus` of None means one where the cluster has any, else none. `concurrency` of
-    None means as many as fit.
+    None means as many as fit. On a cluster that adds nodes as they are asked for (`autoscaling`), both must be given:
+    the nodes that are there do not tell them, and may be none.
     """
 
     cpus: float = Field(1.0, gt=0)
     gpus: float | None = Field(None, ge=0)
     concurrency: int | None = Field(None, ge=1)
+    autoscaling: bool = False
+
+    @model_validator(mode="after")
+    def _told_where_nodes_do_not_tell(self) -> Resources:
+        if self.autoscaling and (self.gpus is None or self.concurrency is None):
+            raise ValueError(
+                "a cluster that scales does not tell how much a trial may ask for, or how many may run: "
+                "give --gpus-per-trial and --concurrency too"
+            )
+        return self
 
 
 class SweepConfig(_Part):
@@ -106,6 +120,12 @@ class SweepConfig(_Part):
     @classmethod
     def _known_layout(cls, name: str) -> str:
         return known_layout(name)
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _without_password(cls, address: str | None) -> str | None:
+        """Keep the password out of what is written and shown; `orchestrator.addresses` remembers it."""
+        return public(address) if address else address
 
     @field_validator("architectures")
     @classmethod
@@ -242,10 +262,16 @@ def load(path: Path) -> dict[str, Any]:
         The file is missing, is no YAML, or holds no mapping.
     """
     try:
-        values, *rest = list(yaml.safe_load_all(path.read_text())) or [None]
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path}: not a file; a configuration is a YAML file")
+        with path.open("rb") as file:
+            content = file.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ConfigError(f"{path}: larger than {MOST_BYTES:,} bytes; a configuration has some dozen lines")
+        values, *rest = plain_yaml(content.decode()) or [None]
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date or a number that is none is a ValueError
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected settings as `key: value` lines, found {type(values).__name__}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.errors import TrainingError
 from orchestrator.task import Task
-from orchestrator.workspace import Workspace
+from orchestrator.workspace import Workspace, write_atomically
 
 # Train polls its workers every 2 s by default, and every report waits for a poll; the preemption watcher is a process
 # more per job. Both were measured to dominate a short job.
@@ -31,9 +31,7 @@ def direct_trial(config: dict[str, Any]) -> None:
 
     def report(metrics: dict[str, Any], state: Path | None) -> None:
         if state is not None:
-            partial = checkpoint.with_suffix(".partial")
-            shutil.copyfile(state, partial)
-            partial.replace(checkpoint)
+            write_atomically(checkpoint, state.read_bytes())
         tune.report(metrics)
 
     run(task, report=report, resume_from=lambda: checkpoint if checkpoint.exists() else None)
@@ -89,6 +87,10 @@ def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
     from orchestrator.job_worker import run
+    from orchestrator.nodes import require_sweep
+
+    task = Task.from_dict(config)
+    require_sweep(task)
 
     def report(metrics: dict[str, Any], state: Path | None) -> None:
         if state is None:
@@ -102,7 +104,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             checkpoint = ray.train.get_checkpoint()
             return Path(checkpoint.to_directory(folder)) / "checkpoint.pt" if checkpoint else None
 
-        run(Task.from_dict(config), report=report, resume_from=resume_from)
+        run(task, report=report, resume_from=resume_from)
 
 
 def train_storage(workspace: Workspace) -> str:

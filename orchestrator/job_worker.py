@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 import platform
 import tempfile
 from collections.abc import Callable
@@ -21,10 +23,11 @@ from models.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.batches import TrainingData
 from orchestrator.bundles import Bundle
 from orchestrator.curves import save_training_curves
-from orchestrator.errors import MsadError
+from orchestrator.errors import MsadError, ResourceError, TrainingError
 from orchestrator.job_config import JobConfig
 from orchestrator.task import Task
 from orchestrator.training import fit
+from orchestrator.workspace import full_disk_told
 
 
 def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_from: Callable[[], Path | None]) -> None:
@@ -50,14 +53,15 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
     def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint.pt"
-            torch.save(state, file)
+            content = io.BytesIO()  # where a disk is full, torch's own writing ends in an error of its internals
+            torch.save(state, content)
+            with full_disk_told(file):
+                file.write_bytes(content.getbuffer())
             directory.append_progress(metrics)
             report({**metrics, "objective": metrics[task.job.objective]}, file)
 
     def get_checkpoint() -> dict[str, Any] | None:
-        file = resume_from()
-        # weights_only: a checkpoint holds tensors and numbers, and nothing else may be unpickled.
-        return torch.load(file, map_location=device, weights_only=True) if file else None
+        return load_checkpoint(file, device) if (file := resume_from()) else None
 
     try:
         use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
@@ -85,6 +89,8 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
         )
         bundle.save(directory.bundle)
         save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
+    except ResourceError:  # the disk is full: not this job's fault, and another attempt may find space
+        raise
     except (MsadError, ValueError) as error:  # ModelError and DataError are ValueErrors
         directory.write("failure", {"reason": str(error), "kind": type(error).__name__})
         report({"failure": str(error), "objective": 0.0, "best_objective": 0.0}, None)
@@ -93,6 +99,31 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
         "result",
         {"epoch": fitted.epoch, "threshold": fitted.threshold, "parameters": parameters, **fitted.validation},
     )
+
+
+def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
+    """Return the state to go on from; nothing but tensors, numbers and their containers is unpickled.
+
+    Raises
+    ------
+    TrainingError
+        The file is damaged, or holds anything else.
+    """
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrainingError(
+            f"{file}: no checkpoint of msad, or a damaged one ({reason}); remove it and search anew"
+        ) from error
 
 
 def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str = "auto") -> TrainingData:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import bundle_files
+from orchestrator.addresses import hide_secrets
 from orchestrator.champion import enter, find_run, logged_model, without_model
-from orchestrator.errors import BundleError, ConfigError
+from orchestrator.errors import BundleError, ConfigError, TrackingError
 from orchestrator.progress import filling
 from orchestrator.tracking import RunRecord, connect
 
@@ -78,25 +82,48 @@ def pull(reference: str, to: Path, tracking_uri: str | None = None) -> Path:
         raise ConfigError(f"{to} exists and is not an empty folder: choose another with --to, or remove it")
     client = connect(tracking_uri)
     run = find_run(client, reference)
-    if not any(item.path == "bundle" for item in client.list_artifacts(run.info.run_id)):
+    with _fetching(run):
+        sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run.info.run_id, "bundle")}
+    if not sizes:
         raise without_model(run)
     to.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
-        size = sum(item.file_size or 0 for item in client.list_artifacts(run.info.run_id, "bundle"))
-        with filling(Path(folder), size, "Pulling"):
-            fetched = Path(client.download_artifacts(run.info.run_id, "bundle", folder))
+        # A bundle's files by name, and not whatever lies there or whatever a server says that lies there.
+        paths = [path for name in bundle_files.FILES if (path := f"bundle/{name}") in sizes]
+        fetched = Path(folder) / "bundle"
+        fetched.mkdir()
+        with filling(fetched, sum(sizes[path] for path in paths), "Pulling"), _fetching(run):
+            for path in paths:
+                client.download_artifacts(run.info.run_id, path, str(fetched))
+        bundle_files.verify(fetched)
         expected = run.data.tags.get("msad.bundle_sha256")
         if expected != _digest(fetched / "bundle.json"):
             raise BundleError(
                 f"the bundle of run {run.info.run_id} is not the one that was logged (the checksum of bundle.json "
                 "differs from the run's tag msad.bundle_sha256): someone or something has changed it"
             )
-        bundle_files.verify(fetched)
         Bundle.load(fetched)  # and it can be read
-        if to.exists():
-            to.rmdir()
-        fetched.rename(to)
+        try:
+            fetched.rename(to)  # onto an empty folder too, in one step: of two pulls at once one wins
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise ConfigError(f"{to} was filled by another command meanwhile, and is left as it is") from None
     return to
+
+
+@contextlib.contextmanager
+def _fetching(run: Run) -> Iterator[None]:
+    """Say which run's files MLflow does not give, a path that leaves their folder among the reasons."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = hide_secrets(str(error)).splitlines()[0]
+        raise TrackingError(
+            f"the bundle of run {run.info.run_id} cannot be fetched: {reason}; look at its artifacts in MLflow"
+        ) from error
 
 
 def _learnt_since(record: RunRecord, run_id: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import click
 import yaml
 
 from orchestrator import completion
+from orchestrator.addresses import public
+from orchestrator.plain_yaml import plain_yaml
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -26,8 +28,8 @@ def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[st
         if not equals:
             raise click.BadParameter(f"{line!r}: expected PATH=VALUE, e.g. model/base_width=16")
         try:
-            settings[path.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
+            [settings[path.strip()]] = plain_yaml(value) or [None]
+        except (yaml.YAMLError, ValueError):
             raise click.BadParameter(f"{line!r}: the value is not valid YAML") from None
     return settings or None
 
@@ -35,6 +37,7 @@ def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[st
 tracking_option = click.option(
     "--tracking-uri",
     metavar="URI",
+    callback=lambda _context, _option, address: public(address) if address else address,
     help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory]",
 )
 
@@ -122,6 +125,11 @@ _SWEEP = [
     click.option("--cpus-per-trial", type=float, help="[default: 1]"),
     click.option("--gpus-per-trial", type=float, help="May be a fraction. [default: 1 where there is a GPU]"),
     click.option("--concurrency", type=int, help="Most trials at once. [default: as many as fit]"),
+    click.option(
+        "--autoscaling/--no-autoscaling",
+        default=None,
+        help="The cluster adds nodes as trials ask for them: give --gpus-per-trial and --concurrency too.",
+    ),
     click.option("--storage", type=click.Path(path_type=Path), help="Folder of all sweeps. [default: sweeps]"),
     click.option("--address", help="A running Ray cluster: auto or HOST:PORT. [default: start one here]"),
     click.option("--name", help="Name of the sweep and of its MLflow experiment. [default: from the time]"),
@@ -170,7 +178,12 @@ def settings_of(file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
     from orchestrator.config import default_name, load, overlay
 
     given = {name: value for name, value in options.items() if value is not None}
-    for option, name in (("cpus_per_trial", "cpus"), ("gpus_per_trial", "gpus"), ("concurrency", "concurrency")):
+    for option, name in (
+        ("cpus_per_trial", "cpus"),
+        ("gpus_per_trial", "gpus"),
+        ("concurrency", "concurrency"),
+        ("autoscaling", "autoscaling"),
+    ):
         if option in given:
             given.setdefault("resources", {})[name] = given.pop(option)
     return overlay({"name": default_name(), **(load(file) if file else {})}, given)

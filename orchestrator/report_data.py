@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from orchestrator.addresses import hide_secrets, public
 from orchestrator.compare import leaderboard, open_sweep
 from orchestrator.errors import TrackingError
 
@@ -52,13 +53,16 @@ def read_sweep(sweep: str | None, tracking_uri: str) -> SweepReport:
     """Read a sweep from its tracking store; see `compare.leaderboard` for the parameters and errors."""
     from mlflow.exceptions import MlflowException
 
+    tracking_uri = public(tracking_uri)
     client, experiment = open_sweep(sweep, tracking_uri)
     name = experiment.tags["msad.sweep"]
     frame = leaderboard(name, tracking_uri)
     try:
         studies = [_study(client, row) for row in frame.to_dict("records")]
     except MlflowException as error:
-        raise TrackingError(f"{tracking_uri}: the files of the sweep {name!r} cannot be fetched: {error}") from error
+        raise TrackingError(
+            f"{tracking_uri}: the files of the sweep {name!r} cannot be fetched: {hide_secrets(str(error))}"
+        ) from error
     return SweepReport(name, datetime.fromtimestamp(experiment.creation_time / 1000, UTC), frame, studies)
 
 

@@ -19,17 +19,18 @@ from data_io.cache import default_cache_dir
 from orchestrator import cluster, tracking
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
-from orchestrator.errors import ConfigError, Interrupted
+from orchestrator.errors import ConfigError, Interrupted, ResourceError
 from orchestrator.finals import final_id, run_finals, run_reports
 from orchestrator.job import direct_trial, train_storage, train_trial
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
+from orchestrator.nodes import check_nodes
 from orchestrator.preflight import Plan, prepare
 from orchestrator.progress import reading_files
 from orchestrator.reporting import Reporter
 from orchestrator.study import Study
-from orchestrator.sweep_report import SweepReport
+from orchestrator.sweep_report import SweepReport, counted
 from orchestrator.task import Task
 from orchestrator.tracking import Tracker
 from orchestrator.workspace import Workspace, write_atomically
@@ -108,6 +109,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
         allotment = cluster.connect(config)
+        check_nodes(workspace.root, config.dataset)
         experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True)
@@ -119,7 +121,8 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
                 if config.trials and not plan.spaces[name]:
                     say(f"{name} has nothing to search: it is trained once, as it is")
             say(
-                f"{config.name}: {len(plan.categories) * len(config.architectures)} studies of {config.trials} trials, "
+                f"{config.name}: {counted(len(plan.categories) * len(config.architectures), 'study', 'studies')} of "
+                f"{counted(config.trials, 'trial', 'trials')}, "
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
                 f"({allotment.executor}); tracked in {config.tracking_uri}"
             )
@@ -210,6 +213,11 @@ class _Sweep:
             ),
         )
         tuner.fit()
+        if search.full_disk:
+            raise ResourceError(
+                f"a trial could not write: {search.full_disk}\nFree some space in {self.workspace.root}, then go on "
+                f"with `msad search --resume {self.config.name} --storage {self.workspace.root.parent}`"
+            )
 
     def _on_trial(self, event: str, study: Study, job_id: str) -> None:
         if event == "end":  # a trial that is stopped early is killed, and cannot clear up behind itself

@@ -33,9 +33,9 @@ class SweepReport:
         self._directory = JobDirectory(workspace.root / "report")
         categories = len({study.base.category for study in studies})
         self._size = (
-            f"{_count(categories, 'category', 'categories')} × "
-            f"{_count(len(config.architectures), 'architecture', 'architectures')}, "
-            + (f"{_count(config.trials, 'trial', 'trials')} each" if config.trials else "one fixed configuration each")
+            f"{counted(categories, 'category', 'categories')} × "
+            f"{counted(len(config.architectures), 'architecture', 'architectures')}, "
+            + (f"{counted(config.trials, 'trial', 'trials')} each" if config.trials else "one fixed configuration each")
         )
 
     def begin(self) -> None:
@@ -145,5 +145,6 @@ def _figure(value: float) -> str:
     return "-" if pd.isna(value) else f"{value:.3f}"
 
 
-def _count(number: int, one: str, several: str) -> str:
+def counted(number: int, one: str, several: str) -> str:
+    """Return a number with its noun, in words for people."""
     return f"{number} {one if number == 1 else several}"

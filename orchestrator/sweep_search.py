@@ -7,6 +7,8 @@ the next trial of any study, and one driver process is enough for hundreds of st
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +16,12 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from orchestrator.errors import ResourceError
 from orchestrator.job_config import JobConfig
 from orchestrator.study import Study
 from orchestrator.task import Task
+
+_FULL_DISK = (ResourceError.__name__, os.strerror(errno.ENOSPC))
 
 
 class SweepSearch(Searcher):
@@ -38,10 +43,13 @@ class SweepSearch(Searcher):
         super().__init__(metric="objective", mode="max")
         self.studies, self._make_task, self._extra, self.listener = studies, make_task, extra, listener
         self.errors: dict[str, str] = {}  # Tune's trial ID -> what the scheduler was told of a crash
+        self.full_disk: str | None = None  # what the first worker said that could not write; no more jobs are given out
         self._given = {study.key: 0 for study in studies}
         self.study_of: dict[str, tuple[Study, str]] = {}  # Tune's trial ID -> study, job ID
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if self.full_disk:
+            return Searcher.FINISHED
         for study in sorted(self.studies, key=lambda study: self._given[study.key]):
             if (asked := study.ask()) is not None:
                 self._given[study.key] += 1
@@ -53,6 +61,9 @@ class SweepSearch(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         study, job_id = self.study_of.pop(trial_id)
         result = result or {}
+        if error and any(word in self.errors.get(trial_id, "") for word in _FULL_DISK):
+            self.full_disk = self.full_disk or self.errors[trial_id]
+            return  # it stays interrupted: a resumed sweep hands it out again
         if "failure" in result:
             study.tell(job_id, failure=result["failure"])
         elif error or "best_objective" not in result:

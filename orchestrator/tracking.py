@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.addresses import connecting, hide_secrets, public
 from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.ui_pages import VIEW_TAG, Pages, saved_view
 from orchestrator.workspace import JobDirectory
@@ -69,8 +70,8 @@ class RunRecord:
 
 
 def default_tracking_uri() -> str:
-    """Return $MLFLOW_TRACKING_URI, else the SQLite file `mlflow.db` in the working directory."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    """Return $MLFLOW_TRACKING_URI without a password, else the SQLite file `mlflow.db` in the working directory."""
+    return public(os.environ.get("MLFLOW_TRACKING_URI", "")) or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
 def connect(tracking_uri: str | None = None) -> MlflowClient:
@@ -83,11 +84,11 @@ def connect(tracking_uri: str | None = None) -> MlflowClient:
     """
     from mlflow import MlflowClient
 
-    uri = tracking_uri or default_tracking_uri()
+    uri = public(tracking_uri or default_tracking_uri())
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     try:
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=connecting(uri))
         client.search_experiments(max_results=1)
     except Exception as error:
         raise TrackingError(
@@ -166,9 +167,8 @@ class Tracker:
         self._thread.start()
 
     def put(self, record: RunRecord) -> None:
-        """Queue a record; the newest of an ID is the one that is delivered."""
+        """Queue a record; the newest of an ID is the one that is delivered, in the place of the first that waits."""
         with self._changed:
-            self._pending.pop(record.record_id, None)
             self._pending[record.record_id] = self._latest[record.record_id] = record
             self._changed.notify_all()
 
@@ -207,7 +207,6 @@ class Tracker:
                     self._changed.wait()
                 if self._closing:
                     return
-                # A run's parent comes first: it is put first, and a dictionary keeps that order.
                 record = self._pending.pop(next(iter(self._pending)))
                 self._current = record.record_id
             try:
@@ -274,7 +273,8 @@ class Tracker:
             "mlflow.source.name": "msad",
         }
         if record.parent:
-            parent = self._run_ids.get(record.parent) or self._find(record.parent).info.run_id
+            # Made here where its own record still waits, because its delivery failed.
+            parent = self._run_ids.get(record.parent) or self._find_or_create(self._latest[record.parent])
             tags["mlflow.parentRunId"] = parent
         run = self._client.create_run(self._experiment_id, tags=tags, run_name=record.title)
         return run.info.run_id
@@ -347,5 +347,5 @@ def _digest(tags: Mapping[str, str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
+    lines = hide_secrets(str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

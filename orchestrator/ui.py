@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 
+from orchestrator.addresses import connecting, public
 from orchestrator.compare import open_sweep
 from orchestrator.errors import TrackingError
 from orchestrator.tracking import connect, default_tracking_uri
@@ -18,17 +19,21 @@ APP = "msad"  # the entry point of `orchestrator.ui_app` in the group mlflow.app
 
 def serve_ui(port: int, tracking_uri: str | None = None) -> int:
     """Run the MLflow UI for a local store until it is stopped, on the loopback address alone; return its exit code."""
-    uri = tracking_uri or default_tracking_uri()
+    uri = public(tracking_uri or default_tracking_uri())
     if _is_served(uri):
         print(f"the MLflow UI of this store is at {uri}{_newest_sweep(uri, uri)}")
         return 0
     connect(uri)  # makes a store where there is none; one that cannot be opened is an error, not an empty page
     address = f"http://127.0.0.1:{port}"
     print(f"MLflow UI: {address} (it takes some seconds; stop it with Ctrl-C){_newest_sweep(uri, address)}", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     if any(point.name == APP for point in entry_points(group="mlflow.app")):
         command += ["--app-name", APP]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 13 processes less
+    environment = {
+        **os.environ,
+        "MLFLOW_BACKEND_STORE_URI": connecting(uri),  # not an option: every user of a machine sees those of a process
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 13 processes less
+    }
     with contextlib.suppress(KeyboardInterrupt):
         return subprocess.run([*command, "--port", str(port), "--workers", "1"], env=environment).returncode
     return 0
@@ -36,6 +41,7 @@ def serve_ui(port: int, tracking_uri: str | None = None) -> int:
 
 def browse(sweep: str, tracking_uri: str) -> str:
     """Return how to see a sweep in the MLflow UI: the address of its leaderboard on a server, else the command."""
+    tracking_uri = public(tracking_uri)
     return leaderboard_url(sweep, tracking_uri, tracking_uri) if _is_served(tracking_uri) else "msad ui"
 
 

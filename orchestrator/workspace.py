@@ -12,6 +12,7 @@ STORAGE/NAME/
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, ResourceError
 
 
 def study_id(study_key: str) -> str:
@@ -92,7 +93,8 @@ class JobDirectory:
 
     def append_progress(self, metrics: dict[str, float]) -> None:
         """Add one evaluation. A job that went back to its checkpoint writes an epoch again: the later line counts."""
-        with (self.path / "progress.jsonl").open("a") as file:
+        file_name = self.path / "progress.jsonl"
+        with full_disk_told(file_name), file_name.open("a") as file:
             file.write("\n" + json.dumps(metrics) + "\n")  # the first ends a line that a kill has cut off
 
     def progress(self) -> list[dict[str, float]]:
@@ -115,10 +117,30 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Replace a file by new content in one step, so that a reader or a kill never meets half of it."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with partial.open("wb") as file:
+        with full_disk_told(path), partial.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def full_disk_told(path: Path) -> Iterator[None]:
+    """Turn the error of a full disk into one that says what to do.
+
+    Raises
+    ------
+    ResourceError
+        There is no space left, or the user's share of it is used up.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ResourceError(
+            f"{path}: cannot be written: {error.strerror}; what was there before is unharmed: free some space and "
+            "try again"
+        ) from error

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import shutil
 import signal
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -168,3 +170,32 @@ def test_default_cache_dir_follows_the_environment(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setattr("sys.platform", "linux")
     assert default_cache_dir() == tmp_path / "xdg" / "msad"
+
+
+class Touch:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["objects", "archive", "bare pickle", "huge", "nested"])
+def test_cached_arrays_hostile_entry_runs_nothing_and_is_built_anew(tmp_path, kind):
+    cached_arrays("key", once(7)[0], tmp_path)
+    [file] = tmp_path.glob("*/a.npy")
+    evil = np.array([Touch(tmp_path / "touched")], dtype=object)
+    header = {"huge": "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000,)}", "nested": "(" * 5000}
+    with file.open("wb") as target:
+        if kind == "objects":
+            np.save(target, evil, allow_pickle=True)
+        elif kind == "archive":
+            np.savez(target, a=evil)
+        elif kind == "bare pickle":
+            pickle.dump(evil, target)
+        else:
+            target.write(b"\x93NUMPY\x01\x00" + len(header[kind]).to_bytes(2, "little") + header[kind].encode())
+    assert cached_arrays("key", once(5)[0], tmp_path)["a"].tolist() == [5] * 4
+    assert not (tmp_path / "touched").exists()

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import resource
 import struct
 import zlib
 
@@ -7,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_io.cache import load_images
 from data_io.decode import Header, decode, decode_mask, read_header, resize
 from data_io.errors import DataError
 
@@ -169,3 +173,68 @@ def test_decode_real_bottle_gives_900_by_900(real_root):
     path = next((real_root / "bottle" / "train" / "good").iterdir())
     assert decode(path).shape == (900, 900, 3)
     assert read_header(path) == Header(900, 900, "RGB")
+
+
+def claim(kind: str) -> bytes:
+    """Return a file of a few bytes whose header claims 100,000 × 100,000 pixels or more."""
+    if kind == "bmp":
+        header = struct.pack("<IiiHHIIiiII", 40, 100_000, 100_000, 1, 24, 0, 0, 0, 0, 0, 0)
+        return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + header
+    if kind == "tif":
+        values = {
+            256: 2**31 - 1,
+            257: 2**31 - 1,
+            258: 8,
+            259: 1,
+            262: 1,
+            273: 8,
+            277: 1,
+            278: 2**31 - 1,
+            279: 2**31 - 1,
+        }
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+        return b"II*\x00" + struct.pack("<IH", 8, len(values)) + entries + bytes(4)
+    frame = struct.pack(">BHHBBBBBBBBBB", 8, 65_500, 65_500, 3, 1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0)
+    return b"\xff\xd8\xff\xc0" + struct.pack(">H", len(frame) + 2) + frame + b"\xff\xd9"
+
+
+@pytest.mark.parametrize("kind", ["bmp", "tif", "jpg"])
+def test_decode_claims_of_every_format_are_refused_in_bounded_memory(tmp_path, kind):
+    (tmp_path / f"bomb.{kind}").write_bytes(claim(kind))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (decode, read_header):
+        with pytest.raises(DataError, match=rf"bomb\.{kind}: (too large|cannot be decoded).*; (crop|replace)"):
+            read(tmp_path / f"bomb.{kind}")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_decode_png_whose_text_unpacks_to_gigabytes_is_refused_in_bounded_memory(tmp_path):
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    packer = zlib.compressobj(9)
+    packed = b"".join(packer.compress(bytes(1 << 24)) for _ in range(16)) + packer.flush()  # 256 MB in 256 kB
+    Image.fromarray(RGB).save(tmp_path / "plain.png")
+    plain = (tmp_path / "plain.png").read_bytes()
+    (tmp_path / "text.png").write_bytes(plain[:33] + chunk(b"zTXt", b"Comment\x00\x00" + packed) + plain[33:])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with contextlib.suppress(DataError):  # Pillow leaves such a text away or refuses the file, by version
+        assert np.array_equal(decode(tmp_path / "text.png"), RGB)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+def test_decode_photograph_of_8k_is_no_bomb(tmp_path):
+    strip = np.random.default_rng(0).integers(0, 256, (1, 7680, 3), np.uint8)
+    Image.fromarray(np.repeat(strip, 4320, axis=0)).save(tmp_path / "8k.bmp")
+    assert read_header(tmp_path / "8k.bmp") == Header(7680, 4320, "RGB")
+    assert np.array_equal(decode(tmp_path / "8k.bmp")[[0, -1]], np.repeat(strip, 2, axis=0))
+
+
+def test_decode_pipe_and_file_of_terabytes_are_refused_without_being_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with (tmp_path / "vast.png").open("wb") as file:
+        file.truncate(1 << 40)
+    for name, reason in (("pipe", "a pipe or a device"), ("vast", "too large")):
+        for read in (decode, read_header, lambda path: load_images([path], 8, tmp_path / "cache")):
+            with pytest.raises(DataError, match=rf"{name}\.png: {reason}"):
+                read(tmp_path / f"{name}.png")

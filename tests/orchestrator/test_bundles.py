@@ -18,7 +18,7 @@ from models import registry
 from models.scoring import Scoring, fit_scorer
 from orchestrator.bundle_files import CARD_FILE, DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE, amend, verify
 from orchestrator.bundles import Bundle, to_tensor
-from orchestrator.errors import BundleError, ConfigError
+from orchestrator.errors import BundleError, ConfigError, ResourceError
 from orchestrator.job_config import JobConfig
 
 REPOSITORY = Path(__file__).parents[2]
@@ -83,7 +83,7 @@ def test_save_that_fails_midway_leaves_no_bundle(bundle, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("orchestrator.bundle_files.os.fsync", full)
-    with pytest.raises(BundleError, match="No space left on device"):
+    with pytest.raises(ResourceError, match="No space left on device"):
         bundle.save(tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
 

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from orchestrator.bundles import Bundle
+from orchestrator.errors import TrainingError
 from orchestrator.job_config import JobConfig
-from orchestrator.job_worker import load_training_data, run
+from orchestrator.job_worker import load_checkpoint, load_training_data, run
 from orchestrator.task import Task
 from orchestrator.workspace import JobDirectory
 
@@ -109,9 +110,19 @@ def test_checkpoint_that_would_run_code_is_not_unpickled(make_task, tmp_path):
             return (Path.touch, (tmp_path / "touched",))
 
     torch.save({"epoch": 1, "model": Evil()}, tmp_path / "checkpoint.pt")
-    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
-        run(make_task(), report=Reports(), resume_from=lambda: tmp_path / "checkpoint.pt")
+    task = make_task()
+    run(task, report=Reports(), resume_from=lambda: tmp_path / "checkpoint.pt")
     assert not (tmp_path / "touched").exists()
+    reason = task.directory.read("failure")["reason"]
+    assert reason.startswith(f"{tmp_path / 'checkpoint.pt'}: no checkpoint of msad") and "remove it" in reason
+
+
+def test_checkpoint_that_is_cut_off_ends_the_job_with_its_name(finished, make_task, tmp_path):
+    whole = finished[2].read_bytes()
+    for length in (0, 100, len(whole) // 2):
+        (tmp_path / "checkpoint.pt").write_bytes(whole[:length])
+        with pytest.raises(TrainingError, match=r"checkpoint\.pt: no checkpoint of msad, or a damaged one"):
+            load_checkpoint(tmp_path / "checkpoint.pt", torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

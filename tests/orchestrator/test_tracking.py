@@ -106,6 +106,28 @@ def test_trial_is_a_run_nested_in_its_studys_with_params_tags_and_metrics(start,
     assert history(client, run.info.run_id) == [(1, 1.0), (2, 0.5)]
 
 
+def test_trial_delivered_before_its_study_is_nested_in_its_run_all_the_same(
+    start, client, experiment, warnings, study, trial
+):
+    tracker = start()
+    with tracker._changed:  # or the first would be on its way before the second is queued
+        tracker.put(trial)
+        tracker.put(study)
+    assert tracker.flush(10) == 0 and not warnings
+    runs = runs_by_id(client, experiment)
+    assert runs[trial.record_id].data.tags["mlflow.parentRunId"] == runs[study.record_id].info.run_id
+
+
+def test_record_put_again_while_it_waits_keeps_its_place(start, client, experiment, study, trial):
+    tracker = start()
+    with tracker._changed:
+        for record in (study, trial, complete(study)):
+            tracker.put(record)
+        assert list(tracker._pending) == [study.record_id, trial.record_id]
+    assert tracker.flush(10) == 0
+    assert runs_by_id(client, experiment)[study.record_id].info.status == "FINISHED"
+
+
 def test_record_put_twice_by_two_trackers_is_one_run_with_every_metric_once(start, client, experiment, study, trial):
     first = start()
     advance(trial, 1, 2)

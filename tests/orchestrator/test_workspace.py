@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.workspace import JobDirectory, Workspace, study_id, write_atomically
 
 HOLDER = """
@@ -37,7 +37,7 @@ def test_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ResourceError, match=r"sweep\.yaml.*No space left"):
         write_atomically(file, b"new")
     assert file.read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]

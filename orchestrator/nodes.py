@@ -1,0 +1,118 @@
+"""What every node of a cluster must share with the process that runs the sweep: its folder, the images, this code.
+
+A node that lacks one of them would be noticed at the first checkpoint, if at all: it writes into a folder of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from orchestrator.errors import ResourceError
+from orchestrator.task import Task
+
+PACKAGES = ("orchestrator", "models", "data_io", "search_spaces")
+ANSWER_SECONDS = 120.0  # a node whose first worker starts under load needs tens of seconds
+
+
+def check_nodes(root: Path, dataset: Path) -> None:
+    """Ask each other node of the Ray cluster, all at once, whether it can take part in a sweep.
+
+    Parameters
+    ----------
+    root
+        The sweep's folder, which exists here.
+    dataset
+        The root of the images.
+
+    Raises
+    ------
+    ResourceError
+        A node does not see or cannot write the folder, does not see the images, or has no msad or another one; each
+        such node is named with all of its reasons. Nodes that join later are asked by `require_sweep`.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    others = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here}
+    if not others:
+        return
+    folder, token = root / "nodes", uuid.uuid4().hex
+    shutil.rmtree(folder, ignore_errors=True)  # a killed sweep leaves its own
+    folder.mkdir()
+    try:
+        (folder / "token").write_text(token)
+        ask = ray.remote(num_cpus=0, max_retries=0)(node_problems)
+        answers = {
+            ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
+                str(folder), token, str(dataset), version("msad"), code_digest()
+            ): node["NodeManagerAddress"]
+            for node_id, node in others.items()
+        }
+        answered, _ = ray.wait(list(answers), num_returns=len(answers), timeout=ANSWER_SECONDS)
+        problems = []
+        for answer, address in answers.items():
+            if answer not in answered:
+                reasons = [f"no answer within {ANSWER_SECONDS:.0f} s: is it overloaded?"]
+            else:
+                try:
+                    reasons = ray.get(answer)
+                except ray.exceptions.RayError as error:
+                    reason = str(error).strip().splitlines()[-1]
+                    reasons = [f"msad could not be run there ({reason}): install it on every node"]
+            problems += [f"  {address}: {reason}" for reason in reasons]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    if problems:
+        listed = "\n".join(problems)
+        raise ResourceError(f"not every node of the cluster can take part in this sweep:\n{listed}")
+
+
+def node_problems(folder: str, token: str, dataset: str, number: str, digest: str) -> list[str]:
+    """Return what this node lacks; see `check_nodes`. `number` and `digest` are the version and code of the asker."""
+    problems, root = [], Path(folder).parent
+    shared = "name a folder that all nodes share with --storage"
+    try:
+        if (Path(folder) / "token").read_text() != token:
+            problems.append(f"it has another folder at {root}: {shared}")
+        else:
+            (Path(folder) / uuid.uuid4().hex).touch()
+    except FileNotFoundError:
+        problems.append(f"it does not see {root}: {shared}")
+    except OSError as error:
+        problems.append(f"it cannot write to {root} ({error.strerror}): {shared}")
+    if not Path(dataset).is_dir():
+        problems.append(f"it does not see the images in {dataset}: name a folder that all nodes share with --dataset")
+    if code_digest() != digest:
+        problems.append(f"its msad ({version('msad')}) is not the one that runs the sweep ({number}): install the same")
+    return problems
+
+
+def require_sweep(task: Task) -> None:
+    """Refuse a job on a node that does not see its sweep: one that the autoscaler has added without the shared folder.
+
+    Raises
+    ------
+    ResourceError
+        The sweep's configuration is not where the job's folder belongs.
+    """
+    root = task.directory.path.parents[1]
+    if not (root / "sweep.yaml").exists():
+        import socket
+
+        raise ResourceError(f"the node {socket.gethostname()} does not see the sweep's folder {root}: mount it there")
+
+
+def code_digest() -> str:
+    """Return what distinguishes this code from another version's, wherever it is installed."""
+    digest = hashlib.sha256()
+    for name in PACKAGES:
+        (place,) = find_spec(name).submodule_search_locations
+        for path in sorted(Path(place).rglob("*.py")):
+            digest.update(f"{name}/{path.relative_to(place).as_posix()}".encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,72 @@
+"""The searcher of a sweep, without Ray's own part: which job is handed out, and what becomes of one that ends badly."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from ray.tune.search import Searcher
+
+from orchestrator.job_config import JobConfig
+from orchestrator.study import Study
+from orchestrator.sweep_search import SweepSearch
+from orchestrator.task import Task
+from orchestrator.workspace import JobDirectory
+
+
+@pytest.fixture
+def open_search(tmp_path):
+    """Return a function that opens a sweep's searcher on the same storage, as a resumed sweep does."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def make(*categories: str, trials: int = 2) -> SweepSearch:
+        studies = [
+            Study(
+                JobConfig(category=category, architecture="baseline"),
+                {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True)},
+                trials,
+                f"sqlite:///{tmp_path}/optuna.db",
+                "none",
+            )
+            for category in categories
+        ]
+
+        def task(job_id: str, job: JobConfig) -> Task:
+            folder = JobDirectory(tmp_path / "jobs" / job_id)
+            return Task(job_id=job_id, job=job, dataset=tmp_path, cache=tmp_path, directory=folder)
+
+        return SweepSearch(studies, task, {}, lambda *_event: None)
+
+    return make
+
+
+def test_studies_are_asked_in_turn(open_search):
+    search = open_search("brick", "gear")
+    handed_out = [search.suggest(str(number))["task"]["job_id"] for number in range(4)]
+    assert handed_out == [f"{name}-baseline-{number:04d}" for number in range(2) for name in ("brick", "gear")]
+    assert search.suggest("4") == Searcher.FINISHED
+
+
+def test_trial_that_crashes_is_failed_with_what_was_said(open_search):
+    search = open_search("brick")
+    search.suggest("a")
+    search.errors["a"] = "its worker crashed"
+    search.on_trial_complete("a", error=True)
+    assert [(record.state, record.failure) for record in search.studies[0].records()] == [
+        ("failed", "its worker crashed")
+    ]
+    assert search.suggest("b") != Searcher.FINISHED
+
+
+def test_trial_that_met_a_full_disk_is_handed_out_again_by_the_next_sweep(open_search):
+    search = open_search("brick")
+    job_id = search.suggest("a")["task"]["job_id"]
+    search.errors["a"] = f"[Errno 28] {os.strerror(errno.ENOSPC)}: 'progress.jsonl'"
+    search.on_trial_complete("a", error=True)
+    assert search.full_disk == search.errors["a"]
+    assert search.suggest("b") == Searcher.FINISHED, "another trial would only meet the same disk"
+    assert search.studies[0].counts().failed == 0
+    assert open_search("brick").suggest("c")["task"]["job_id"] == job_id
