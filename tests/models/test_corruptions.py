@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -186,19 +185,6 @@ def test_corruptor_on_real_parts_changes_nearly_every_image(category):
     images = tensor([np.array(Image.open(path).convert("RGB").resize((64, 64))) for path in paths])
     _, mask = Corruptor(CorruptionConfig(probability=1.0))(images.repeat(4, 1, 1, 1), generator())
     assert (mask.mean(dim=(1, 2, 3)) > 0.001).float().mean() > 0.7
-
-
-def test_corruptor_is_fast():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    corruptor, images, source = Corruptor(CorruptionConfig()), torch.rand(8, 3, 256, 256), generator()
-    seconds = []
-    for _ in range(6):
-        began = time.perf_counter()
-        corruptor(images, source)
-        seconds.append(time.perf_counter() - began)
-    torch.set_num_threads(threads)
-    assert min(seconds) < 0.2  # 0.045 on an idle core; the room is for a busy machine
 
 
 @pytest.mark.parametrize(
