@@ -42,4 +42,10 @@ class Interrupted(MsadError):
     """A sweep was stopped from outside; the text says how to go on."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error says in its first line; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 USER_ERRORS = (MsadError, DataError, ModelError)

@@ -26,7 +26,7 @@ from data_io.layout import IMAGE_SUFFIXES
 from data_io.photographs import load_photograph
 from models.detector import Detector
 from orchestrator.bundles import Bundle
-from orchestrator.errors import ConfigError, ExportError
+from orchestrator.errors import ConfigError, ExportError, first_line
 from orchestrator.workspace import write_atomically
 
 INPUT, OUTPUTS = "image", ("score", "is_anomalous", "anomaly_map")
@@ -96,7 +96,7 @@ def export(bundle: Bundle, to: Path, images: Sequence[Path] = ()) -> Exported:
         cause = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        reason = first_line(cause)
         raise ExportError(f"{to}: {bundle.job.architecture!r} cannot be exported in this format: {reason}") from error
     result = _compare(bundle, to, batches, expected, run)
     to.parent.mkdir(parents=True, exist_ok=True)

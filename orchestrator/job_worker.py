@@ -23,7 +23,7 @@ from models.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.batches import TrainingData
 from orchestrator.bundles import Bundle
 from orchestrator.curves import save_training_curves
-from orchestrator.errors import MsadError, ResourceError, TrainingError
+from orchestrator.errors import MsadError, ResourceError, TrainingError, first_line
 from orchestrator.job_config import JobConfig
 from orchestrator.task import Task
 from orchestrator.training import fit
@@ -120,9 +120,8 @@ def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
         AttributeError,
         TypeError,
     ) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TrainingError(
-            f"{file}: no checkpoint of msad, or a damaged one ({reason}); remove it and search anew"
+            f"{file}: no checkpoint of msad, or a damaged one ({first_line(error)}); remove it and search anew"
         ) from error
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.addresses import connecting, hide_secrets, public
-from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.errors import ConfigError, TrackingError, first_line
 from orchestrator.ui_pages import VIEW_TAG, Pages, saved_view
 from orchestrator.workspace import JobDirectory
 
@@ -347,5 +347,4 @@ def _digest(tags: Mapping[str, str]) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = hide_secrets(str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return hide_secrets(first_line(error))
