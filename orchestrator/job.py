@@ -45,15 +45,15 @@ def train_trial(config: dict[str, Any]) -> None:
     train_job(config["task"], config["train_storage"], callbacks=[TuneReportCallback()])
 
 
-def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = None) -> None:
-    """Run a task as a Ray Train job, and wait for it.
+def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = None, losses: int = 1) -> None:
+    """Run a task as a Ray Train job, and wait for it; so many losses of its worker cost it nothing but time.
 
     The Train run is named after the job, which is how a second attempt, even by another driver, finds the checkpoint.
 
     Raises
     ------
     TrainingError
-        The worker failed twice.
+        The worker was lost once more.
     """
     os.environ.update(TRAIN_ENVIRONMENT)  # read by the controller, which inherits them
     import ray.train
@@ -72,14 +72,14 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
             name=task["job_id"],
             storage_path=storage,
             callbacks=callbacks,
-            failure_config=ray.train.FailureConfig(max_failures=1),
+            failure_config=ray.train.FailureConfig(max_failures=losses),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise TrainingError(f"{task['job_id']}: the training worker failed twice: {error}") from error
+        raise TrainingError(f"{task['job_id']}: the training worker failed {losses + 1} times: {error}") from error
     shutil.rmtree(Path(storage) / task["job_id"], ignore_errors=True)  # the bundle is what is kept
 
 

@@ -132,13 +132,18 @@ class Study:
 
     def report(self, job_id: str, epoch: int, value: float) -> bool:
         """Record a trial's objective after an epoch; return whether it is to be stopped now."""
+        self.remember(job_id, epoch, value)
         trial = self._running[job_id]
-        if epoch not in self._frozen(trial).intermediate_values:  # a retried trial comes by the same epoch again
-            trial.report(value, epoch)
         if epoch < self.base.epochs and trial.should_prune():
             self._pruned.add(job_id)
             return True
         return False
+
+    def remember(self, job_id: str, epoch: int, value: float) -> None:
+        """Record a trial's objective after an epoch, and decide nothing; the first one of an epoch stays."""
+        trial = self._running[job_id]
+        if epoch not in self._frozen(trial).intermediate_values:  # a retried trial comes by the same epoch again
+            trial.report(value, epoch)
 
     def tell(self, job_id: str, value: float | None = None, failure: str | None = None) -> None:
         """Close a trial: complete with its value, failed with a reason, or pruned where `report` had said so."""

@@ -283,6 +283,7 @@ class _Sweep:
             layout=self.plan.layout,
             cpus=self.allotment.cpus,
             gpus=self.allotment.gpus,
+            timeout=self.config.trial_timeout,
             provenance={
                 "sweep": self.config.name,
                 "layout": self.plan.layout,

@@ -17,7 +17,8 @@ class Task:
 
     `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
     `directory` are paths that every node sees, `cache` is each node's own. `layout` is the dataset's, see
-    `data_io.layout.find_layout`. `cpus` and `gpus` are what the worker was given. `provenance` goes into the bundle.
+    `data_io.layout.find_layout`. `cpus` and `gpus` are what the worker was given. `timeout` is
+    the most minutes between two reports, 0 for any. `provenance` goes into the bundle.
     """
 
     job_id: str
@@ -28,6 +29,7 @@ class Task:
     layout: str = "auto"
     cpus: float = 1.0
     gpus: float = 0.0
+    timeout: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,6 +43,7 @@ class Task:
             "layout": self.layout,
             "cpus": self.cpus,
             "gpus": self.gpus,
+            "timeout": self.timeout,
             "provenance": dict(self.provenance),
         }
 
