@@ -91,8 +91,8 @@ class SweepSearch(Searcher):
 class OptunaPruning(FIFOScheduler):
     """Stops a trial where its study's Optuna pruner says so, and bears with workers that are lost.
 
-    Tune gives a trial one more attempt (`FailureConfig`). Here each new epoch earns it another: on a cluster whose
-    nodes come and go a long trial loses more than one worker, and one that crashes by itself gets no further.
+    Tune gives a trial a few more attempts (`FailureConfig`). Here each new epoch gives it as many again: on a cluster
+    whose nodes come and go a long trial loses several workers, while one that crashes by itself gets no further.
     """
 
     def __init__(self, search: SweepSearch) -> None:
@@ -120,8 +120,10 @@ class OptunaPruning(FIFOScheduler):
 
 
 def crash_reason(error: str) -> str:
-    """Return what is worth telling of Ray's account of a crash: which signal, which exception, or too little memory."""
+    """Return what is worth telling of Ray's account of a crash."""
     if "running low on memory" in error:
-        return "its node ran out of memory, and Ray ended it: lower batch_size or image_size, or --concurrency"
+        return "its node was short of memory, and Ray ended it: lower batch_size, image_size or --concurrency"
+    if "Worker unexpectedly exits" in error:
+        return "its process was killed, as the system does where memory is short, or ended by a fault in native code"
     lines = error.strip().splitlines()
     return lines[-1] if lines else "no message"
