@@ -102,9 +102,11 @@ def parts(tmp_path):
     """Two nodes and a server, all of them running."""
     server = MlflowServer(tmp_path / "server")
     server.start()
-    with TwoNodes() as nodes:
-        yield nodes, server
-    server.kill()
+    try:
+        with TwoNodes() as nodes:
+            yield nodes, server
+    finally:
+        server.kill()
 
 
 def leaderboard(folder: Path, *words: str) -> dict[str, dict]:
