@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.errors import ModelError
-from models.metrics import average_precision, image_auroc
+from models.metrics import average_precision
 from models.scorer import (
     CALIBRATIONS,
     IMAGE_SCORE,
@@ -152,24 +152,21 @@ def choose_scoring(
     if done != len(synthetic.images):
         raise ModelError(f"maps of {done} synthetic images, not {len(synthetic.images)}: compute the maps on this set")
 
-    tried = []
-    for position, scoring in enumerate(candidates):
-        scores = judge.scores(scoring)
-        tried.append((judge.image_aurocs(scores).mean(), position, scoring, scores))
+    aurocs_KR = judge.image_aurocs()
     # A candidate whose image AUROC could not win even with a perfect pixel figure needs none.
-    tried.sort(key=lambda item: (-item[0], item[1]))
+    tried = sorted(enumerate(aurocs_KR.mean(axis=1).tolist()), key=lambda item: (-item[1], item[0]))
     best_score, best, precisions = -1.0, None, {}
-    for auroc, position, scoring, scores in tried:
+    for position, auroc in tried:
         if IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) < best_score:
             break
-        key = _map_key(scoring)
+        key = _map_key(candidates[position])
         if key not in precisions:
-            precisions[key] = judge.pixel_precisions(scoring)
+            precisions[key] = judge.pixel_precisions(key)
         score = float(IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) * precisions[key].mean())
-        if best is None or (score, -position) > (best_score, -best[0]):
-            best_score, best = score, (position, scoring, scores, precisions[key])
-    _, scoring, scores, pixel = best
-    image = judge.image_aurocs(scores)
+        if best is None or (score, -position) > (best_score, -best):
+            best_score, best = score, position
+    scoring = candidates[best]
+    image, pixel, scores = aurocs_KR[best], precisions[_map_key(scoring)], judge.scores(scoring)
     per_group = {
         name: {"image_auroc": float(a), "pixel_ap": float(p)}
         for name, a, p in zip(judge.group_names, image, pixel, strict=True)
@@ -184,7 +181,7 @@ class _Judge:
     """Looks at maps part by part, good images first, and keeps of each candidate the scores and a sample of pixels."""
 
     def __init__(self, good_maps: Mapping[str, Tensor], synthetic: SyntheticSet, candidates: Sequence[Scoring]) -> None:
-        first = next(iter(good_maps.values()))
+        first, self._candidates = next(iter(good_maps.values())), candidates
         self.good_count, self._device = len(first), first.device
         groups = sorted(set(zip(synthetic.family.tolist(), synthetic.grade.tolist(), strict=True)))
         self.group_names = [f"{FAMILIES[family]}/{GRADES[grade]}" for family, grade in groups]
@@ -239,19 +236,19 @@ class _Judge:
         """Return the scores of all images: good ones, then synthetic ones."""
         return self._scores[_map_key(scoring), scoring.reduction].cpu().numpy()
 
-    def image_aurocs(self, scores: np.ndarray) -> np.ndarray:
-        """Compute the AUROC of all good images against each group."""
-        good, synthetic = scores[: self.good_count], scores[self.good_count :]
-        return np.array(
-            [
-                image_auroc(np.repeat([0, 1], [len(good), len(members)]), np.concatenate([good, synthetic[members]]))
-                for members in self.members
-            ]
-        )
+    def image_aurocs(self) -> np.ndarray:
+        """Compute the AUROC of all good images against each group, K candidates × R groups, where the scores are."""
+        scores_KN = torch.stack([self._scores[_map_key(one), one.reduction] for one in self._candidates])
+        good_KG, defects_KD = scores_KN[:, : self.good_count].sort(dim=1).values, scores_KN[:, self.good_count :]
+        # How many good images are below each defect, and how many at most as high: their sum is twice the wins.
+        twice_KD = sum(torch.searchsorted(good_KG, defects_KD.contiguous(), right=side) for side in (False, True))
+        twice_KD = twice_KD.cpu().numpy()
+        wins = [twice_KD[:, members].sum(axis=1) / (2 * self.good_count * len(members)) for members in self.members]
+        return np.stack(wins, axis=1)
 
-    def pixel_precisions(self, scoring: Scoring) -> np.ndarray:
-        """Compute the pixel average precision on the images of each group."""
-        sampled = self._samples[_map_key(scoring)].cpu().numpy()
+    def pixel_precisions(self, key: _Key) -> np.ndarray:
+        """Compute the pixel average precision of a blended map on the images of each group."""
+        sampled = self._samples[key].cpu().numpy()
         return np.array([average_precision(self.labels[m], sampled[m], self.stands_for[m]) for m in self.pixel_members])
 
     def _choose_pixels(self, synthetic: SyntheticSet) -> None:
