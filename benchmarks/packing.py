@@ -45,6 +45,7 @@ from models.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.batches import TrainingData, make_batches
 from orchestrator.errors import first_line
 from orchestrator.job_config import JobConfig
+from orchestrator.replay import Replayed
 from orchestrator.training import computes_in_bfloat16, fit
 from orchestrator.validation import validate
 
@@ -274,18 +275,28 @@ def fit_together(jobs: list[JobConfig], data: TrainingData, device: torch.device
     def losses(parameters: dict, buffers: dict, weights_T: Tensor, batch: tuple) -> Tensor:
         return torch.func.functional_call(wrapped, (parameters, buffers), batch) @ weights_T
 
-    step = torch.func.vmap(losses, in_dims=(0, 0, 0, None), randomness="different")
+    losses_of_each = torch.func.vmap(losses, in_dims=(0, 0, 0, None), randomness="different")
+
+    def gradients(rows: Tensor) -> Tensor:
+        batch = batches.draw(rows, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            loss_K = losses_of_each(parameters, buffers, weights_KT, batch)
+        loss_K.sum().backward()
+        return loss_K.detach()
+
+    recordable = device.type == "cuda" and batches.on_device
+    step = Replayed(gradients, trained, generator) if recordable else gradients
     for epoch in range(1, job.epochs + 1):
         seed = job.seed * 1_000_003 + epoch  # as `fit` does
         torch.manual_seed(seed)
         generator.manual_seed(seed)
         sum_K = torch.zeros(len(jobs), device=device)
-        for index_B in torch.randperm(len(batches)).to(device).split(job.batch_size):
-            batch = batches.draw(index_B, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                loss_K = step(parameters, buffers, weights_KT, batch)
-            optimizer.step(torch.autograd.grad(loss_K.sum(), trained), job.gradient_clip)
-            sum_K += loss_K.detach() * (len(index_B) / len(batches))
+        for rows in batches.stream(torch.randperm(len(batches)).split(job.batch_size)):
+            for parameter in trained:
+                parameter.grad = None
+            loss_K = step(rows)
+            optimizer.step([parameter.grad for parameter in trained], job.gradient_clip)
+            sum_K += loss_K * (len(rows) / len(batches))
         losses_of_epoch = sum_K.tolist()  # the one wait of the epoch
     for index in range(len(jobs)):
         state = {**parameters, **buffers}
@@ -320,10 +331,9 @@ class StackedAdamW:
         self.count = 0
 
     @torch.no_grad()
-    def step(self, gradients: tuple[Tensor, ...], clip: float) -> None:
+    def step(self, gradients: list[Tensor], clip: float) -> None:
         group, self.count = self.like.param_groups[0], self.count + 1
         share, (beta1, beta2) = group["lr"], group["betas"]
-        gradients = list(gradients)
         if clip:
             norm_K = sum(gradient.flatten(1).square().sum(dim=1) for gradient in gradients).sqrt()
             scale_K = (clip / (norm_K + 1e-6)).clamp(max=1)
