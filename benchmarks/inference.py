@@ -97,7 +97,9 @@ def _options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repeats", type=int, default=50, help="rounds at most")
     parser.add_argument("--no-export", action="store_true", help="leave out ONNX and .pt2")
-    parser.add_argument("--compile", action="store_true", help="on a GPU torch.compile too; takes a minute for each batch size")
+    parser.add_argument(
+        "--compile", action="store_true", help="on a GPU torch.compile too; takes a minute for each batch size"
+    )
     parser.add_argument("--output", type=Path, help="write what is printed to this file too")
     return parser
 
