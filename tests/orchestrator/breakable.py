@@ -82,11 +82,13 @@ class TwoNodes:
         from ray.cluster_utils import Cluster
 
         self._patch, self.second = pytest.MonkeyPatch(), None
-        self._folder = tempfile.TemporaryDirectory(prefix="ray", dir="/tmp")  # Ray's sockets want a short path
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="ray", dir="/tmp", ignore_cleanup_errors=True
+        )  # Ray's sockets want a short path
         self._patch.setenv("RAY_TMPDIR", self._folder.name)
         self._patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
-        head = {"num_cpus": 1, "include_dashboard": True, "dashboard_port": free_port()}
-        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        # Only trials that are stopped early inside a Ray Train job need the dashboard, which starts a dozen processes.
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
         self.address = self._cluster.address
         self.add()
         return self
