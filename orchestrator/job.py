@@ -24,6 +24,7 @@ def direct_trial(config: dict[str, Any]) -> None:
     """Run a task inside the Tune trial itself; its checkpoint lies in the job's folder."""
     from ray import tune
 
+    from orchestrator.attempt import attempt
     from orchestrator.job_worker import run
 
     task = Task.from_dict(config["task"])
@@ -34,7 +35,7 @@ def direct_trial(config: dict[str, Any]) -> None:
             write_atomically(checkpoint, state.read_bytes())
         tune.report(metrics)
 
-    run(task, report=report, resume_from=lambda: checkpoint if checkpoint.exists() else None)
+    attempt(run, task, report=report, resume_from=lambda: checkpoint if checkpoint.exists() else None)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -86,6 +87,7 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
 def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
+    from orchestrator.attempt import attempt
     from orchestrator.job_worker import run
     from orchestrator.nodes import require_sweep
 
@@ -104,7 +106,7 @@ def _train_worker(config: dict[str, Any]) -> None:
             checkpoint = ray.train.get_checkpoint()
             return Path(checkpoint.to_directory(folder)) / "checkpoint.pt" if checkpoint else None
 
-        run(task, report=report, resume_from=resume_from)
+        attempt(run, task, report=report, resume_from=resume_from)
 
 
 def train_storage(workspace: Workspace) -> str:

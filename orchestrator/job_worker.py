@@ -27,7 +27,6 @@ from orchestrator.errors import MsadError, ResourceError, TrainingError, first_l
 from orchestrator.job_config import JobConfig
 from orchestrator.task import Task
 from orchestrator.training import fit
-from orchestrator.watchdog import Watchdog, hung_at
 from orchestrator.workspace import full_disk_told
 
 
@@ -45,32 +44,7 @@ def run(task: Task, *, report: Callable[[dict[str, Any], Path], None], resume_fr
 
     A job that cannot succeed (a loss that is not finite, too little memory, unreadable data) is reported as
     `{"failure": reason}` and returns: another attempt would end alike. Any other exception is raised, to be retried.
-    So does a job whose last attempt hung. One that was done before anybody heard of it is reported as it ended.
     """
-    directory, hung = task.directory, task.directory.path / "hung.txt"
-
-    def fail(reason: str, kind: str) -> None:
-        directory.write("failure", {"reason": reason, "kind": kind})
-        report({"failure": reason, "objective": 0.0, "best_objective": 0.0}, None)
-
-    if directory.read("result"):
-        last, best = directory.progress()[-1], max(line[task.job.objective] for line in directory.progress())
-        report({**last, "objective": last[task.job.objective], "best_objective": best}, None)
-        return
-    if place := hung_at(hung):
-        reason = f"it hung in {place}: no evaluation within {task.timeout:g} minutes (--trial-timeout), so it was ended"
-        return fail(reason, "Timeout")
-    with Watchdog(hung, task.timeout) as watchdog:
-        _run(task, report, resume_from, watchdog, fail)
-
-
-def _run(
-    task: Task,
-    report: Callable[[dict[str, Any], Path | None], None],
-    resume_from: Callable[[], Path | None],
-    watchdog: Watchdog,
-    fail: Callable[[str, str], None],
-) -> None:
     directory = task.directory
     directory.write("job", task.job.to_dict())
     torch.set_num_threads(max(1, int(task.cpus)))
@@ -84,8 +58,7 @@ def _run(
             with full_disk_told(file):
                 file.write_bytes(content.getbuffer())
             directory.append_progress(metrics)
-            with watchdog.reporting():
-                report({**metrics, "objective": metrics[task.job.objective]}, file)
+            report({**metrics, "objective": metrics[task.job.objective]}, file)
 
     def get_checkpoint() -> dict[str, Any] | None:
         return load_checkpoint(file, device) if (file := resume_from()) else None
@@ -119,7 +92,9 @@ def _run(
     except ResourceError:  # the disk is full: not this job's fault, and another attempt may find space
         raise
     except (MsadError, ValueError) as error:  # ModelError and DataError are ValueErrors
-        return fail(str(error), type(error).__name__)
+        directory.write("failure", {"reason": str(error), "kind": type(error).__name__})
+        report({"failure": str(error), "objective": 0.0, "best_objective": 0.0}, None)
+        return
     directory.write(
         "result",
         {"epoch": fitted.epoch, "threshold": fitted.threshold, "parameters": parameters, **fitted.validation},

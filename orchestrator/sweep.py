@@ -208,7 +208,7 @@ class _Sweep:
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(self.workspace.root / "tune"),
-                failure_config=tune.FailureConfig(max_failures=2),
+                failure_config=tune.FailureConfig(max_failures=2 if allotment.executor == "direct" else 1),
                 verbose=0,
             ),
         )

@@ -104,30 +104,6 @@ def test_resumed_job_ends_with_the_weights_of_one_that_was_never_stopped(finishe
         torch.testing.assert_close(second[name], weights, rtol=1e-4, atol=1e-5)
 
 
-def test_job_that_was_done_before_anybody_heard_of_it_is_reported_as_it_ended(finished):
-    task, reports, _ = finished
-    written = [path.stat().st_mtime_ns for path in sorted(task.directory.bundle.iterdir())]
-    again = Reports()
-    run(task, report=again, resume_from=lambda: pytest.fail("it began anew"))
-    assert again == reports[-1:]
-    assert [path.stat().st_mtime_ns for path in sorted(task.directory.bundle.iterdir())] == written
-
-
-def test_job_whose_last_attempt_hung_fails_with_the_place(make_task):
-    task, reports = make_task(), Reports()
-    task.directory.path.mkdir(parents=True)
-    other, job = (
-        '  File "/a/main.py", line 1 in main',
-        '  File "/a/net.py", line 7 in step\n  File "/b/job_worker.py", line 9 in _run',
-    )
-    thread = "Thread 0x{} (most recent call first):"
-    lines = ["Timeout (0:01:00)!", thread.format(1), job, "", thread.format(2), other, ""]
-    (task.directory.path / "hung.txt").write_text("\n".join(lines))
-    run(task, report=reports, resume_from=lambda: pytest.fail("it was tried again"))
-    assert reports[-1]["failure"].startswith("it hung in step (net.py:7): no evaluation within")
-    assert task.directory.read("failure")["kind"] == "Timeout"
-
-
 def test_checkpoint_that_would_run_code_is_not_unpickled(make_task, tmp_path):
     class Evil:
         def __reduce__(self):
