@@ -98,17 +98,7 @@ class Chaos:
 
 
 @pytest.fixture
-def calm(demo, tmp_path) -> Path:
-    """The folder of an undisturbed sweep."""
-    folder = tmp_path / "calm"
-    folder.mkdir()
-    done = subprocess.run(command(demo, folder), cwd=folder, env=environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-@pytest.fixture
-def parts(calm, tmp_path):
+def parts(tmp_path):
     """Two nodes and a server, all of them running."""
     server = MlflowServer(tmp_path / "server")
     server.start()
@@ -132,10 +122,15 @@ def leaderboard(folder: Path, *words: str) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_sweep_under_chaos_ends_as_an_undisturbed_one(demo, tmp_path, calm, parts):
+def test_sweep_under_chaos_ends_as_an_undisturbed_one(demo, tmp_path, parts):
     nodes, server = parts
-    wild = tmp_path / "wild"
-    wild.mkdir()
+    calm, wild = tmp_path / "calm", tmp_path / "wild"
+    for folder in (calm, wild):
+        folder.mkdir()
+    words = ["--address", nodes.address, "--storage", str(calm / "sweeps")]
+    done = subprocess.run(command(demo, calm, *words), cwd=calm, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
     words = ["--address", nodes.address, "--storage", str(wild / "sweeps"), "--tracking-uri", server.uri]
     with (wild / "log").open("w") as log:
         process = subprocess.Popen(command(demo, wild, *words), cwd=wild, env=environment(), stdout=log, stderr=log)
