@@ -88,7 +88,8 @@ class TwoNodes:
         self._patch.setenv("RAY_TMPDIR", self._folder.name)
         self._patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
         # Only trials that are stopped early inside a Ray Train job need the dashboard, which starts a dozen processes.
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+        head = {"num_cpus": 1, "include_dashboard": False, "dashboard_port": free_port()}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self._cluster.address
         self.add()
         return self
