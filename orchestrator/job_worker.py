@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import platform
@@ -145,9 +146,12 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     def textures() -> dict[str, np.ndarray]:
         return {"textures": load_textures(view)}
 
+    @functools.cache
+    def images() -> str:
+        return fingerprint([*split.train_paths, *split.validation_paths], cache)
+
     def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        images = fingerprint([*split.train_paths, *split.validation_paths], cache)
-        return cached_arrays(f"{name}-{images}", make_arrays, cache)
+        return cached_arrays(f"{name}-{images()}", make_arrays, cache)
 
     content = fingerprint(split.validation_paths, cache)
     key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{view}-{job.seed}"
