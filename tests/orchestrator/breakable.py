@@ -25,7 +25,8 @@ def environment(once: Path | None = None) -> dict[str, str]:
     unwanted = {"MLFLOW_TRACKING_URI", "RAY_ADDRESS"}
     found = {name: value for name, value in os.environ.items() if name not in unwanted}
     path = os.pathsep.join(filter(None, [str(HERE), str(HERE.parents[1]), found.get("PYTHONPATH")]))
-    return found | {"PYTHONPATH": path} | ({"FAULTY_ONCE": str(once)} if once else {})
+    # Ray's workers yield to all other processes, for ever where a machine is busy.
+    return found | {"PYTHONPATH": path, "RAY_worker_niceness": "0"} | ({"FAULTY_ONCE": str(once)} if once else {})
 
 
 def free_port() -> int:
@@ -82,11 +83,11 @@ class TwoNodes:
         from ray.cluster_utils import Cluster
 
         self._patch, self.second = pytest.MonkeyPatch(), None
-        self._folder = tempfile.TemporaryDirectory(
-            prefix="ray", dir="/tmp", ignore_cleanup_errors=True
-        )  # Ray's sockets want a short path
+        # Ray's sockets want a short path.
+        self._folder = tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True)
         self._patch.setenv("RAY_TMPDIR", self._folder.name)
-        self._patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+        for name in ("PYTHONPATH", "RAY_worker_niceness"):
+            self._patch.setenv(name, environment()[name])
         # Only trials that are stopped early inside a Ray Train job need the dashboard, which starts a dozen processes.
         head = {"num_cpus": 1, "include_dashboard": False, "dashboard_port": free_port()}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)

@@ -17,12 +17,12 @@ from mlflow import MlflowClient
 
 from tests.orchestrator.breakable import RAY_WORKERS, MlflowServer, TwoNodes, descendants, environment, kill
 
-TRIALS, EPOCHS = 12, 14  # of each of two studies
+TRIALS, EPOCHS = 12, 8  # of each of two studies
 STUDIES = ("brick/faulty:Faulty", "gear/faulty:Faulty")
 
 
 def command(demo: Path, folder: Path, *words: str) -> list[str]:
-    """Return a search whose trials take some seconds, after queuing the same configurations whoever runs it."""
+    """Return a search, after queuing the same configurations whoever runs it."""
     (folder / "sweeps" / "chaos").mkdir(parents=True)
     for name in STUDIES:
         study = optuna.create_study(
@@ -31,7 +31,7 @@ def command(demo: Path, folder: Path, *words: str) -> list[str]:
         rates = random.Random(name)
         for _ in range(TRIALS):
             study.enqueue_trial({"learning_rate": 10 ** rates.uniform(-4, -2)})
-    fixed = ["--set", "model/fault=none", "--set", "model/pause=0.15", "--epochs", str(EPOCHS), "--image-size", "32"]
+    fixed = ["--set", "model/fault=none", "--epochs", str(EPOCHS), "--image-size", "32"]
     names = ["--architectures", "faulty:Faulty", "--categories", "brick,gear", "--trials", str(TRIALS)]
     return [
         *(sys.executable, "-m", "orchestrator", "search", "--dataset", str(demo), "--name", "chaos"),
@@ -127,11 +127,12 @@ def test_sweep_under_chaos_ends_as_an_undisturbed_one(demo, tmp_path, parts):
     calm, wild = tmp_path / "calm", tmp_path / "wild"
     for folder in (calm, wild):
         folder.mkdir()
-    words = ["--address", nodes.address, "--storage", str(calm / "sweeps")]
+    words = ["--address", nodes.address, "--storage", str(calm / "sweeps"), "--pruner", "none"]
     done = subprocess.run(command(demo, calm, *words), cwd=calm, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
     words = ["--address", nodes.address, "--storage", str(wild / "sweeps"), "--tracking-uri", server.uri]
+    words += ["--set", "model/pause=0.2"]  # a trial takes some seconds, and learns the same
     with (wild / "log").open("w") as log:
         process = subprocess.Popen(command(demo, wild, *words), cwd=wild, env=environment(), stdout=log, stderr=log)
     while process.poll() is None and not list((wild / "sweeps/chaos/jobs").glob("*/progress.jsonl")):
@@ -154,7 +155,7 @@ def test_sweep_under_chaos_ends_as_an_undisturbed_one(demo, tmp_path, parts):
         assert sorted(steps) == list(range(1, len(steps) + 1)), f"{key}: an epoch is missing"
         common = sorted(set(steps) & set(known))
         assert [steps[step] for step in common] == pytest.approx([known[step] for step in common], abs=1e-6)
-        if trial.state.name == theirs[key].state.name == "COMPLETE":
+        if trial.state.name == "COMPLETE":
             assert trial.value == pytest.approx(theirs[key].value, abs=1e-6)
         if trial.state.name == "FAIL":
             assert "its worker crashed" in trial.user_attrs["failure"]
