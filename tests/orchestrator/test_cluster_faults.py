@@ -143,17 +143,33 @@ def test_what_a_lost_server_misses_is_delivered_on_its_return_or_on_resume(demo,
         server.kill()
 
 
+def queue(folder: Path, *faults: str) -> None:
+    """Put the faults of a sweep's first trials into its study, before it is started."""
+    (folder / "sweeps" / "first").mkdir(parents=True)
+    study = optuna.create_study(
+        storage=f"sqlite:///{folder}/sweeps/first/optuna.db", study_name=STUDY, direction="maximize"
+    )
+    for fault in faults:
+        study.enqueue_trial({"model/fault": fault})
+
+
+def test_trial_that_hangs_is_ended_and_the_next_one_runs(demo, tmp_path):
+    queue(tmp_path, "hang", "none")
+    words = ["--dataset", str(demo), "--trials", "2", "--executor", "direct", "--concurrency", "1"]
+    sweep = Sweep(tmp_path, *words, "--trial-timeout", "1.5")
+    assert sweep.end() == 0, sweep.output()
+    hang, other = sweep.trials()
+    assert (hang.state.name, other.state.name) == ("FAIL", "COMPLETE")
+    assert hang.user_attrs["failure"].startswith("it hung in _hang (faulty.py:")
+    assert sorted(hang.intermediate_values) == [1, 2]
+
+
 def test_trial_that_takes_all_memory_is_ended_by_ray_and_told_so(demo, tmp_path):
     """The node is said to be full 2 GB from now; what else runs on this machine must leave them free."""
     from ray._private.utils import get_system_memory, get_used_memory
 
     threshold = (get_used_memory() + 2e9) / get_system_memory()
-    (tmp_path / "sweeps" / "first").mkdir(parents=True)
-    study = optuna.create_study(
-        storage=f"sqlite:///{tmp_path}/sweeps/first/optuna.db", study_name=STUDY, direction="maximize"
-    )
-    for fault in ("hoard", "none"):
-        study.enqueue_trial({"model/fault": fault})
+    queue(tmp_path, "hoard", "none")
     words = ["--dataset", str(demo), "--trials", "2", "--executor", "direct", "--concurrency", "1"]
     sweep = Sweep(tmp_path, *words, variables={"RAY_memory_usage_threshold": f"{threshold:.4f}"})
     assert sweep.end() == 0, sweep.output()

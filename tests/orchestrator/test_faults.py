@@ -55,8 +55,8 @@ def history(folder: Path, sweep: str, job_id: str) -> tuple[str, list[int]]:
 def swept(demo, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
     """A sweep with a trial for each fault, one after another in the same warm workers, and its process."""
     folder = tmp_path_factory.mktemp("faults")
-    queue(folder, "faults", "hang", "once", "nan", "memory", "crash", "none")
-    done = search(demo, folder, "faults", "--trials", "6", "--executor", "direct", "--trial-timeout", "0.4")
+    queue(folder, "faults", "once", "nan", "memory", "crash", "none")
+    done = search(demo, folder, "faults", "--trials", "5", "--executor", "direct")
     return folder, done
 
 
@@ -65,7 +65,6 @@ def test_sweep_goes_on_past_every_fault_and_ends_well(swept):
     assert done.returncode == 0, done.stderr
     states = {trial.params["model/fault"]: trial.state.name for trial in trials(folder, "faults")}
     assert states == {
-        "hang": "FAIL",
         "once": "COMPLETE",
         "nan": "FAIL",
         "memory": "FAIL",
@@ -77,10 +76,9 @@ def test_sweep_goes_on_past_every_fault_and_ends_well(swept):
 @pytest.mark.parametrize(
     ("number", "reason"),
     [
-        (0, r"it hung in _hang \(faulty\.py:\d+\): no evaluation within 0\.4 minutes \(--trial-timeout\)"),
-        (2, r"the loss is not finite in epoch 3"),
-        (3, r"out of memory on cpu with batch_size 2, image_size 32 .*lower one of them"),
-        (4, r"its worker crashed, and again when tried anew: its process was killed, as the system does"),
+        (1, r"the loss is not finite in epoch 3"),
+        (2, r"out of memory on cpu with batch_size 2, image_size 32 .*lower one of them"),
+        (3, r"its worker crashed, and again when tried anew: its process was killed, as the system does"),
     ],
 )
 def test_failed_trial_tells_its_reason(swept, number, reason):
@@ -93,9 +91,9 @@ def test_failed_trial_tells_its_reason(swept, number, reason):
 
 def test_worker_killed_in_mid_epoch_goes_on_from_its_checkpoint_in_the_same_run(swept):
     folder, _ = swept
-    status, steps = history(folder, "faults", JOB.format(1))
+    status, steps = history(folder, "faults", JOB.format(0))
     assert (folder / "once").exists(), "it was never killed"
     assert status == "FINISHED" and steps == [1, 2, 3, 4]
-    lines = (folder / "sweeps" / "faults" / "jobs" / JOB.format(1) / "progress.jsonl").read_text().split("\n")
+    lines = (folder / "sweeps" / "faults" / "jobs" / JOB.format(0) / "progress.jsonl").read_text().split("\n")
     assert len([line for line in lines if line]) == 4, "it began anew"
-    assert sorted(trials(folder, "faults")[1].intermediate_values) == [1, 2, 3, 4]
+    assert sorted(trials(folder, "faults")[0].intermediate_values) == [1, 2, 3, 4]
