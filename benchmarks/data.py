@@ -40,6 +40,7 @@ from orchestrator.job_config import JobConfig
 from orchestrator.job_worker import load_training_data
 
 BATCH = 8
+PARTS = ("cold", "epoch", "warm", "memory")
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would share this process's memory
 
 
@@ -61,10 +62,14 @@ def main() -> None:
     say(f"{job.category}: {len(paths)} good images of {own_size} to {job.image_size}")
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        _cold(say, paths, job.image_size, cache, options.repeats)
-        _epochs(say, paths, job.image_size, cache / "cold1-0", options.repeats)
-        _warm(say, job, options.root, cache / "trials", options.starts)
-        _memory(say, job, options.root, cache / "trials", options.processes)
+        measurements = {
+            "cold": lambda: _cold(say, paths, job.image_size, cache, options.repeats),
+            "epoch": lambda: _epochs(say, paths, job.image_size, cache / "epoch", options.repeats),
+            "warm": lambda: _warm(say, job, options.root, cache / "trials", options.starts),
+            "memory": lambda: _memory(say, job, options.root, cache / "trials", options.processes),
+        }
+        for part in options.parts:
+            measurements[part]()
     if options.output:
         options.output.write_text("\n".join(lines) + "\n")
 
@@ -74,6 +79,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, default=os.environ.get("MSAD_DATA"), help="by default $MSAD_DATA")
     parser.add_argument("--category", default="bottle")
     parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeats", type=int, default=3, help="of decoding and of an epoch")
     parser.add_argument("--starts", type=int, default=7, help="processes that start warm, one after the other")
     parser.add_argument("--processes", type=int, default=4, help="processes on the same data at once")
