@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LINE = re.compile(
-    r"(?P<name>\S.*?)\s+(?P<ms>[\d.]+)\s+(?P<low>[\d.]+)\s+(?P<rate>[\d,]+)\s+(?P<runs>\d+)\s+(?P<ratio>[\d.]+)"
+    r"(?P<name>\S.*?)\s+(?P<ms>[\d.]+)\s+(?P<low>[\d.]+)\s+[\d,]+\s+[\d.]+\s+(?P<runs>\d+)\s+(?P<ratio>[\d.]+)"
 )
 
 
