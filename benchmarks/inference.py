@@ -257,7 +257,7 @@ def _torch(file: Path) -> Run:
 
 
 def measure(arms: list[Arm], until: float, repeats: int) -> list[list[tuple[float, float]]]:
-    """Run the arms in turns until the time is up, at least twice; return the clock and processor seconds of each run."""
+    """Run the arms in turns until the time is up, twice at least; return each run's clock and processor seconds."""
     times: list[list[tuple[float, float]]] = [[] for _ in arms]
     for arm in arms:
         for _ in range(3 if torch.cuda.is_available() else 1):
