@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.errors import ModelError
-from models.metrics import average_precision
 from models.scorer import (
     CALIBRATIONS,
     IMAGE_SCORE,
@@ -195,7 +195,7 @@ class _Judge:
             for sigma in dict.fromkeys(scoring.smoothing for scoring in candidates)
         }
         # Made at once: small results that are kept between large maps that are not would leave the memory in pieces.
-        images, pixels = self.good_count + len(synthetic.images), len(self.labels)
+        images, pixels = self.good_count + len(synthetic.images), self._pixel_count
         self._scores = {
             (key, reduction): torch.empty(images, device=self._device)
             for key in self._keys
@@ -247,9 +247,9 @@ class _Judge:
         return np.stack(wins, axis=1)
 
     def pixel_precisions(self, key: _Key) -> np.ndarray:
-        """Compute the pixel average precision of a blended map on the images of each group."""
-        sampled = self._samples[key].cpu().numpy()
-        return np.array([average_precision(self.labels[m], sampled[m], self.stands_for[m]) for m in self.pixel_members])
+        """Compute the pixel average precision of a blended map on the images of each group, where the maps are."""
+        padded_P = torch.cat([self._samples[key], self._samples[key].new_full((1,), -torch.inf)])
+        return _average_precisions(padded_P[self._at_RL], *self._labels_and_counts_RL).cpu().numpy()
 
     def _choose_pixels(self, synthetic: SyntheticSet) -> None:
         """Choose where the average precision looks: all defect pixels, and a fixed random part of the normal ones."""
@@ -260,10 +260,18 @@ class _Judge:
             pixels.append(np.flatnonzero(defect | (rng.random(defect.size) < share)))
             labels.append(defect[pixels[-1]])
         self._pixels, self._area = pixels, synthetic.masks[0].size
-        self.labels = np.concatenate(labels)
-        self.stands_for = np.where(self.labels, 1.0, 1 / share)
-        image = np.repeat(np.arange(len(pixels)), [len(part) for part in pixels])
-        self.pixel_members = [np.flatnonzero(np.isin(image, members)) for members in self.members]
+        label_P = np.concatenate(labels)
+        count_P = np.where(label_P, 1.0, 1 / share)  # how many pixels each one stands for
+        image_P = np.repeat(np.arange(len(pixels)), [len(part) for part in pixels])
+        places = [np.flatnonzero(np.isin(image_P, members)) for members in self.members]
+        # A row per group, the short ones filled up with a pixel that counts nothing.
+        at_RL = np.full((len(places), max(map(len, places))), len(label_P))
+        for row_L, group in zip(at_RL, places, strict=True):
+            row_L[: len(group)] = group
+        label_RL, count_RL = (np.append(values_P, 0)[at_RL] for values_P in (label_P, count_P))
+        self._at_RL = torch.from_numpy(at_RL).to(self._device)
+        self._labels_and_counts_RL = tuple(torch.from_numpy(v).double().to(self._device) for v in (label_RL, count_RL))
+        self._pixel_count = len(label_P)
 
     def _pixels_of(self, first: int, count: int) -> Tensor:
         """Return the chosen pixels of some images of the set, as places in their flattened maps."""
@@ -291,6 +299,22 @@ class _Judge:
             return standardise(smoothed_B1HW, fitted[0])
         even, odd = (standardise(smoothed_B1HW, statistics) for statistics in fitted)
         return torch.where(fold_B.view(-1, 1, 1, 1) == 0, even, odd)
+
+
+def _average_precisions(score_RL: Tensor, label_RL: Tensor, count_RL: Tensor) -> Tensor:
+    """Return what `models.metrics.average_precision` does for each row: Σ (recall step × precision), shape R, float64.
+
+    `label_RL` is 0 or 1; `count_RL` says how many items each one stands for.
+    """
+    score_RL, order_RL = score_RL.sort(dim=1, descending=True)
+    label_RL, count_RL = label_RL.gather(1, order_RL), count_RL.gather(1, order_RL)
+    flagged_RL = count_RL.cumsum(dim=1)
+    found_RL = (label_RL * count_RL).cumsum(dim=1)
+    last_of_equals_RL = F.pad(score_RL[:, 1:] != score_RL[:, :-1], (0, 1), value=True)
+    steps_RL = (
+        (found_RL * last_of_equals_RL).cummax(dim=1).values.diff(dim=1, prepend=torch.zeros_like(found_RL[:, :1]))
+    )
+    return (steps_RL * found_RL / flagged_RL).sum(dim=1) / found_RL[:, -1]
 
 
 def _map_key(scoring: Scoring) -> _Key:

@@ -124,7 +124,7 @@ def _blur(image_BCHW: Tensor) -> Tensor:
     return down_HH @ image_BCHW @ across_WW.T
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache  # never dropped: a recorded CUDA graph goes on reading it
 @torch.inference_mode(False)  # kept for training and for export, whoever asks first
 def _blur_matrix(side: int, device: torch.device) -> Tensor:
     """Return the side×side matrix that blurs a column with SSIM's window, borders mirrored.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import platform
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from data_io import photographs
 from data_io.cache import cached_arrays, fingerprint, load_images
 from data_io.photographs import load_textures
 from data_io.splits import split_good_images
@@ -168,9 +170,15 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     def make() -> dict[str, np.ndarray]:
         return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
 
+    def textures() -> dict[str, np.ndarray]:
+        return {"textures": load_textures(view)}
+
+    @functools.cache
+    def images() -> str:
+        return fingerprint([*split.train_paths, *split.validation_paths], cache)
+
     def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        images = fingerprint([*split.train_paths, *split.validation_paths], cache)
-        return cached_arrays(f"{name}-{images}", make_arrays, cache)
+        return cached_arrays(f"{name}-{images()}", make_arrays, cache)
 
     content = fingerprint(split.validation_paths, cache)
     key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{view}-{job.seed}"
@@ -178,6 +186,6 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
         train_NHWC=load_images(split.train_paths, job.image_size, cache),
         validation_NHWC=validation_NHWC,
         synthetic=SyntheticSet(**cached_arrays(key, make, cache)),
-        textures_NHWC=load_textures(view),
+        textures_NHWC=cached_arrays(f"textures-v{photographs.VERSION}-{view}", textures, cache)["textures"],
         keep=keep,
     )
