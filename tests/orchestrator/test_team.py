@@ -64,10 +64,14 @@ def train(data, team=ALONE, checkpoint=None, **settings):
 
 
 def work(rank, folder, data, jobs):
-    """What each worker of a team does with several jobs; leaves their outcomes in a file."""
+    """What each worker of a team does with several jobs; leaves their outcomes in a file.
+
+    A job's checkpoint is a file too: tensors that are handed to processes would be one memory for both.
+    """
     torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
     outcomes = []
-    for settings, checkpoint in jobs:
+    for settings, file in jobs:
+        checkpoint = torch.load(file) if file else None
         try:
             reports, _, weights = train(data, Team(rank, 2), checkpoint, **settings)
             outcomes.append({"reports": reports, "weights": weights})
@@ -80,8 +84,9 @@ def work(rank, folder, data, jobs):
 def test_team_of_two_trains_as_one_worker_and_fails_as_one(data, tmp_path):
     reports, states, weights = train(data)
     diverging = {"learning_rate": 1e30, "gradient_clip": 0.0, "schedule": "constant"}
-    # It goes on from where one worker stood after two epochs.
-    multiprocessing.spawn(work, (tmp_path, data, [({}, states[0]), (diverging, None)]), nprocs=2)
+    torch.save(states[0], tmp_path / "state.pt")  # the team goes on from where one worker stood after two epochs
+    jobs = [({}, tmp_path / "state.pt"), (diverging, None)]
+    multiprocessing.spawn(work, (tmp_path, data, jobs), nprocs=2)
     outcomes = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for trained, failed in outcomes:
         assert [metrics["epoch"] for metrics in trained["reports"]] == [4]
