@@ -19,6 +19,9 @@ from orchestrator.workspace import Workspace, write_atomically
 # more per job. Both were measured to dominate a short job.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
+WAITING_CPUS = 0.01
+"""What the process that waits for a Ray Train job asks for, for Tune refuses 0; the workers ask for so much less."""
+
 
 def direct_trial(config: dict[str, Any]) -> None:
     """Run a task inside the Tune trial itself; its checkpoint lies in the job's folder."""
@@ -60,7 +63,7 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = {"CPU": task["cpus"], "GPU": task["gpus"], "memory": task["memory"]}
+    resources = {"CPU": max(WAITING_CPUS, task["cpus"] - WAITING_CPUS), "GPU": task["gpus"], "memory": task["memory"]}
     # One worker needs no collective; NCCL would be opened all the same unless told otherwise.
     backend = "cpu:gloo,cuda:nccl" if task["gpus"] and task["workers"] > 1 else "gloo"
     trainer = TorchTrainer(

@@ -21,7 +21,7 @@ from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.errors import ConfigError, Interrupted, ResourceError
 from orchestrator.finals import final_id, run_finals, run_reports
-from orchestrator.job import direct_trial, train_storage, train_trial
+from orchestrator.job import WAITING_CPUS, direct_trial, train_storage, train_trial
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
@@ -196,8 +196,8 @@ class _Sweep:
             resources = {"CPU": allotment.cpus, "GPU": allotment.gpus, "memory": allotment.memory}
             trainable = tune.with_resources(direct_trial, resources)
         else:
-            # The trial only waits for its Ray Train job, which asks for the real resources; 0 CPUs are refused.
-            trainable = tune.with_resources(train_trial, {"CPU": 0.01})
+            # The trial only waits for its Ray Train job, which asks for the real resources.
+            trainable = tune.with_resources(train_trial, {"CPU": WAITING_CPUS})
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
