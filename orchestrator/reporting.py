@@ -50,6 +50,9 @@ class Reporter:
 
     def on_trial(self, event: str, study: Study, job_id: str) -> None:
         """Hear of a trial: `start`, `result` or `end`."""
+        if event == "result":  # nothing but its progress is new, which is in its folder
+            self._tracker.touch(job_id)
+            return
         record = study.record(job_id)
         if event == "start":
             self._view.started(job_id, self._workspace.job(job_id), record.job.epochs)
