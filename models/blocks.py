@@ -20,14 +20,19 @@ NORMS = ("batch", "group")
 
 
 class DoubleConv(nn.Sequential):
-    """Twice a 3×3 convolution, a normalisation and a ReLU; keeps H and W."""
+    """Twice a 3×3 convolution, a normalisation and a ReLU; keeps H and W.
+
+    Batch normalisation takes a channel's mean away, and with it any bias before it: there is none, which saves a pass
+    over the features forward and one backward.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, norm: str = "batch") -> None:
+        bias = norm != "batch"
         super().__init__(
-            nn.Conv2d(in_channels, out_channels, 3, padding=1),
+            nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias),
             _norm(norm, out_channels),
             nn.ReLU(inplace=True),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1),
+            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=bias),
             _norm(norm, out_channels),
             nn.ReLU(inplace=True),
         )

@@ -1,11 +1,11 @@
 """The training loop: plain torch, read from top to bottom. It knows neither Ray nor MLflow nor the disk.
 
-Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set.
+Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set, T figures.
 
-The whole category lives on the device (`orchestrator.batches`); batches and their corruption are made there, and the
-host waits for the device once an epoch (the habit of airbench, github.com/KellerJordan/airbench). Every epoch draws
-from a seed of its own, so a run that resumes after epoch k goes on exactly as the uninterrupted one would: no generator
-has to be saved.
+The whole category lives on the device (`orchestrator.batches`), batches and their corruption are made there, a GPU
+repeats its steps by itself (`orchestrator.replay`), and the host waits for it once an epoch (the habit of airbench,
+github.com/KellerJordan/airbench). Every epoch draws from a seed of its own, so a run that resumes after epoch k goes on
+exactly as the uninterrupted one would: no generator has to be saved.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from models.tiling import tiled
 from orchestrator.batches import TrainingData, make_batches
 from orchestrator.errors import TrainingError
 from orchestrator.job_config import JobConfig
+from orchestrator.replay import Replayed
 from orchestrator.self_training import fit_itself
 from orchestrator.validation import Best, Fitted, GetCheckpoint, Report, figures, fitted, validate
 
@@ -83,6 +84,20 @@ def _fit(
     schedule = _schedule(job, optimizer, steps_per_epoch)
     generator = torch.Generator(device)
     mixed = computes_in_bfloat16(device)
+    names = ["train_loss", *(f"loss_{term}" for term in model.loss_terms if term in weights)]
+
+    def gradients(batch: Tensor) -> Tensor:
+        clean, corrupted, mask_B1HW = batches.draw(batch, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            terms = model.losses(clean, corrupted, mask_B1HW, terms=weights)
+        loss = sum(weights[name] * value for name, value in terms.items())
+        loss.backward()
+        if job.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
+        return torch.stack([loss, *terms.values()]).detach()
+
+    recordable = device.type == "cuda" and batches.on_device
+    step = Replayed(gradients, model.parameters(), generator) if recordable else gradients
 
     start, best = 0, Best()
     if (state := get_checkpoint()) is not None:
@@ -101,22 +116,15 @@ def _fit(
         torch.manual_seed(_epoch_seed(job.seed, epoch))
         generator.manual_seed(_epoch_seed(job.seed, epoch))
         model.train()
-        sums: dict[str, Tensor] = {}
-        for index_B in torch.randperm(len(batches)).to(device).split(job.batch_size):
-            clean, corrupted, mask_B1HW = batches.draw(index_B, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                terms = model.losses(clean, corrupted, mask_B1HW, terms=weights)
-            loss = sum(weights[name] * value for name, value in terms.items())
+        sums_T = torch.zeros(len(names), device=device)
+        for batch in batches.stream(torch.randperm(len(batches)).split(job.batch_size)):
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if job.gradient_clip:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
+            figures_T = step(batch)
             optimizer.step()
             if schedule is not None and job.schedule != "plateau":
                 schedule.step()
-            for name, value in {"train_loss": loss, **{f"loss_{k}": v for k, v in terms.items()}}.items():
-                sums[name] = sums.get(name, 0) + value.detach() * (len(index_B) / len(batches))
-        metrics = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the one wait of the epoch
+            sums_T += figures_T * (len(batch) / len(batches))
+        metrics = dict(zip(names, sums_T.tolist(), strict=True))  # the one wait of the epoch
         _refuse_divergence(job, epoch, math.isfinite(metrics["train_loss"]), "loss is")
         if job.schedule == "plateau":
             schedule.step(metrics["train_loss"])
