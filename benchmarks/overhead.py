@@ -13,6 +13,7 @@ and resumes that sweep with one trial more; `studies` are the 15 × 4 of a whole
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -72,8 +73,9 @@ def start(folder: Path, data: Path, options: argparse.Namespace) -> None:
     show("until the first step", [marks["step"]["time"] - marks["process"]["time"] for marks in found])
     for name, (begin, end) in PHASES.items():
         show(f"  {name}", [marks[end]["time"] - marks[begin]["time"] for marks in found])
-    show("processor time of the driver till then", [marks["suggested"]["processor"] for marks in found])
-    show("processor time of the worker till then", [marks["step"]["processor"] for marks in found])
+    for whose, name in (("of all processes", "processor_of_all"), ("of the worker", "processor")):
+        show(f"processor time till then, {whose}", [marks["step"][name] for marks in found])
+    show("processor time till then, of the driver", [marks["suggested"]["processor"] for marks in found])
 
 
 def direct(folder: Path, data: Path, options: argparse.Namespace) -> None:
@@ -87,12 +89,14 @@ def train(folder: Path, data: Path, options: argparse.Namespace) -> None:
 def per_trial(folder: Path, data: Path, executor: str, trials: int) -> None:
     words = [*ONE, *SMALL, "--trials", str(trials), "--executor", executor]
     marks = sweep(folder, data, executor, words)
-    begun = [mark["time"] for mark in marks if mark["name"] in ("suggested", "searched")]
-    fits = [mark["seconds"] for mark in marks if mark["name"] == "fit"]
-    extra = [after - before - fit for before, after, fit in zip(begun, begun[1:], fits, strict=True)]
-    show("training", fits)
-    show("beyond it, first trial", extra[:1])
-    show("beyond it, each later trial", extra[1:])
+    begun = [mark for mark in marks if mark["name"] in ("suggested", "searched")]
+    fits = [mark for mark in marks if mark["name"] == "fit"]
+    show("training", [fit["seconds"] for fit in fits])
+    for clock, own, words in (("time", "seconds", "beyond it"), ("processor_of_all", "processor_seconds", "processor")):
+        whole = [after[clock] - before[clock] for before, after in itertools.pairwise(begun)]
+        extra = [seconds - fit[own] for seconds, fit in zip(whole, fits, strict=True)]
+        show(f"{words}, first trial", extra[:1])
+        show(f"{words}, each later trial", extra[1:])
 
 
 def driver(folder: Path, data: Path, options: argparse.Namespace) -> None:

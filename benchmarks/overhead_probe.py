@@ -1,17 +1,20 @@
 """`msad` with a clock at the landmarks of a sweep, for `overhead.py`: python overhead_probe.py JOBS WORDS...
 
-JOBS is `trained`, or `recorded` for trials that report figures instead of training. No winner is trained. Every landmark
-is a line of the file in $OVERHEAD_MARKS: its name, the time, this process's processor seconds and its memory so far.
+JOBS is `trained`, or `recorded` for trials that report figures instead of training. No winner is trained. Every
+landmark is a line of the file in $OVERHEAD_MARKS: its name, the time, the processor seconds of this process and of all
+that the command has started, and this process's memory so far.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 PROGRESS = [{"epoch": n, "train_loss": 1 / n, "validation_score": n / 4, "best_objective": n / 4} for n in (1, 2)]
@@ -25,21 +28,40 @@ TEST = {
 def mark(name: str, **values: Any) -> None:
     """Write a landmark."""
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB
-    values |= {"name": name, "time": time.time(), "processor": time.process_time(), "memory": memory}
-    with open(os.environ["OVERHEAD_MARKS"], "a") as file:
+    processor = {"processor": time.process_time(), "processor_of_all": processor_of_all()}
+    values |= {"name": name, "time": time.time(), "memory": memory} | processor
+    with Path(os.environ["OVERHEAD_MARKS"]).open("a") as file:
         file.write(json.dumps(values) + "\n")
 
 
+def processor_of_all() -> float:
+    """Return the processor seconds of the command, all processes that descend from it, and those they have seen end."""
+    root, parents, seconds = int(os.environ["OVERHEAD_ROOT"]), {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = file.read_text().rpartition(")")[2].split()
+            process = int(file.parent.name)
+            parents[process] = int(fields[1])
+            seconds[process] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def descends(process: int) -> bool:
+        while process not in (0, root):
+            process = parents.get(process, 0)
+        return process == root
+
+    return sum(value for process, value in seconds.items() if descends(process))
+
+
 def timed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """Return a function that marks its begin, `NAME-begin`, and its end, `NAME`, with the `seconds` between."""
+    """Return a function that marks its begin, `NAME-begin`, and its end, `NAME`, with what it took by both clocks."""
 
     def call(*arguments: Any, **options: Any) -> Any:
         mark(f"{name}-begin")
-        began = time.perf_counter()
+        began = time.time(), time.process_time()
         try:
             return function(*arguments, **options)
         finally:
-            mark(name, seconds=time.perf_counter() - began)
+            mark(name, seconds=time.time() - began[0], processor_seconds=time.process_time() - began[1])
 
     return call
 
@@ -131,6 +153,7 @@ def main(jobs: str, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    os.environ["OVERHEAD_ROOT"] = str(os.getpid())
     mark("process")
     import overhead_probe  # Ray finds its functions in the workers by this name, not as `__main__`
 

@@ -43,19 +43,17 @@ def connect(config: SweepConfig) -> Allotment:
     ResourceError
         No cluster answers at the address, or one trial asks for more than any node has.
     """
-    for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
-        os.environ.setdefault(name, value)
+    load_ray()
     import ray
 
-    for name in ("ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ray.init(
             address=config.address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
-            runtime_env={"env_vars": TRAIN_ENVIRONMENT, **own_code(config)},
+            # None where it can be avoided: Ray keeps idle workers ready only for jobs that ask for no environment.
+            runtime_env=own_code(config) or None,
         )
     except (ConnectionError, TimeoutError) as error:
         raise ResourceError(
@@ -68,6 +66,16 @@ def connect(config: SweepConfig) -> Allotment:
         ) from error
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return divide(config, nodes)
+
+
+def load_ray() -> None:
+    """Import Ray under the settings that make it quiet."""
+    for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+    import ray  # noqa: F401
+
+    for name in ("ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def own_code(config: SweepConfig) -> dict[str, list[str]]:

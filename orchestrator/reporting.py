@@ -13,7 +13,6 @@ from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
 from orchestrator.study_note import study_note
-from orchestrator.study_pictures import save_study_pictures
 from orchestrator.study_record import describe_search
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.workspace import JobDirectory, Workspace, study_id
@@ -166,6 +165,10 @@ class Reporter:
         reports = {record.job_id: self._workspace.job(record.job_id).read("test_report") for record in study.records()}
         found = describe_search(study, {job_id: test for job_id, test in reports.items() if test})
         if final.read("search") != found:
+            from orchestrator.study_pictures import (
+                save_study_pictures,
+            )  # matplotlib takes seconds, and the end has time
+
             save_study_pictures(found, final.path / "pictures")
             final.write("search", found)
 
