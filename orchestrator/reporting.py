@@ -163,11 +163,11 @@ class Reporter:
         """Write a study's `search.json` and draw its pictures, where they are not those of its trials as they stand."""
         final = self.final(study)
         reports = {record.job_id: self._workspace.job(record.job_id).read("test_report") for record in study.records()}
-        found = describe_search(study, {job_id: test for job_id, test in reports.items() if test})
-        if final.read("search") != found:
-            from orchestrator.study_pictures import (
-                save_study_pictures,
-            )  # matplotlib takes seconds, and the end has time
+        kept = final.read("search")
+        found = describe_search(study, {job_id: test for job_id, test in reports.items() if test}, kept)
+        if kept != found:
+            # Here, because matplotlib takes seconds to import, which the start of a sweep has not.
+            from orchestrator.study_pictures import save_study_pictures
 
             save_study_pictures(found, final.path / "pictures")
             final.write("search", found)
