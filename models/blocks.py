@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.errors import ModelError, did_you_mean
+from models.norm_relu import NormReLU
 
 SKIPS = ("concat", "add", "gated", "none")
 NORMS = ("batch", "group")
@@ -30,11 +31,9 @@ class DoubleConv(nn.Sequential):
         bias = norm != "batch"
         super().__init__(
             nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias),
-            _norm(norm, out_channels),
-            nn.ReLU(inplace=True),
+            _norm_relu(norm, out_channels),
             nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=bias),
-            _norm(norm, out_channels),
-            nn.ReLU(inplace=True),
+            _norm_relu(norm, out_channels),
         )
 
 
@@ -148,5 +147,7 @@ class EncoderDecoder(nn.Module):
         return self.head(features_BCHW)
 
 
-def _norm(kind: str, channels: int) -> nn.Module:
-    return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(channels, 8), channels)
+def _norm_relu(kind: str, channels: int) -> nn.Module:
+    if kind == "batch":
+        return NormReLU(channels)
+    return nn.Sequential(nn.GroupNorm(math.gcd(channels, 8), channels), nn.ReLU(inplace=True))

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import appearance
+from models.appearance import Appearance
 from models.augmentation import AugmentationConfig, Augmenter
 from models.base import AnomalyModel, Encoded
-from models.corruptions import CorruptionConfig, Corruptor
+from models.corruptions import NOISE_VERSION, CorruptionConfig, Corruptor, noise_bank
 from models.registry import is_own
 from models.synthetic_defects import SyntheticSet
 from models.tiling import Tiled
@@ -96,10 +98,12 @@ class ImageBatches(PlainBatches):
         super().__init__(job, data, device)
         self._tile = job.tiles.tile
         self._rows = Rows(data.train_NHWC, device)
-        self._augment = Augmenter(AugmentationConfig(**job.augmentation), data.train_NHWC)
+        seen = _appearance(job, data)
+        self._augment = Augmenter(AugmentationConfig(**job.augmentation), seen)
         # The border of a tile may be the product's, and says nothing about a background.
-        good_NHWC = None if self._tile else data.train_NHWC
-        self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), good_NHWC)
+        self._corrupt = Corruptor(
+            CorruptionConfig(**job.corruption), self._textures(), None if self._tile else seen, _noise(job, data)
+        )
         self.count = len(self._rows)
 
     def __len__(self) -> int:
@@ -131,9 +135,7 @@ class ImageBatches(PlainBatches):
     def _textures(self) -> Tensor | None:
         if self._data.textures_NHWC is None:
             return None
-        return (
-            torch.from_numpy(np.array(self._data.textures_NHWC)).to(self._device).permute(0, 3, 1, 2).float().div_(255)
-        )
+        return torch.from_numpy(np.array(self._data.textures_NHWC)).to(self._device).permute(0, 3, 1, 2)
 
 
 class FeatureBatches:
@@ -243,6 +245,19 @@ def source_digest(model: AnomalyModel) -> str:
     inner = model.model if isinstance(model, Tiled) else model
     file = Path(inspect.getfile(type(inner)))
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _appearance(job: JobConfig, data: TrainingData) -> Appearance:
+    """Judge the training images, once for all trials on them."""
+    key = f"appearance-v{appearance.VERSION}-{job.image_size}-{job.seed}"
+    return Appearance.from_arrays(data.train_NHWC, data.keep(key, Appearance(data.train_NHWC).to_arrays))
+
+
+def _noise(job: JobConfig, data: TrainingData) -> Tensor:
+    """Make the corruption's noise, once for all trials on the images."""
+    side = job.view_size
+    kept = data.keep(f"noise-v{NOISE_VERSION}-{side}", lambda: {"noise": noise_bank(side, side).numpy()})
+    return torch.from_numpy(np.array(kept["noise"]))
 
 
 def _epoch(count: int) -> int:

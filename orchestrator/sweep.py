@@ -30,6 +30,7 @@ from orchestrator.nodes import check_nodes
 from orchestrator.preflight import Plan, prepare
 from orchestrator.progress import reading_files
 from orchestrator.reporting import Reporter
+from orchestrator.sharing import share
 from orchestrator.study import Study
 from orchestrator.sweep_report import SweepReport, counted
 from orchestrator.task import Task
@@ -124,11 +125,14 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
             for name in config.architectures:
                 if config.trials and not plan.spaces[name]:
                     say(f"{name} has nothing to search: it is trained once, as it is")
+            if config.resources.gpus == "auto":
+                allotment = share(config, plan, workspace, cache, say)
+            workers = f" for each of {allotment.workers} workers" if allotment.workers > 1 else ""
             say(
                 f"{config.name}: {counted(len(plan.categories) * len(config.architectures), 'study', 'studies')} of "
                 f"{counted(config.trials, 'trial', 'trials')}, "
-                f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU "
-                f"({allotment.executor}); tracked in {config.tracking_uri}"
+                f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU"
+                f"{workers} ({allotment.executor}); tracked in {config.tracking_uri}"
             )
             sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
             failed = sweep.run()
@@ -193,7 +197,8 @@ class _Sweep:
         allotment, storage = self.allotment, train_storage(self.workspace)
         search = SweepSearch(self.studies, self._task, {"train_storage": storage}, self._on_trial)
         if allotment.executor == "direct":
-            trainable = tune.with_resources(direct_trial, {"CPU": allotment.cpus, "GPU": allotment.gpus})
+            resources = {"CPU": allotment.cpus, "GPU": allotment.gpus, "memory": allotment.memory}
+            trainable = tune.with_resources(direct_trial, resources)
         else:
             # The trial only waits for its Ray Train job, which asks for the real resources; 0 CPUs are refused.
             trainable = tune.with_resources(train_trial, {"CPU": 0.01})
@@ -287,6 +292,8 @@ class _Sweep:
             layout=self.plan.layout,
             cpus=self.allotment.cpus,
             gpus=self.allotment.gpus,
+            memory=self.allotment.memory,
+            workers=self.allotment.workers,
             provenance={
                 "sweep": self.config.name,
                 "layout": self.plan.layout,

@@ -17,7 +17,8 @@ class Task:
 
     `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
     `directory` are paths that every node sees, `cache` is each node's own. `layout` is the dataset's, see
-    `data_io.layout.find_layout`. `cpus` and `gpus` are what the worker was given. `provenance` goes into the bundle.
+    `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of its `workers` is
+    given. `provenance` goes into the bundle.
     """
 
     job_id: str
@@ -28,6 +29,8 @@ class Task:
     layout: str = "auto"
     cpus: float = 1.0
     gpus: float = 0.0
+    memory: int = 0
+    workers: int = 1
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -41,6 +44,8 @@ class Task:
             "layout": self.layout,
             "cpus": self.cpus,
             "gpus": self.gpus,
+            "memory": self.memory,
+            "workers": self.workers,
             "provenance": dict(self.provenance),
         }
 
