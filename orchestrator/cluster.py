@@ -10,6 +10,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from models.references import is_python_path
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ResourceError
@@ -51,9 +53,33 @@ def connect(config: SweepConfig) -> Allotment:
     load_ray()
     import ray
 
+    # A session that a notebook has started already is taken as it is.
+    dashboard = ray.is_initialized() or needs_dashboard(config, torch.cuda.is_available())
+    _join(config, dashboard)
+    allotment = divide(config, _nodes())
+    if allotment.executor == "train" and not dashboard:  # Ray sees a GPU that torch does not
+        ray.shutdown()
+        _join(config, dashboard=True)
+    return allotment
+
+
+def needs_dashboard(config: SweepConfig, has_gpu: bool) -> bool:
+    """Return whether a sweep needs the processes of Ray's dashboard, which are half of what starting Ray costs.
+
+    Those of a cluster that is joined are there anyway. Here only Ray Train jobs as trials need them: by the dashboard's
+    interface Ray notices that a job was stopped early, and takes back the resources it had.
+    """
+    direct = config.executor == "direct" or (config.executor == "auto" and not has_gpu)
+    return config.address is not None or config.resources.workers > 1 or not direct
+
+
+def _join(config: SweepConfig, dashboard: bool) -> None:
+    import ray
+
     try:
         ray.init(
             address=config.address or "local",
+            include_dashboard=None if dashboard else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
@@ -69,8 +95,12 @@ def connect(config: SweepConfig) -> Allotment:
         raise ResourceError(
             f"Ray could not be started on this machine ({str(error).splitlines()[0]}): is it short of memory or busy?"
         ) from error
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return divide(config, nodes)
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def load_ray() -> None:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from orchestrator.cluster import Allotment, connect, divide, own_code
+from orchestrator.cluster import Allotment, connect, divide, needs_dashboard, own_code
 from orchestrator.config import make_config
 from orchestrator.errors import ResourceError
 
@@ -92,3 +92,18 @@ def test_ray_that_cannot_be_started_is_an_error_for_the_user(monkeypatch):
     monkeypatch.setattr("os.environ", dict(os.environ))  # connecting sets Ray's variables
     with pytest.raises(ResourceError, match=r"could not be started on this machine \(The current node timed out"):
         connect(asked())
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_gpu", "needed"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"executor": "direct"}, True, False),
+        ({"executor": "train"}, False, True),
+        ({"resources": {"workers": 2}}, False, True),
+        ({"address": "auto", "executor": "direct"}, False, True),
+    ],
+)
+def test_dashboard_is_started_only_where_trials_are_ray_train_jobs(settings, has_gpu, needed):
+    assert needs_dashboard(make_config({"name": "a", "dataset": ".", **settings}), has_gpu) is needed
