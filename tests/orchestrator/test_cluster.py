@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from orchestrator.cluster import Allotment, connect, divide, own_code
+from orchestrator.cluster import Allotment, connect, divide, needs_dashboard, own_code
 from orchestrator.config import make_config
 from orchestrator.errors import ConfigError, ResourceError
 
@@ -108,3 +108,18 @@ def test_more_workers_per_trial_than_fit_are_refused_with_what_fits():
 def test_workers_of_a_trial_in_the_direct_executor_are_refused():
     with pytest.raises(ConfigError, match="several workers per trial need --executor train"):
         asked("direct", workers=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_gpu", "needed"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"executor": "direct"}, True, False),
+        ({"executor": "train"}, False, True),
+        ({"resources": {"workers": 2}}, False, True),
+        ({"address": "auto", "executor": "direct"}, False, True),
+    ],
+)
+def test_dashboard_is_started_only_where_trials_are_ray_train_jobs(settings, has_gpu, needed):
+    assert needs_dashboard(make_config({"name": "a", "dataset": ".", **settings}), has_gpu) is needed
