@@ -18,7 +18,7 @@ class Task:
     `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
     `directory` are paths that every node sees, `cache` is each node's own. `layout` is the dataset's, see
     `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of its `workers` is
-    given. `provenance` goes into the bundle.
+    given. `timeout` is the most minutes between two reports, 0 for any. `provenance` goes into the bundle.
     """
 
     job_id: str
@@ -31,6 +31,7 @@ class Task:
     gpus: float = 0.0
     memory: int = 0
     workers: int = 1
+    timeout: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,6 +47,7 @@ class Task:
             "gpus": self.gpus,
             "memory": self.memory,
             "workers": self.workers,
+            "timeout": self.timeout,
             "provenance": dict(self.provenance),
         }
 
