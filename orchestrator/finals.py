@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
 from orchestrator.errors import USER_ERRORS
+from orchestrator.job import WAITING_CPUS
 from orchestrator.task import Task
 from orchestrator.workspace import study_id
 
@@ -33,8 +34,7 @@ def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, list
     """
     import ray
 
-    # The task that waits for Ray Train needs next to nothing; the job itself asks for what it needs.
-    train = ray.remote(num_cpus=0.01, max_retries=LOSSES)(_train)
+    train = ray.remote(num_cpus=WAITING_CPUS, max_retries=LOSSES)(_train)
     evaluate = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_evaluate)
 
     def submit(task: Task) -> ObjectRef:

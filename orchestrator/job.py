@@ -5,6 +5,7 @@ No torch at the top: Ray imports this module in helper processes that never trai
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -18,6 +19,9 @@ from orchestrator.workspace import Workspace, write_atomically
 # Train polls its workers every 2 s by default, and every report waits for a poll; the preemption watcher is a process
 # more per job. Both were measured to dominate a short job.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+WAITING_CPUS = 0.01
+"""What the process that waits for a Ray Train job asks for, for Tune refuses 0; the workers ask for so much less."""
 
 
 def direct_trial(config: dict[str, Any]) -> None:
@@ -50,6 +54,7 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     """Run a task as a Ray Train job, and wait for it; so many losses of its worker cost it nothing but time.
 
     The Train run is named after the job, which is how a second attempt, even by another driver, finds the checkpoint.
+    With `callbacks`, as a Tune trial has them, its controller runs in this process; see `_control_here`.
 
     Raises
     ------
@@ -60,7 +65,7 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = {"CPU": task["cpus"], "GPU": task["gpus"], "memory": task["memory"]}
+    resources = {"CPU": max(WAITING_CPUS, task["cpus"] - WAITING_CPUS), "GPU": task["gpus"], "memory": task["memory"]}
     # One worker needs no collective; NCCL would be opened all the same unless told otherwise.
     backend = "cpu:gloo,cuda:nccl" if task["gpus"] and task["workers"] > 1 else "gloo"
     trainer = TorchTrainer(
@@ -80,11 +85,30 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
+    if callbacks:
+        trainer._initialize_and_run_controller = _control_here
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(f"{task['job_id']}: the training worker failed {losses + 1} times: {error}") from error
     shutil.rmtree(Path(storage) / task["job_id"], ignore_errors=True)  # the bundle is what is kept
+
+
+def _control_here(**parts: Any) -> Any:
+    """Run Ray Train's controller in this process, a Tune trial's actor, not in an actor of its own for every trial.
+
+    The process takes the next trial too, so what a controller imports is paid for once; it did nothing but wait. Where
+    it is killed, because a trial is stopped early or by a crash, its workers and their placement group go with it all
+    the same. Ray has no setting for this.
+    """
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    async def control() -> Any:
+        controller = TrainController(**parts)
+        await controller.run()
+        return controller.get_result()
+
+    return asyncio.run(control())
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import functools
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,7 @@ from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.errors import ConfigError, Interrupted, ResourceError
 from orchestrator.finals import final_id, run_finals, run_reports
-from orchestrator.job import direct_trial, train_storage, train_trial
+from orchestrator.job import WAITING_CPUS, direct_trial, train_storage, train_trial
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
@@ -106,10 +107,13 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     cache = default_cache_dir()
     with reading_files("Checking the images"):
         plan = prepare(config, cache)
-    client = tracking.connect(config.tracking_uri)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
-        allotment = cluster.connect(config)
+        cluster.load_ray()  # whole, before another thread imports what both need
+        with ThreadPoolExecutor(1) as aside:  # while MLflow is imported and answers, Ray's own processes start
+            answer = aside.submit(tracking.connect, config.tracking_uri)
+            allotment = cluster.connect(config)
+        client = answer.result()
         check_nodes(workspace.root, config.dataset)
         experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
@@ -196,8 +200,8 @@ class _Sweep:
             resources = {"CPU": allotment.cpus, "GPU": allotment.gpus, "memory": allotment.memory}
             trainable = tune.with_resources(direct_trial, resources)
         else:
-            # The trial only waits for its Ray Train job, which asks for the real resources; 0 CPUs are refused.
-            trainable = tune.with_resources(train_trial, {"CPU": 0.01})
+            # The trial only waits for its Ray Train job, which asks for the real resources.
+            trainable = tune.with_resources(train_trial, {"CPU": WAITING_CPUS})
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
