@@ -50,9 +50,12 @@ def connect(config: SweepConfig) -> Allotment:
     ResourceError
         No cluster answers at the address, or one trial asks for more than any node has.
     """
-    load_ray()
+    for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
     import ray
 
+    for name in ("ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # A session that a notebook has started already is taken as it is.
     dashboard = ray.is_initialized() or needs_dashboard(config, torch.cuda.is_available())
     _join(config, dashboard)
@@ -101,16 +104,6 @@ def _nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def load_ray() -> None:
-    """Import Ray under the settings that make it quiet."""
-    for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
-        os.environ.setdefault(name, value)
-    import ray  # noqa: F401
-
-    for name in ("ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def own_code(config: SweepConfig) -> dict[str, list[str]]:

@@ -8,7 +8,6 @@ import functools
 import shutil
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -107,13 +106,10 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     cache = default_cache_dir()
     with reading_files("Checking the images"):
         plan = prepare(config, cache)
+    client = tracking.connect(config.tracking_uri)  # not while Ray starts, whose node has 30 s to come up
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
-        cluster.load_ray()  # whole, before another thread imports what both need
-        with ThreadPoolExecutor(1) as aside:  # while MLflow is imported and answers, Ray's own processes start
-            answer = aside.submit(tracking.connect, config.tracking_uri)
-            allotment = cluster.connect(config)
-        client = answer.result()
+        allotment = cluster.connect(config)
         check_nodes(workspace.root, config.dataset)
         experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
