@@ -16,7 +16,8 @@ class Task:
     """One job for a worker.
 
     `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
-    `directory` are paths that every node sees, `cache` is each node's own. `layout` is the dataset's, see
+    `directory` are paths that every node sees, `cache` is each node's own. With a `store`, the address of the job's folder
+    there, `directory` is of the sweep's own machine (see `orchestrator.worker_storage`). `layout` is the dataset's, see
     `data_io.layout.find_layout`. `cpus` and `gpus` are what the worker was given. `provenance` goes into the bundle.
     """
 
@@ -25,6 +26,7 @@ class Task:
     dataset: Path
     cache: Path
     directory: JobDirectory
+    store: str | None = None
     layout: str = "auto"
     cpus: float = 1.0
     gpus: float = 0.0
@@ -38,6 +40,7 @@ class Task:
             "dataset": str(self.dataset),
             "cache": str(self.cache),
             "directory": str(self.directory.path),
+            "store": self.store,
             "layout": self.layout,
             "cpus": self.cpus,
             "gpus": self.gpus,
