@@ -44,7 +44,9 @@ def main() -> None:
     size = (arguments.trials, arguments.epochs)
     print(f"{size[0]} trials of {size[1]} epochs, {len(METRICS)} metrics each; paced: a report of each trial every")
     print(f"{arguments.interval:g} s, which is {size[0] / arguments.interval:.0f} a second in all\n")
-    print(f"{'store':38} {'who writes':22} {'reports/s':>9} {'median':>8} {'p95':>8} {'worst lag, s':>13} {'errors':>7}")
+    print(
+        f"{'store':38} {'who writes':22} {'reports/s':>9} {'median':>8} {'p95':>8} {'worst lag, s':>13} {'errors':>7}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for store in arguments.stores or [f"sqlite:///{folder}/mlflow.db"]:
             for who, measure, interval in (
@@ -88,7 +90,7 @@ def _through_tracker(
         )
         for number in range(trials)
     }
-    for name, record in records.items():
+    for record in records.values():
         record.directory.path.mkdir(parents=True)
         tracker.put(record)
     tracker.flush(600)  # the runs exist before the clock starts, as they do for trials that write themselves
@@ -150,7 +152,7 @@ def _experiment(store: str, folder: Path) -> tuple[Any, str]:
 
 
 def _figures(epoch: int) -> dict[str, float]:
-    return {"epoch": epoch, **{name: 1 / epoch for name in METRICS}}
+    return {"epoch": epoch, **dict.fromkeys(METRICS, 1 / epoch)}
 
 
 if __name__ == "__main__":

@@ -31,6 +31,9 @@ TEXTURES = (
 )
 _CROPS_PER_SIDE = 2
 
+VERSION = 1
+"""To be raised whenever `load_textures` gives other pixels."""
+
 
 def load_photograph(name: str) -> np.ndarray:
     """One of scikit-image's photographs by file name, as uint8 H×W×3.

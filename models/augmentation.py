@@ -24,9 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.appearance import Appearance, appearance_of
 from models.errors import ModelError, did_you_mean
-from models.foreground import empty_background
-from models.symmetry import Symmetries, find_symmetries
+from models.foreground import Background
+from models.symmetry import Symmetries
 
 KINDS = ("auto", "none", "aligned", "rotated", "texture")
 UNBLURRED_SHARE = 0.5
@@ -68,9 +69,9 @@ class AugmentationConfig:
             raise ModelError(f"augmentation: {'; '.join(problems)}")
 
 
-def recommend_kind(good_NHWC: np.ndarray, symmetries: Symmetries) -> str:
+def recommend_kind(background: Background | None, symmetries: Symmetries) -> str:
     """Say how the product lies: `rotated` on an empty background at any angle, `texture` at any place, or `aligned`."""
-    if empty_background(good_NHWC) is not None:
+    if background is not None:
         return "rotated" if symmetries.rotation else "aligned"
     return "texture" if symmetries.shift else "aligned"
 
@@ -82,8 +83,8 @@ class Augmenter:
     ----------
     config
         See `AugmentationConfig`.
-    good_NHWC
-        uint8 images of the training split; `auto` and the symmetries are decided by them.
+    good
+        uint8 images N×H×W×3 of the training split, or their appearance; `auto` and the symmetries are decided by them.
 
     Attributes
     ----------
@@ -93,10 +94,10 @@ class Augmenter:
         See `models.symmetry.Symmetries`.
     """
 
-    def __init__(self, config: AugmentationConfig, good_NHWC: np.ndarray) -> None:
-        self.config = config
-        self.symmetries = Symmetries() if config.kind == "none" else find_symmetries(good_NHWC)
-        self.kind = recommend_kind(good_NHWC, self.symmetries) if config.kind == "auto" else config.kind
+    def __init__(self, config: AugmentationConfig, good: np.ndarray | Appearance) -> None:
+        self.config, seen = config, appearance_of(good)
+        self.symmetries = Symmetries() if config.kind == "none" else seen.symmetries
+        self.kind = recommend_kind(seen.background, self.symmetries) if config.kind == "auto" else config.kind
 
     @torch.no_grad()
     def __call__(self, clean_BCHW: Tensor, generator: torch.Generator, tile: int = 0) -> Tensor:

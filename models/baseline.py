@@ -16,7 +16,7 @@ from models.registry import register
 
 @register("baseline")
 class Baseline(ReconstructionModel):
-    """Convolutional autoencoder; 1,734,947 parameters with the defaults.
+    """Convolutional autoencoder; 1,733,539 parameters with the defaults.
 
     Parameters
     ----------

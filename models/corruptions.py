@@ -30,11 +30,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models.appearance import Appearance, appearance_of
 from models.errors import ModelError
-from models.foreground import empty_background
 from models.noise import perlin_bank
 
 NOISE_FIELDS = 64
+NOISE_VERSION = 1  # to be raised whenever `noise_bank` gives other fields
 FAINTEST = 0.2  # lowest opacity at strength 1, as in DRAEM
 STAIN_AXES = (0.01, 0.12)  # semi-axes as shares of the shorter side, as in AESc
 PERLIN_AREA = (0.005, 0.3)  # shares of the image
@@ -103,9 +104,13 @@ class Corruptor:
     config
         See `CorruptionConfig`.
     textures_NCHW
-        Float RGB photographs in [0, 1] to fill Perlin masks with, of any size; None fills from the batch instead.
-    good_NHWC
-        uint8 images of the product, to see whether it has an empty background; None puts defects everywhere.
+        RGB photographs to fill Perlin masks with, of any size, uint8 or float in [0, 1]; None fills from the batch
+        instead.
+    good
+        uint8 images N×H×W×3 of the product, or their appearance, to see whether it has an empty background; None puts
+        defects everywhere.
+    noise_N1HW
+        What `noise_bank` gives at the size of the images, where it is there already; None makes it at the first batch.
 
     Raises
     ------
@@ -117,7 +122,8 @@ class Corruptor:
         self,
         config: CorruptionConfig,
         textures_NCHW: Tensor | None = None,
-        good_NHWC: np.ndarray | None = None,
+        good: np.ndarray | Appearance | None = None,
+        noise_N1HW: Tensor | None = None,
     ) -> None:
         if textures_NCHW is not None and (
             textures_NCHW.ndim != 4 or textures_NCHW.shape[1] != 3 or not len(textures_NCHW)
@@ -126,8 +132,8 @@ class Corruptor:
                 f"textures of shape {tuple(textures_NCHW.shape)}: N×3×H×W (RGB) is needed, with N at least 1"
             )
         self.config = config
-        self._textures_NCHW = textures_NCHW
-        self._background = None if good_NHWC is None else empty_background(good_NHWC)
+        self._textures_NCHW, self._noise_N1HW = textures_NCHW, noise_N1HW
+        self._background = None if good is None else appearance_of(good).background
         self._banks: dict[tuple, tuple[Tensor, Tensor | None]] = {}
 
     @torch.no_grad()
@@ -179,10 +185,14 @@ class Corruptor:
         if (size, device) not in self._banks:
             textures_NCHW = self._textures_NCHW
             if textures_NCHW is not None:
-                textures_NCHW = textures_NCHW.to(clean_BCHW)
+                textures_NCHW = textures_NCHW.to(device)
                 if textures_NCHW.shape[-2:] != size:
+                    textures_NCHW = _in_unit(textures_NCHW, clean_BCHW.dtype)
                     textures_NCHW = F.interpolate(textures_NCHW, size, mode="bilinear", antialias=True).clamp(0, 1)
-            self._banks[size, device] = _peaks_first(perlin_bank(NOISE_FIELDS, *size)).to(device), textures_NCHW
+            noise_N1HW = self._noise_N1HW
+            if noise_N1HW is None or noise_N1HW.shape[-2:] != size:
+                noise_N1HW = noise_bank(*size)
+            self._banks[size, device] = noise_N1HW.to(device), textures_NCHW
         return self._banks[size, device]
 
 
@@ -263,6 +273,16 @@ def _product(image_BCHW: Tensor, tolerance: float) -> Tensor:
     return (F.adaptive_avg_pool2d(away_B1HW.to(image_BCHW), cells) > 0.5).to(image_BCHW)
 
 
+def _in_unit(image_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return images in [0, 1]; photographs stay bytes until they are drawn, a quarter of the memory."""
+    return image_BCHW.to(dtype).div_(255) if image_BCHW.dtype == torch.uint8 else image_BCHW.to(dtype)
+
+
+def noise_bank(height: int, width: int) -> Tensor:
+    """Return the Perlin fields that masks are cut from, N×1×height×width, always the same."""
+    return _peaks_first(perlin_bank(NOISE_FIELDS, height, width))
+
+
 def _peaks_first(noise_N1HW: Tensor) -> Tensor:
     """Roll each field until its highest value is in the corner, so that rolling on puts a mask where it shall be."""
     peaks = [divmod(int(field.argmax()), field.shape[-1]) for field in noise_N1HW]
@@ -307,7 +327,7 @@ def _filling(
     choice = draw()
     pasted_BCHW = draw.shifted(clean_BCHW[draw.index(len(clean_BCHW))])
     if textures_NCHW is not None:
-        photograph_BCHW = draw.turned(textures_NCHW[draw.index(len(textures_NCHW))])
+        photograph_BCHW = draw.turned(_in_unit(textures_NCHW[draw.index(len(textures_NCHW))], clean_BCHW.dtype))
         pasted_BCHW = torch.where((choice < TEXTURE_SHARE) & ~copied, photograph_BCHW, pasted_BCHW)
     # A copied patch keeps its own light; other fillings vary in it, so that few photographs go a long way.
     contrast = draw(0.4, 1.6) * torch.where(draw() < INVERTED_SHARE, -1.0, 1.0)

@@ -10,6 +10,8 @@ Shapes: N images of H×W pixels, S the side of the square that the network works
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -54,13 +56,38 @@ class Detector(nn.Module):
         """
         height, width = image_NHW3.shape[1:3]
         size, device = self.image_size, image_NHW3.device
-        image_N3HW = image_NHW3.permute(0, 3, 1, 2).double()
-        image_N3HS = _grey_levels(image_N3HW @ pillow_matrix(width, size, "across", device))
-        image_N3SS = _grey_levels(pillow_matrix(height, size, "down", device) @ image_N3HS)
-        map_N1SS, score_N = self.scorer(self.model.anomaly_maps(image_N3SS.float() / 255))
+        matrices = pillow_matrix(height, size, "down", device), pillow_matrix(width, size, "across", device)
+        map_N1SS, score_N = self.scorer(self.model.anomaly_maps(_resized(image_NHW3, *matrices)))
         map_NHS = resampling_matrix(size, height, "down", device).float() @ map_N1SS[:, 0]
         map_NHW = map_NHS @ resampling_matrix(size, width, "across", device).float()
         return score_N, score_N > self.threshold, map_NHW
+
+
+def resized(image_NHW3: Tensor, size: int) -> Tensor:
+    """Resize photographs to a square where they are: to the last grey level as `data_io.decode.resize` does.
+
+    Parameters
+    ----------
+    image_NHW3
+        uint8, RGB, all of one size H×W.
+    size
+        S, the side in pixels.
+
+    Returns
+    -------
+    Tensor
+        float32 N×3×S×S in [0, 1].
+    """
+    height, width = image_NHW3.shape[1:3]
+    if height == width == size:
+        return image_NHW3.permute(0, 3, 1, 2).float() / 255
+    device = image_NHW3.device
+    return _resized(image_NHW3, _kept_matrix(height, size, "down", device), _kept_matrix(width, size, "across", device))
+
+
+def _resized(image_NHW3: Tensor, down_SH: Tensor, across_WS: Tensor) -> Tensor:
+    image_N3HS = _grey_levels(image_NHW3.permute(0, 3, 1, 2).double() @ across_WS)
+    return _grey_levels(down_SH @ image_N3HS).float() / 255
 
 
 def resampling_matrix(source: int, target: int, direction: str, device: torch.device | None = None) -> Tensor:
@@ -91,6 +118,13 @@ def resampling_matrix(source: int, target: int, direction: str, device: torch.de
 def pillow_matrix(source: int, target: int, direction: str, device: torch.device | None = None) -> Tensor:
     """Return `resampling_matrix` as Pillow has it: whole multiples of 2**-22, here of 1, in float64."""
     return (resampling_matrix(source, target, direction, device) * 2**_PRECISION + 0.5).floor()
+
+
+@functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _kept_matrix(source: int, target: int, direction: str, device: torch.device) -> Tensor:
+    """Return a `pillow_matrix` that was made on the CPU: another device may add up its weights in another order."""
+    return pillow_matrix(source, target, direction).to(device)
 
 
 def _grey_levels(sum_NCHW: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from models.backbones import LITE0, STRIDES, load_backbone, terms
 from models.base import AnomalyModel, Encoded
 from models.errors import ModelError
+from models.norm_relu import NormReLU
 from models.registry import register
 from models.segmentation import dice_loss, evidence, focal_loss, start_rare
 
@@ -191,8 +192,7 @@ def _gather(channels: int, stride: int, width: int) -> nn.Sequential:
 def _conv(in_channels: int, out_channels: int, side: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, side, stride, side // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
+        NormReLU(out_channels),
     )
 
 

@@ -47,7 +47,8 @@ class ReconstructionModel(AnomalyModel):
 
     def distances(self, made_BCHW: Tensor, clean_BCHW: Tensor, terms: list[str]) -> dict[str, Tensor]:
         """Return the named losses of a reconstruction, float32 scalars."""
-        made_BCHW, clean_BCHW = made_BCHW.float(), clean_BCHW.float()
+        # Plane after plane, once: every distance would otherwise rearrange the network's interleaved channels again.
+        made_BCHW, clean_BCHW = made_BCHW.float().contiguous(), clean_BCHW.float().contiguous()
         distances: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
             "l1": F.l1_loss,
             "mse": F.mse_loss,
@@ -60,7 +61,7 @@ class ReconstructionModel(AnomalyModel):
 
     def residuals(self, made_BCHW: Tensor, image_BCHW: Tensor) -> dict[str, Tensor]:
         """Return the maps of a reconstruction, B×1×H×W in [0, 1]; 0 where it equals the image."""
-        made_BCHW, image_BCHW = made_BCHW.float(), image_BCHW.float()
+        made_BCHW, image_BCHW = made_BCHW.float().contiguous(), image_BCHW.float().contiguous()
         return {
             "l1": (made_BCHW - image_BCHW).abs().mean(dim=1, keepdim=True),
             "ssim": (1 - ssim_map(made_BCHW, image_BCHW).mean(dim=1, keepdim=True)) / 2,

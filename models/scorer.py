@@ -8,6 +8,7 @@ Shapes: B images of a batch, G good images, H×W pixels; a map is float32 B×1×
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -255,7 +256,10 @@ def smooth(map_B1HW: Tensor, sigma: float) -> Tensor:
     if max(height, width) > _LARGE:
         return _convolved(map_B1HW, sigma)
     with torch.autocast(map_B1HW.device.type, enabled=False):
-        return _gaussian(height, sigma, map_B1HW) @ map_B1HW @ _gaussian(width, sigma, map_B1HW).T
+        # A graph for other runtimes makes the matrices itself: what a tracer makes must not be kept.
+        gaussian = _gaussian.__wrapped__ if torch.compiler.is_exporting() else _gaussian
+        down_HH, across_WW = (gaussian(s, sigma, map_B1HW.device, map_B1HW.dtype) for s in (height, width))
+        return down_HH @ map_B1HW @ across_WW.T
 
 
 def _convolved(map_B1HW: Tensor, sigma: float) -> Tensor:
@@ -279,7 +283,9 @@ def _kernel(sigma: float) -> tuple[Tensor, int]:
     return kernel / kernel.sum(), radius
 
 
-def _gaussian(length: int, sigma: float, like: Tensor) -> Tensor:
+@functools.cache  # never dropped: a recorded CUDA graph goes on reading it
+@torch.inference_mode(False)  # kept for training too, whoever asks first
+def _gaussian(length: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Write a Gaussian filter over `length` positions as a matrix."""
     kernel, radius = _kernel(sigma)
     offsets = torch.arange(-radius, radius + 1)
@@ -287,7 +293,7 @@ def _gaussian(length: int, sigma: float, like: Tensor) -> Tensor:
     matrix = torch.zeros(length, length, dtype=torch.float64)
     columns = (positions + offsets).clamp_(0, length - 1)
     matrix.index_put_((positions.expand_as(columns), columns), kernel.expand(length, -1), True)
-    return matrix.to(like.device, like.dtype)
+    return matrix.to(device, dtype)
 
 
 def check_maps(maps: Mapping[str, Tensor], names: Iterable[str]) -> None:

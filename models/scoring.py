@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from models.errors import ModelError
-from models.metrics import average_precision, image_auroc
 from models.scorer import (
     CALIBRATIONS,
     IMAGE_SCORE,
@@ -152,24 +152,21 @@ def choose_scoring(
     if done != len(synthetic.images):
         raise ModelError(f"maps of {done} synthetic images, not {len(synthetic.images)}: compute the maps on this set")
 
-    tried = []
-    for position, scoring in enumerate(candidates):
-        scores = judge.scores(scoring)
-        tried.append((judge.image_aurocs(scores).mean(), position, scoring, scores))
+    aurocs_KR = judge.image_aurocs()
     # A candidate whose image AUROC could not win even with a perfect pixel figure needs none.
-    tried.sort(key=lambda item: (-item[0], item[1]))
+    tried = sorted(enumerate(aurocs_KR.mean(axis=1).tolist()), key=lambda item: (-item[1], item[0]))
     best_score, best, precisions = -1.0, None, {}
-    for auroc, position, scoring, scores in tried:
+    for position, auroc in tried:
         if IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) < best_score:
             break
-        key = _map_key(scoring)
+        key = _map_key(candidates[position])
         if key not in precisions:
-            precisions[key] = judge.pixel_precisions(scoring)
+            precisions[key] = judge.pixel_precisions(key)
         score = float(IMAGE_SHARE * auroc + (1 - IMAGE_SHARE) * precisions[key].mean())
-        if best is None or (score, -position) > (best_score, -best[0]):
-            best_score, best = score, (position, scoring, scores, precisions[key])
-    _, scoring, scores, pixel = best
-    image = judge.image_aurocs(scores)
+        if best is None or (score, -position) > (best_score, -best):
+            best_score, best = score, position
+    scoring = candidates[best]
+    image, pixel, scores = aurocs_KR[best], precisions[_map_key(scoring)], judge.scores(scoring)
     per_group = {
         name: {"image_auroc": float(a), "pixel_ap": float(p)}
         for name, a, p in zip(judge.group_names, image, pixel, strict=True)
@@ -184,7 +181,7 @@ class _Judge:
     """Looks at maps part by part, good images first, and keeps of each candidate the scores and a sample of pixels."""
 
     def __init__(self, good_maps: Mapping[str, Tensor], synthetic: SyntheticSet, candidates: Sequence[Scoring]) -> None:
-        first = next(iter(good_maps.values()))
+        first, self._candidates = next(iter(good_maps.values())), candidates
         self.good_count, self._device = len(first), first.device
         groups = sorted(set(zip(synthetic.family.tolist(), synthetic.grade.tolist(), strict=True)))
         self.group_names = [f"{FAMILIES[family]}/{GRADES[grade]}" for family, grade in groups]
@@ -198,7 +195,7 @@ class _Judge:
             for sigma in dict.fromkeys(scoring.smoothing for scoring in candidates)
         }
         # Made at once: small results that are kept between large maps that are not would leave the memory in pieces.
-        images, pixels = self.good_count + len(synthetic.images), len(self.labels)
+        images, pixels = self.good_count + len(synthetic.images), self._pixel_count
         self._scores = {
             (key, reduction): torch.empty(images, device=self._device)
             for key in self._keys
@@ -239,20 +236,20 @@ class _Judge:
         """Return the scores of all images: good ones, then synthetic ones."""
         return self._scores[_map_key(scoring), scoring.reduction].cpu().numpy()
 
-    def image_aurocs(self, scores: np.ndarray) -> np.ndarray:
-        """Compute the AUROC of all good images against each group."""
-        good, synthetic = scores[: self.good_count], scores[self.good_count :]
-        return np.array(
-            [
-                image_auroc(np.repeat([0, 1], [len(good), len(members)]), np.concatenate([good, synthetic[members]]))
-                for members in self.members
-            ]
-        )
+    def image_aurocs(self) -> np.ndarray:
+        """Compute the AUROC of all good images against each group, K candidates × R groups, where the scores are."""
+        scores_KN = torch.stack([self._scores[_map_key(one), one.reduction] for one in self._candidates])
+        good_KG, defects_KD = scores_KN[:, : self.good_count].sort(dim=1).values, scores_KN[:, self.good_count :]
+        # How many good images are below each defect, and how many at most as high: their sum is twice the wins.
+        twice_KD = sum(torch.searchsorted(good_KG, defects_KD.contiguous(), right=side) for side in (False, True))
+        twice_KD = twice_KD.cpu().numpy()
+        wins = [twice_KD[:, members].sum(axis=1) / (2 * self.good_count * len(members)) for members in self.members]
+        return np.stack(wins, axis=1)
 
-    def pixel_precisions(self, scoring: Scoring) -> np.ndarray:
-        """Compute the pixel average precision on the images of each group."""
-        sampled = self._samples[_map_key(scoring)].cpu().numpy()
-        return np.array([average_precision(self.labels[m], sampled[m], self.stands_for[m]) for m in self.pixel_members])
+    def pixel_precisions(self, key: _Key) -> np.ndarray:
+        """Compute the pixel average precision of a blended map on the images of each group, where the maps are."""
+        padded_P = torch.cat([self._samples[key], self._samples[key].new_full((1,), -torch.inf)])
+        return _average_precisions(padded_P[self._at_RL], *self._labels_and_counts_RL).cpu().numpy()
 
     def _choose_pixels(self, synthetic: SyntheticSet) -> None:
         """Choose where the average precision looks: all defect pixels, and a fixed random part of the normal ones."""
@@ -263,10 +260,18 @@ class _Judge:
             pixels.append(np.flatnonzero(defect | (rng.random(defect.size) < share)))
             labels.append(defect[pixels[-1]])
         self._pixels, self._area = pixels, synthetic.masks[0].size
-        self.labels = np.concatenate(labels)
-        self.stands_for = np.where(self.labels, 1.0, 1 / share)
-        image = np.repeat(np.arange(len(pixels)), [len(part) for part in pixels])
-        self.pixel_members = [np.flatnonzero(np.isin(image, members)) for members in self.members]
+        label_P = np.concatenate(labels)
+        count_P = np.where(label_P, 1.0, 1 / share)  # how many pixels each one stands for
+        image_P = np.repeat(np.arange(len(pixels)), [len(part) for part in pixels])
+        places = [np.flatnonzero(np.isin(image_P, members)) for members in self.members]
+        # A row per group, the short ones filled up with a pixel that counts nothing.
+        at_RL = np.full((len(places), max(map(len, places))), len(label_P))
+        for row_L, group in zip(at_RL, places, strict=True):
+            row_L[: len(group)] = group
+        label_RL, count_RL = (np.append(values_P, 0)[at_RL] for values_P in (label_P, count_P))
+        self._at_RL = torch.from_numpy(at_RL).to(self._device)
+        self._labels_and_counts_RL = tuple(torch.from_numpy(v).double().to(self._device) for v in (label_RL, count_RL))
+        self._pixel_count = len(label_P)
 
     def _pixels_of(self, first: int, count: int) -> Tensor:
         """Return the chosen pixels of some images of the set, as places in their flattened maps."""
@@ -294,6 +299,22 @@ class _Judge:
             return standardise(smoothed_B1HW, fitted[0])
         even, odd = (standardise(smoothed_B1HW, statistics) for statistics in fitted)
         return torch.where(fold_B.view(-1, 1, 1, 1) == 0, even, odd)
+
+
+def _average_precisions(score_RL: Tensor, label_RL: Tensor, count_RL: Tensor) -> Tensor:
+    """Return what `models.metrics.average_precision` does for each row: Σ (recall step × precision), shape R, float64.
+
+    `label_RL` is 0 or 1; `count_RL` says how many items each one stands for.
+    """
+    score_RL, order_RL = score_RL.sort(dim=1, descending=True)
+    label_RL, count_RL = label_RL.gather(1, order_RL), count_RL.gather(1, order_RL)
+    flagged_RL = count_RL.cumsum(dim=1)
+    found_RL = (label_RL * count_RL).cumsum(dim=1)
+    last_of_equals_RL = F.pad(score_RL[:, 1:] != score_RL[:, :-1], (0, 1), value=True)
+    steps_RL = (
+        (found_RL * last_of_equals_RL).cummax(dim=1).values.diff(dim=1, prepend=torch.zeros_like(found_RL[:, :1]))
+    )
+    return (steps_RL * found_RL / flagged_RL).sum(dim=1) / found_RL[:, -1]
 
 
 def _map_key(scoring: Scoring) -> _Key:

@@ -109,9 +109,10 @@ def _ssim_parts(first_BCHW: Tensor, second_BCHW: Tensor) -> tuple[Tensor, Tensor
     """Return SSIM's luminance factor and its contrast-structure factor, B×C×H×W each."""
     x, y = first_BCHW - 0.5, second_BCHW - 0.5  # smaller squares lose fewer digits in the differences below
     # Joined by channels and not by images, whose number an exported graph leaves open.
-    blurred_BCHW = _blur(torch.cat([x, y, x.square(), y.square(), x * y], dim=1))
-    mean_x, mean_y, square_x, square_y, product = blurred_BCHW.chunk(5, dim=1)
-    variances = square_x - mean_x.square() + square_y - mean_y.square()
+    # The two variances are only ever added, so their squares are blurred together.
+    blurred_BCHW = _blur(torch.cat([x, y, x.square() + y.square(), x * y], dim=1))
+    mean_x, mean_y, squares, product = blurred_BCHW.chunk(4, dim=1)
+    variances = squares - mean_x.square() - mean_y.square()
     structure = (2 * (product - mean_x * mean_y) + C2) / (variances + C2)
     mean_x, mean_y = mean_x + 0.5, mean_y + 0.5
     return (2 * mean_x * mean_y + C1) / (mean_x.square() + mean_y.square() + C1), structure
@@ -123,7 +124,7 @@ def _blur(image_BCHW: Tensor) -> Tensor:
     return down_HH @ image_BCHW @ across_WW.T
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache  # never dropped: a recorded CUDA graph goes on reading it
 @torch.inference_mode(False)  # kept for training and for export, whoever asks first
 def _blur_matrix(side: int, device: torch.device) -> Tensor:
     """Return the side×side matrix that blurs a column with SSIM's window, borders mirrored.

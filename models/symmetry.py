@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -58,6 +59,13 @@ class Symmetries:
     shift: bool = False
     ratios: dict[str, float] = field(default_factory=dict, compare=False)
 
+    NAMES: ClassVar[tuple[str, ...]] = ("mirror_lr", "mirror_ud", "turn_90", "turn_180", "rotation", "shift")
+
+    @classmethod
+    def judged(cls, ratios: dict[str, float]) -> Symmetries:
+        """Allow what is within the tolerance; what has no ratio is not allowed."""
+        return cls(**{name: ratio <= TOLERANCE for name, ratio in ratios.items()}, ratios=ratios)
+
 
 def find_symmetries(good_NHWC: np.ndarray) -> Symmetries:
     """Judge every transform on good images; with fewer than 8 none is allowed.
@@ -89,7 +97,7 @@ def find_symmetries(good_NHWC: np.ndarray) -> Symmetries:
         if view not in plain:
             plain[view] = _describe(view(images_N3HW))
         ratios[name] = max(map(_ratio, _describe(transform(images_N3HW)), plain[view]))
-    return Symmetries(**{name: ratio <= TOLERANCE for name, ratio in ratios.items()}, ratios=ratios)
+    return Symmetries.judged(ratios)
 
 
 def _ratio(moved_ND: Tensor, good_ND: Tensor) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import appearance
+from models.appearance import Appearance
 from models.augmentation import AugmentationConfig, Augmenter
 from models.base import AnomalyModel, Encoded
-from models.corruptions import CorruptionConfig, Corruptor
+from models.corruptions import NOISE_VERSION, CorruptionConfig, Corruptor, noise_bank
 from models.registry import is_own
 from models.synthetic_defects import SyntheticSet
 from models.tiling import Tiled
 from orchestrator.job_config import JobConfig
+from orchestrator.rows import Rows, fits
 
 Arrays = Mapping[str, np.ndarray]
 Keep = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
@@ -40,7 +43,6 @@ VERSION = 4
 _MOST_VIEWS = 12
 _ENCODED = 16  # images through a frozen encoder at once
 _LOOKED_AT = 1 << 22  # pixels of whole images looked at, not trained on, at once: 64 images of 256 pixels, one of 2048
-_FEATURE_BYTES = 16 << 30  # features beyond this stay in the host's memory
 
 
 def make_here(_key: str, make: Callable[[], dict[str, np.ndarray]]) -> Arrays:
@@ -85,27 +87,41 @@ class PlainBatches:
 
 
 class ImageBatches(PlainBatches):
-    """Good images, on the device as uint8, augmented and corrupted there."""
+    """Good images, as uint8 on the device or on their way there, augmented and corrupted there.
+
+    `on_device`: whether `draw` reads nothing from the host.
+    """
+
+    on_device = True
 
     def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
         super().__init__(job, data, device)
         self._tile = job.tiles.tile
-        self._images_NCHW = torch.from_numpy(np.array(data.train_NHWC)).to(device).permute(0, 3, 1, 2)
-        self._augment = Augmenter(AugmentationConfig(**job.augmentation), data.train_NHWC)
+        self._rows = Rows(data.train_NHWC, device)
+        seen = _appearance(job, data)
+        self._augment = Augmenter(AugmentationConfig(**job.augmentation), seen)
         # The border of a tile may be the product's, and says nothing about a background.
-        good_NHWC = None if self._tile else data.train_NHWC
-        self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), good_NHWC)
-        self.count = len(self._images_NCHW)
+        self._corrupt = Corruptor(
+            CorruptionConfig(**job.corruption), self._textures(), None if self._tile else seen, _noise(job, data)
+        )
+        self.count = len(self._rows)
 
     def __len__(self) -> int:
         """How many images an epoch shows, or how many tiles."""
         return _epoch(self.count) if self._tile else self.count
 
-    def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
-        """Return the images at `index_B`, or a tile of each, augmented; the same with corruption; its mask B×1×H×W."""
+    def stream(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the uint8 images B×H×W×3 of one index after the other, on the device."""
+        return self._rows.stream(index_B % self.count for index_B in indices)
+
+    def draw(self, images_BHWC: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
+        """Return images, or a tile of each, augmented, B×3×H×W in [0, 1]; the same with corruption; its mask B×1×H×W.
+
+        Nothing waits for the device, so that `orchestrator.replay` can record it.
+        """
         # Large images one by one: a whole batch of them in floating point would fill the memory.
-        each = (index_B % self.count).split(1 if self._tile else len(index_B))
-        clean = [self._augment(self._images_NCHW[i].float().div_(255), generator, self._tile) for i in each]
+        each = images_BHWC.permute(0, 3, 1, 2).split(1 if self._tile else len(images_BHWC))
+        clean = [self._augment(image.float().div_(255), generator, self._tile) for image in each]
         clean_BCHW = torch.cat(clean).contiguous(memory_format=torch.channels_last)
         return clean_BCHW, *self._corrupt(clean_BCHW, generator)
 
@@ -113,15 +129,13 @@ class ImageBatches(PlainBatches):
         """Yield all good training images as they are; where there are tiles, an epoch's tiles."""
         if self._tile:
             generator = torch.Generator(self._device).manual_seed(0)
-            return (self.draw(i, generator)[0] for i in torch.arange(len(self), device=self._device).split(_ENCODED))
+            return (self.draw(images, generator)[0] for images in self.stream(torch.arange(len(self)).split(_ENCODED)))
         return super().clean()
 
     def _textures(self) -> Tensor | None:
         if self._data.textures_NHWC is None:
             return None
-        return (
-            torch.from_numpy(np.array(self._data.textures_NHWC)).to(self._device).permute(0, 3, 1, 2).float().div_(255)
-        )
+        return torch.from_numpy(np.array(self._data.textures_NHWC)).to(self._device).permute(0, 3, 1, 2)
 
 
 class FeatureBatches:
@@ -150,13 +164,19 @@ class FeatureBatches:
         key = f"features-v{VERSION}-{hashlib.sha256(decisive.encode()).hexdigest()[:16]}"
         kept = data.keep(key, lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
-        fits = device.type == "cuda" and sum(array.nbytes for array in kept.values()) <= _FEATURE_BYTES
+        self.on_device = fits(sum(array.nbytes for array in kept.values()), device)
         self._kept: Mapping[str, np.ndarray | Tensor] = (
-            {name: torch.from_numpy(np.array(array)).to(device) for name, array in kept.items()} if fits else kept
+            {name: torch.from_numpy(np.array(array)).to(device) for name, array in kept.items()}
+            if self.on_device
+            else kept
         )
 
     def __len__(self) -> int:
         return _epoch(self._count)
+
+    def stream(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield one index after the other, on the device."""
+        return (index_B.to(self._device) for index_B in indices)
 
     def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
         """Return the clean features of the images at `index_B`, corrupted ones, and the mask at the finest stage."""
@@ -207,8 +227,8 @@ class FeatureBatches:
                 parts.setdefault(f"{name}{stage}", []).append(feature_BCHW.half().cpu().numpy())
 
         for _ in range(self._views):
-            for index_B in torch.arange(self._count, device=self._device).split(_ENCODED):
-                clean_BCHW, corrupted_BCHW, mask_B1HW = self._images.draw(index_B, generator)
+            for images_BHWC in self._images.stream(torch.arange(self._count).split(_ENCODED)):
+                clean_BCHW, corrupted_BCHW, mask_B1HW = self._images.draw(images_BHWC, generator)
                 clean = self._model.encode(clean_BCHW)
                 add("clean", clean)
                 add("corrupted", self._model.encode(corrupted_BCHW))
@@ -225,6 +245,19 @@ def source_digest(model: AnomalyModel) -> str:
     inner = model.model if isinstance(model, Tiled) else model
     file = Path(inspect.getfile(type(inner)))
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _appearance(job: JobConfig, data: TrainingData) -> Appearance:
+    """Judge the training images, once for all trials on them."""
+    key = f"appearance-v{appearance.VERSION}-{job.image_size}-{job.seed}"
+    return Appearance.from_arrays(data.train_NHWC, data.keep(key, Appearance(data.train_NHWC).to_arrays))
+
+
+def _noise(job: JobConfig, data: TrainingData) -> Tensor:
+    """Make the corruption's noise, once for all trials on the images."""
+    side = job.view_size
+    kept = data.keep(f"noise-v{NOISE_VERSION}-{side}", lambda: {"noise": noise_bank(side, side).numpy()})
+    return torch.from_numpy(np.array(kept["noise"]))
 
 
 def _epoch(count: int) -> int:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import math
 import os
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
@@ -24,18 +25,22 @@ from PIL import Image
 
 from data_io.decode import convert, decode, resize
 from data_io.errors import DataError
+from data_io.parallel import map_in_threads
 from models.backbones import untrained
-from models.base import AnomalyModel
+from models.base import AnomalyModel, SelfTraining
+from models.detector import resized
 from models.errors import ModelError
 from models.registry import PREFIX, build, is_own, provider
 from models.scoring import Scorer, Scoring
-from models.tiling import tiled
+from models.tiling import Tiled, tiled
 from orchestrator import bundle_files
 from orchestrator.errors import BundleError, ConfigError
 from orchestrator.job_config import JobConfig
+from orchestrator.replayed_scoring import ReplayedScoring
 
 NORMALISATION = "RGB / 255"
 _LARGEST_NUMBER = 1 << 15  # of a width, a depth, an image's side in a description that may come from anywhere
+_RESIZED_AT_ONCE = 1 << 24  # pixels of photographs, in float64 on the GPU: 400 MB
 _PIXELS_AT_ONCE = 1 << 22  # through network and scorer: 64 images of 256 pixels, one of 2048
 
 ImageLike = np.ndarray | Image.Image | str | Path
@@ -108,6 +113,7 @@ class Bundle:
     threshold: float
     job: JobConfig
     provenance: dict[str, Any] = field(default_factory=dict)
+    _replayed: tuple[Scorer, ReplayedScoring] | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):
@@ -221,10 +227,23 @@ class Bundle:
             `map_B1HW` and `score_B`, on the bundle's device.
         """
         at_once = max(1, _PIXELS_AT_ONCE // (image_BCHW.shape[-2] * image_BCHW.shape[-1]))
-        parts = [self.scorer(self.model.anomaly_maps(part.to(self.device))) for part in image_BCHW.split(at_once)]
+        device = self.device
+        score = self._replay() if device.type == "cuda" else self._score
+        parts = [score(part.to(device)) for part in image_BCHW.split(at_once)]
         if len(parts) == 1:
             return parts[0]
         return torch.cat([map_B1HW for map_B1HW, _ in parts]), torch.cat([score_B for _, score_B in parts])
+
+    def _score(self, image_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.scorer(self.model.anomaly_maps(image_BCHW))
+
+    def _replay(self) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """Return what scores on a GPU: recorded, except models that are slow by nature or that nobody here wrote."""
+        if isinstance(self.model, SelfTraining | Tiled):
+            return self._score
+        if self._replayed is None or self._replayed[0] is not self.scorer:
+            self._replayed = self.scorer, ReplayedScoring(self._score, self.model)
+        return self._replayed[1]
 
     @overload
     def predict(self, images: ImageLike, batch_size: int = ...) -> Prediction: ...
@@ -262,24 +281,49 @@ class Bundle:
         return predictions
 
     def _predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        arrays = [_to_array(image) for image in images]
-        batch = np.stack([resize(array, self.job.image_size) for array in arrays])
-        map_B1HW, score_B = self.score_batch(to_tensor(batch))
+        size, device = self.job.image_size, self.device
+        if device.type == "cuda":  # which resizes by itself, and is sent the bytes as they are
+            arrays = _in_threads(_to_array, images, size)
+            sizes = [array.shape[:2] for array in arrays]
+            image_BCHW = _resized_there(arrays, size, device)
+        else:
+            pairs = _in_threads(lambda image: _with_resized(_to_array(image), size), images, size)
+            sizes = [own for own, _ in pairs]
+            image_BCHW = to_tensor(np.stack([small for _, small in pairs]))
+        map_B1HW, score_B = self.score_batch(image_BCHW)
+        maps = fit_maps(map_B1HW, sizes)
         return [
-            Prediction(score, score > self.threshold, fit_map(anomaly_map, array.shape[:2]), self.threshold, image)
-            for anomaly_map, score, array, image in zip(map_B1HW, score_B.tolist(), arrays, images, strict=True)
+            Prediction(score, score > self.threshold, anomaly_map, self.threshold, image)
+            for anomaly_map, score, image in zip(maps, score_B.tolist(), images, strict=True)
         ]
 
 
-def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """Turn uint8 N×H×W×3 into float32 `image_BCHW` in [0, 1]."""
-    return torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).div_(255)
+def to_tensor(images: np.ndarray, device: torch.device | None = None) -> torch.Tensor:
+    """Turn uint8 N×H×W×3 into float32 `image_BCHW` in [0, 1], on a device, to which the bytes are copied."""
+    if device is not None and device.type == "cuda":
+        return _sent(images, device).permute(0, 3, 1, 2).float().div_(255)
+    return torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).div_(255).to(device)
 
 
 def fit_map(map_1HW: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
     """Resize an anomaly map to (height, width), bilinearly and antialiased where it shrinks; float32 height×width."""
-    fitted = F.interpolate(map_1HW[None].float(), size=tuple(size), mode="bilinear", antialias=True)
-    return fitted[0, 0].cpu().numpy()
+    return fit_maps(map_1HW[None], [size])[0]
+
+
+def fit_maps(map_B1HW: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """Resize each map to its (height, width) as `fit_map` does, those of one size together, on the device they are on.
+
+    The results are arrays of their own: to keep one does not keep the others.
+    """
+    fitted: list[np.ndarray] = [None] * len(sizes)
+    for size in dict.fromkeys(map(tuple, sizes)):
+        index = [position for position, other in enumerate(sizes) if tuple(other) == size]
+        alike_B1HW = (map_B1HW if len(index) == len(sizes) else map_B1HW[index]).float()
+        if size != alike_B1HW.shape[-2:]:
+            alike_B1HW = F.interpolate(alike_B1HW, size=size, mode="bilinear", antialias=True)
+        for position, anomaly_map in zip(index, alike_B1HW[:, 0], strict=True):
+            fitted[position] = anomaly_map.cpu().numpy() if anomaly_map.is_cuda else anomaly_map.numpy().copy()
+    return fitted
 
 
 def _to_array(image: ImageLike) -> np.ndarray:
@@ -298,6 +342,34 @@ def _to_array(image: ImageLike) -> np.ndarray:
         "an image must be a path, a PIL image or an array: uint8 H×W×3 in RGB, uint8 H×W×4 with transparency, "
         f"uint8 or uint16 H×W in grey; not {kind}"
     )
+
+
+def _in_threads(read: Callable[[ImageLike], Any], images: Sequence[ImageLike], size: int) -> list[Any]:
+    """Call `read` for every image; in threads where several of them are to be decoded or resized."""
+    ready = (size, size, 3)
+    work = len(images) > 1 and any(getattr(image, "shape", None) != ready for image in images)
+    return list(map_in_threads(read, images)) if work else [read(image) for image in images]
+
+
+def _resized_there(arrays: Sequence[np.ndarray], size: int, device: torch.device) -> torch.Tensor:
+    """Return `image_BCHW` of uint8 images of any sizes, those of one size resized together on a GPU."""
+    parts = []
+    for (height, width, _), group in itertools.groupby(arrays, key=np.shape):
+        alike, at_once = list(group), max(1, _RESIZED_AT_ONCE // (height * width))
+        for first in range(0, len(alike), at_once):
+            parts.append(resized(_sent(alike[first : first + at_once], device), size))
+    return torch.cat(parts)
+
+
+def _sent(images: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
+    """Return uint8 images of one size as one tensor on a GPU, by way of memory that it reads while the host goes on."""
+    pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
+    np.stack(images, out=pinned.numpy())
+    return pinned.to(device, non_blocking=True)
+
+
+def _with_resized(image: np.ndarray, size: int) -> tuple[tuple[int, int], np.ndarray]:
+    return image.shape[:2], resize(image, size)
 
 
 def _device(name: str | torch.device | None) -> torch.device:
@@ -362,4 +434,4 @@ def _read(directory: Path, device: str | torch.device | None) -> Bundle:
         # ModelError is a ValueError whose text already says what to do; the others mean values of the wrong kind.
         advice = _advice(description) if isinstance(error, ModelError) else "; pull the bundle again"
         raise BundleError(f"{directory}: not a readable bundle: {error}{advice}") from error
-    return Bundle(model.to(device), scorer, threshold, job, provenance)
+    return Bundle(model.to(device, memory_format=torch.channels_last), scorer, threshold, job, provenance)

@@ -22,6 +22,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.parameters import check_values, flatten, unknown_paths
 from orchestrator.plain_yaml import plain_yaml
+from orchestrator.worker_storage import storage_address
 from orchestrator.workspace import study_id
 
 MOST_BYTES = 1 << 18  # of a configuration file
@@ -47,22 +48,44 @@ class _Part(BaseModel):
 class Resources(_Part):
     """What one trial gets, and how many run at once.
 
-    `cpus` and `gpus` may be fractions; `gpus` of None means one where the cluster has any, else none. `concurrency` of
-    None means as many as fit. On a cluster that adds nodes as they are asked for (`autoscaling`), both must be given:
-    the nodes that are there do not tell them, and may be none.
+    `cpus` and `gpus` may be fractions; `gpus` of None means one where the cluster has any, else none, and `auto` what
+    the memory of a trial comes to, measured before the first (`orchestrator.sharing`). `concurrency` of None means as
+    many as fit. On a cluster that adds nodes as they are asked for (`autoscaling`), both must be given: the nodes that
+    are there do not tell them, and may be none. `workers` train a trial together (`orchestrator.team`), and each of
+    them gets `cpus` and `gpus`.
     """
 
     cpus: float = Field(1.0, gt=0)
-    gpus: float | None = Field(None, ge=0)
+    gpus: float | Literal["auto"] | None = None
+    workers: int = Field(1, ge=1)
     concurrency: int | None = Field(None, ge=1)
     autoscaling: bool = False
 
+    @field_validator("gpus", mode="plain")
+    @classmethod
+    def _number_or_auto(cls, gpus: Any) -> float | str | None:
+        try:
+            if gpus in (None, "auto") or float(gpus) >= 0:
+                return gpus if gpus in (None, "auto") else float(gpus)
+        except (TypeError, ValueError):
+            pass
+        raise ValueError("it must be a number of 0 or more, or auto")
+
     @model_validator(mode="after")
     def _told_where_nodes_do_not_tell(self) -> Resources:
-        if self.autoscaling and (self.gpus is None or self.concurrency is None):
+        if self.autoscaling and (self.gpus in (None, "auto") or self.concurrency is None):
             raise ValueError(
                 "a cluster that scales does not tell how much a trial may ask for, or how many may run: "
                 "give --gpus-per-trial and --concurrency too"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _workers_have_whole_gpus(self) -> Resources:
+        if self.workers > 1 and (self.gpus == "auto" or 0 < (self.gpus or 0) < 1):
+            raise ValueError(
+                f"the workers of a trial cannot share a GPU, and {self.gpus} is less than one for each: "
+                "give --gpus-per-trial 1, or --workers-per-trial 1"
             )
         return self
 
@@ -106,6 +129,7 @@ class SweepConfig(_Part):
     executor: Literal["auto", "direct", "train"] = "auto"
     resources: Resources = Resources()
     storage: Path = Path("sweeps")
+    worker_storage: str | None = None
     tracking_uri: str | None = None
     address: str | None = None
 
@@ -126,6 +150,21 @@ class SweepConfig(_Part):
     def _without_password(cls, address: str | None) -> str | None:
         """Keep the password out of what is written and shown; `orchestrator.addresses` remembers it."""
         return public(address) if address else address
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _folder(cls, storage: Any) -> Any:
+        if re.match(r"[a-z][a-z0-9+.-]*:/", str(storage)):  # pathlib makes one slash of two
+            raise ValueError(
+                "a sweep's own folder is on the machine that it is started on: give the object store as "
+                "--worker-storage, and leave --storage a folder"
+            )
+        return storage
+
+    @field_validator("worker_storage")
+    @classmethod
+    def _store(cls, address: str | None) -> str | None:
+        return storage_address(address) if address else address
 
     @field_validator("architectures")
     @classmethod
@@ -164,6 +203,8 @@ class SweepConfig(_Part):
 
     @model_validator(mode="after")
     def _jobs_are_valid(self) -> SweepConfig:
+        if self.resources.workers > 1 and self.executor == "direct":
+            raise ValueError("several workers per trial need --executor train: leave direct away")
         for name in self.search_spaces:
             if name not in self.architectures:
                 raise ValueError(

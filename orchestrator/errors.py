@@ -38,6 +38,10 @@ class TrainingError(MsadError):
     """A training job ended without a model; the text is the reason recorded for the trial."""
 
 
+class OutOfMemory(TrainingError):
+    """A training job's device, or its share of it, is too small."""
+
+
 class Interrupted(MsadError):
     """A sweep was stopped from outside; the text says how to go on."""
 

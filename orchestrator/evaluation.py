@@ -166,7 +166,7 @@ def _score(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores = np.empty(len(images), np.float32)
     for start in track(range(0, len(images), BATCH_SIZE), "Scoring images"):
         part = slice(start, start + BATCH_SIZE)
-        map_B1HW, score_B = bundle.score_batch(to_tensor(images[part]))
+        map_B1HW, score_B = bundle.score_batch(to_tensor(images[part], bundle.device))
         maps[part], scores[part] = map_B1HW[:, 0].cpu().numpy(), score_B.cpu().numpy()
     return maps, scores.astype(np.float64)
 

@@ -60,14 +60,17 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = {"CPU": task["cpus"]} | ({"GPU": task["gpus"]} if task["gpus"] else {})
+    resources = {"CPU": task["cpus"], "GPU": task["gpus"], "memory": task["memory"]}
+    # One worker needs no collective; NCCL would be opened all the same unless told otherwise.
+    backend = "cpu:gloo,cuda:nccl" if task["gpus"] and task["workers"] > 1 else "gloo"
     trainer = TorchTrainer(
         _train_worker,
         train_loop_config=task,
-        # One worker needs no collective; NCCL would be opened all the same unless told otherwise.
-        torch_config=TorchConfig(backend="gloo"),
+        torch_config=TorchConfig(backend=backend),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=1, use_gpu=bool(task["gpus"]), resources_per_worker=resources
+            num_workers=task["workers"],
+            use_gpu=bool(task["gpus"]),
+            resources_per_worker={name: amount for name, amount in resources.items() if amount},
         ),
         run_config=ray.train.RunConfig(
             name=task["job_id"],
@@ -89,8 +92,9 @@ def _train_worker(config: dict[str, Any]) -> None:
 
     from orchestrator.job_worker import run
     from orchestrator.nodes import require_sweep
+    from orchestrator.team import Team
 
-    shared = Task.from_dict(config)
+    shared, context = Task.from_dict(config), ray.train.get_context()
     require_sweep(shared)
     with working_copy(shared) as (task, upload), tempfile.TemporaryDirectory() as folder:
 
@@ -105,4 +109,5 @@ def _train_worker(config: dict[str, Any]) -> None:
             checkpoint = ray.train.get_checkpoint()
             return Path(checkpoint.to_directory(folder)) / "checkpoint.pt" if checkpoint else None
 
-        run(task, report=report, resume_from=resume_from)
+        team = Team(context.get_world_rank(), context.get_world_size())
+        run(task, report=report, resume_from=resume_from, team=team)

@@ -81,6 +81,13 @@ def _spaces(_context: click.Context, _option: click.Parameter, lines: tuple[str,
     return dict(line.split("=", 1) for line in lines) or None
 
 
+def _gpus(_context: click.Context, _option: click.Parameter, text: str | None) -> float | str | None:
+    try:
+        return text if text in (None, "auto") else float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor auto") from None
+
+
 _SWEEP = [
     click.option("--dataset", type=click.Path(path_type=Path), help="Root of the images. [default: the demo]"),
     layout_option,
@@ -123,7 +130,18 @@ _SWEEP = [
         help="How a trial runs: in a Ray Train job of its own, or inside a warm Tune trial. [default: auto]",
     ),
     click.option("--cpus-per-trial", type=float, help="[default: 1]"),
-    click.option("--gpus-per-trial", type=float, help="May be a fraction. [default: 1 where there is a GPU]"),
+    click.option(
+        "--gpus-per-trial",
+        callback=_gpus,
+        metavar="NUMBER|auto",
+        help="May be a fraction; auto measures what memory a trial takes and lets as many share a GPU as fit, or a "
+        "machine without one. [default: 1 where there is a GPU]",
+    ),
+    click.option(
+        "--workers-per-trial",
+        type=int,
+        help="Workers that train one trial together, each with these CPUs and GPUs: for large images. [default: 1]",
+    ),
     click.option("--concurrency", type=int, help="Most trials at once. [default: as many as fit]"),
     click.option(
         "--autoscaling/--no-autoscaling",
@@ -131,6 +149,11 @@ _SWEEP = [
         help="The cluster adds nodes as trials ask for them: give --gpus-per-trial and --concurrency too.",
     ),
     click.option("--storage", type=click.Path(path_type=Path), help="Folder of all sweeps. [default: sweeps]"),
+    click.option(
+        "--worker-storage",
+        metavar="URI",
+        help="Where nodes that share no folder leave checkpoints and models, e.g. s3://BUCKET/FOLDER.",
+    ),
     click.option("--address", help="A running Ray cluster: auto or HOST:PORT. [default: start one here]"),
     click.option("--name", help="Name of the sweep and of its MLflow experiment. [default: from the time]"),
     tracking_option,
@@ -181,6 +204,7 @@ def settings_of(file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
     for option, name in (
         ("cpus_per_trial", "cpus"),
         ("gpus_per_trial", "gpus"),
+        ("workers_per_trial", "workers"),
         ("concurrency", "concurrency"),
         ("autoscaling", "autoscaling"),
     ):

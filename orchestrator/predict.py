@@ -165,7 +165,8 @@ def _predict(
             readable = [(image, read) for image, read in batch if isinstance(read, _Read)]
             rows: list[Row] = []
             if readable:
-                map_B1HW, score_B = bundle.score_batch(to_tensor(np.stack([read.small for _, read in readable])))
+                small = np.stack([read.small for _, read in readable])
+                map_B1HW, score_B = bundle.score_batch(to_tensor(small, bundle.device))
                 rows = [_row(results, *pair, score) for pair, score in zip(readable, score_B.tolist(), strict=True)]
                 if settings.heatmaps or settings.maps != "none":
                     maps = map_B1HW.cpu()

@@ -130,6 +130,8 @@ def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistri
     except (ModelError, TypeError) as error:
         return [str(error)]
     if isinstance(models[0], SelfTraining):
+        if config.resources.workers > 1:
+            return [f"{name} trains itself, in one worker: leave --workers-per-trial away"]
         if config.job("category", name).tiles.tile:
             return [f"{name} trains itself, on whole images: tiling/tile does not suit it; leave it away"]
     elif is_own(name) and (broken := contract_problems(models[0])):

@@ -16,9 +16,10 @@ class Task:
     """One job for a worker.
 
     `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
-    `directory` are paths that every node sees, `cache` is each node's own. With a `store`, the address of the job's folder
-    there, `directory` is of the sweep's own machine (see `orchestrator.worker_storage`). `layout` is the dataset's, see
-    `data_io.layout.find_layout`. `cpus` and `gpus` are what the worker was given. `provenance` goes into the bundle.
+    `directory` are paths that every node sees, `cache` is each node's own. With a `store`, the address of the job's
+    folder there, `directory` is of the sweep's own machine (see `orchestrator.worker_storage`). `layout` is the
+    dataset's, see `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of
+    its `workers` is given. `provenance` goes into the bundle.
     """
 
     job_id: str
@@ -30,6 +31,8 @@ class Task:
     layout: str = "auto"
     cpus: float = 1.0
     gpus: float = 0.0
+    memory: int = 0
+    workers: int = 1
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -44,6 +47,8 @@ class Task:
             "layout": self.layout,
             "cpus": self.cpus,
             "gpus": self.gpus,
+            "memory": self.memory,
+            "workers": self.workers,
             "provenance": dict(self.provenance),
         }
 

@@ -1,11 +1,11 @@
 """The training loop: plain torch, read from top to bottom. It knows neither Ray nor MLflow nor the disk.
 
-Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set.
+Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set, T figures.
 
-The whole category lives on the device (`orchestrator.batches`); batches and their corruption are made there, and the
-host waits for the device once an epoch (the habit of airbench, github.com/KellerJordan/airbench). Every epoch draws
-from a seed of its own, so a run that resumes after epoch k goes on exactly as the uninterrupted one would: no generator
-has to be saved.
+The whole category lives on the device (`orchestrator.batches`), batches and their corruption are made there, a GPU
+repeats its steps by itself (`orchestrator.replay`), and the host waits for it once an epoch (the habit of airbench,
+github.com/KellerJordan/airbench). Every epoch draws from a seed of its own, so a run that resumes after epoch k goes on
+exactly as the uninterrupted one would: no generator has to be saved.
 """
 
 from __future__ import annotations
@@ -21,14 +21,22 @@ from models.base import AnomalyModel, SelfTraining
 from models.registry import build
 from models.tiling import tiled
 from orchestrator.batches import TrainingData, make_batches
-from orchestrator.errors import TrainingError
+from orchestrator.errors import OutOfMemory, TrainingError
 from orchestrator.job_config import JobConfig
+from orchestrator.replay import Replayed
 from orchestrator.self_training import fit_itself
+from orchestrator.team import ALONE, Team
 from orchestrator.validation import Best, Fitted, GetCheckpoint, Report, figures, fitted, validate
 
 
 def fit(
-    job: JobConfig, data: TrainingData, *, device: torch.device, report: Report, get_checkpoint: GetCheckpoint
+    job: JobConfig,
+    data: TrainingData,
+    *,
+    device: torch.device,
+    report: Report,
+    get_checkpoint: GetCheckpoint,
+    team: Team = ALONE,
 ) -> Fitted:
     """Train one model and return its best checkpoint by the job's objective.
 
@@ -46,33 +54,41 @@ def fit(
         state to go on from.
     get_checkpoint
         Returns the last reported state, or None for a fresh start.
+    team
+        The workers that train this model together; each calls `fit` with the same arguments but for its own `team`.
 
     Raises
     ------
     TrainingError
-        The loss is not finite, or the device is out of memory.
+        The loss is not finite, or, as an `OutOfMemory`, the device is full.
     models.errors.ModelError
         The architecture, its parameters or the loss terms are wrong.
     """
     try:
-        return _fit(job, data, device, report, get_checkpoint)
+        return _fit(job, data, device, report, get_checkpoint, team)
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+        said = any(words in str(error) for words in ("can't allocate memory", "CUDA error: out of memory"))
+        if not said and not isinstance(error, torch.OutOfMemoryError | MemoryError):
             raise
-        raise TrainingError(
+        raise OutOfMemory(
             f"out of memory on {device} with batch_size {job.batch_size}, image_size {job.image_size} and model "
             f"{dict(job.model)}: lower one of them ({str(error).splitlines()[0]})"
         ) from error
 
 
 def _fit(
-    job: JobConfig, data: TrainingData, device: torch.device, report: Report, get_checkpoint: GetCheckpoint
+    job: JobConfig,
+    data: TrainingData,
+    device: torch.device,
+    report: Report,
+    get_checkpoint: GetCheckpoint,
+    team: Team,
 ) -> Fitted:
     torch.manual_seed(job.seed)
     model = build(job.architecture, **job.model)
     if isinstance(model, SelfTraining):
         return fit_itself(job, model.to(device), data, device, report)
-    model = tiled(model, job.tiles).to(device, memory_format=torch.channels_last)
+    model = team.prepare(tiled(model, job.tiles).to(device, memory_format=torch.channels_last))
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
     batches = make_batches(job, data, model, device)
@@ -83,6 +99,21 @@ def _fit(
     schedule = _schedule(job, optimizer, steps_per_epoch)
     generator = torch.Generator(device)
     mixed = computes_in_bfloat16(device)
+    names = ["train_loss", *(f"loss_{term}" for term in model.loss_terms if term in weights)]
+
+    def gradients(batch: Tensor) -> Tensor:
+        clean, corrupted, mask_B1HW = team.part(batches.draw(batch, generator))
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            terms = model.losses(clean, corrupted, mask_B1HW, terms=weights)
+        loss = sum(weights[name] * value for name, value in terms.items())
+        loss.backward()
+        figures_T = team.mean(torch.stack([loss, *terms.values()]).detach(), model.parameters(), len(batch))
+        if job.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
+        return figures_T
+
+    recordable = device.type == "cuda" and batches.on_device and team.size == 1
+    step = Replayed(gradients, model.parameters(), generator) if recordable else gradients
 
     start, best = 0, Best()
     if (state := get_checkpoint()) is not None:
@@ -101,22 +132,15 @@ def _fit(
         torch.manual_seed(_epoch_seed(job.seed, epoch))
         generator.manual_seed(_epoch_seed(job.seed, epoch))
         model.train()
-        sums: dict[str, Tensor] = {}
-        for index_B in torch.randperm(len(batches)).to(device).split(job.batch_size):
-            clean, corrupted, mask_B1HW = batches.draw(index_B, generator)
-            with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-                terms = model.losses(clean, corrupted, mask_B1HW, terms=weights)
-            loss = sum(weights[name] * value for name, value in terms.items())
+        sums_T = torch.zeros(len(names), device=device)
+        for batch in batches.stream(torch.randperm(len(batches)).split(job.batch_size)):
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if job.gradient_clip:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
+            figures_T = step(batch)
             optimizer.step()
             if schedule is not None and job.schedule != "plateau":
                 schedule.step()
-            for name, value in {"train_loss": loss, **{f"loss_{k}": v for k, v in terms.items()}}.items():
-                sums[name] = sums.get(name, 0) + value.detach() * (len(index_B) / len(batches))
-        metrics = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))  # the one wait of the epoch
+            sums_T += figures_T * (len(batch) / len(batches))
+        metrics = dict(zip(names, sums_T.tolist(), strict=True))  # the one wait of the epoch
         _refuse_divergence(job, epoch, math.isfinite(metrics["train_loss"]), "loss is")
         if job.schedule == "plateau":
             schedule.step(metrics["train_loss"])
@@ -125,7 +149,7 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = validate(model, batches, data.synthetic, job.view_size)
+            choice = team.first(validate, model, batches, data.synthetic, job.view_size)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "epoch_seconds": seconds}
@@ -136,7 +160,8 @@ def _fit(
         began, since = time.perf_counter(), epoch
 
     model.load_state_dict(best.model)
-    choice = best.choice or validate(model, batches, data.synthetic, job.view_size)  # None only when resumed at the end
+    # There is none only when resumed at the end.
+    choice = best.choice or team.first(validate, model, batches, data.synthetic, job.view_size)
     return fitted(job, model, choice, best.epoch)
 
 

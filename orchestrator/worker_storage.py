@@ -13,6 +13,7 @@ of each node, never from an address, which is written into `sweep.yaml` and show
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import tempfile
@@ -100,14 +101,30 @@ def fetch(address: str, directory: JobDirectory, *, progress_only: bool = False)
 
 def remove_checkpoints(storage: str, job_id: str) -> None:
     """Remove what Ray Train has kept of a job, in a folder or a store; what cannot be removed is left."""
-    if "://" not in storage:
+    if "://" in storage:
+        remove_folder(below(storage, job_id))
+    else:
         shutil.rmtree(Path(storage) / job_id, ignore_errors=True)
-        return
-    fs, folder = open_storage(storage)
-    try:
-        fs.delete_dir(f"{folder}/{job_id}")
-    except OSError:  # it is not there, as after a failure of the first epoch
-        return
+
+
+def remove_folder(address: str) -> None:
+    """Remove a folder of a store with all that it holds; what is not there, or cannot be removed, is left."""
+    fs, folder = open_storage(address)
+    with contextlib.suppress(OSError):
+        fs.delete_dir(folder)
+
+
+def read_file(address: str, name: str) -> bytes:
+    """Return a file of a store's folder; OSError where it cannot be had."""
+    fs, folder = open_storage(address)
+    with fs.open_input_stream(f"{folder}/{name}") as file:
+        return file.read()
+
+
+def write_file(address: str, name: str, content: bytes) -> None:
+    """Write a file into a store's folder; OSError where it cannot be written."""
+    fs, folder = open_storage(address)
+    _write(fs, f"{folder}/{name}", content)
 
 
 def train_storage(workspace: Workspace, address: str | None) -> str:
@@ -179,6 +196,4 @@ def _write(fs: FileSystem, path: str, content: bytes) -> None:
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:
     """Return when each file was written, and its size."""
     files = [path for path in folder.rglob("*") if path.is_file()]
-    return {
-        path.relative_to(folder).as_posix(): ((stat := path.stat()).st_mtime_ns, stat.st_size) for path in files
-    }
+    return {path.relative_to(folder).as_posix(): ((stat := path.stat()).st_mtime_ns, stat.st_size) for path in files}

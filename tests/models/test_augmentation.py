@@ -6,6 +6,7 @@ import torch
 
 from models.augmentation import AugmentationConfig, Augmenter, recommend_kind
 from models.errors import ModelError
+from models.foreground import empty_background
 from models.symmetry import Symmetries, find_symmetries
 
 KINDS = {
@@ -134,7 +135,7 @@ def test_augmenter_oblong_images(drawn):
 
 
 def test_recommend_kind_follows_background_and_symmetries(drawn):
-    part, texture = drawn("part upright"), drawn("isotropic texture")
+    part, texture = (empty_background(drawn(name)) for name in ("part upright", "isotropic texture"))
     assert recommend_kind(part, Symmetries(rotation=True)) == "rotated"
     assert recommend_kind(part, Symmetries(shift=True)) == "aligned"
     assert recommend_kind(texture, Symmetries(shift=True, rotation=True)) == "texture"

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from models.corruptions import SMALLEST_CHANGE, CorruptionConfig, Corruptor
+from models.corruptions import SMALLEST_CHANGE, CorruptionConfig, Corruptor, noise_bank
 from models.errors import ModelError
 from models.noise import perlin_bank
 
@@ -145,7 +145,7 @@ def test_corruptor_defects_lie_on_the_product_where_the_background_is_empty():
     on_product[14:50, 8:44] = True  # a cell of the grid around it
     shares = {}
     for good in (good_NHWC, None):
-        corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good_NHWC=good), generator()
+        corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good=good), generator()
         masks = torch.cat([corruptor(images, source)[1] for _ in range(20)])
         shares[good is None] = (masks * on_product).sum(dim=(1, 2, 3)) / masks.sum(dim=(1, 2, 3)).clamp(min=1)
         assert (masks.sum(dim=(1, 2, 3)) > 0).float().mean() > 0.85
@@ -156,14 +156,14 @@ def test_corruptor_defects_lie_on_the_product_where_the_background_is_empty():
 def test_corruptor_finds_the_product_in_another_light():
     good_NHWC = parts_on_a_table()
     dimmed = tensor(good_NHWC) * 0.9
-    corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good_NHWC=good_NHWC), generator()
+    corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good=good_NHWC), generator()
     masks = torch.cat([corruptor(dimmed, source)[1] for _ in range(20)])
     assert (masks[:, 0, 16:48, 10:42].amax(dim=(1, 2)) > 0).float().mean() > 0.75
 
 
 def test_corruptor_a_texture_gets_defects_everywhere(photographs, textures):
     good_NHWC = (textures.permute(0, 2, 3, 1) * 255).byte().numpy()
-    corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good_NHWC=good_NHWC), generator()
+    corruptor, source = Corruptor(CorruptionConfig(probability=1.0), good=good_NHWC), generator()
     masks = torch.cat([corruptor(textures, source)[1] for _ in range(100)])
     quarters = masks.mean(dim=(0, 1)).view(2, 64, 2, 64).mean(dim=(1, 3))
     assert quarters.min() > 0.7 * quarters.max()
@@ -229,3 +229,12 @@ def test_perlin_bank_tiles_without_a_seam():
         (bank[..., 1:, :] - bank[..., :-1, :]).abs().mean(),
     )
     assert seam < 2 * inside
+
+
+@pytest.mark.parametrize("size", [(64, 96), (40, 40)])
+def test_corruptor_bytes_and_noise_made_before_give_the_same_copies(size, photographs):
+    textures = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 3, *size), dtype=np.uint8))
+    config = CorruptionConfig(probability=1.0)
+    floats = Corruptor(config, textures.float() / 255)(photographs, generator(3))
+    made_before = Corruptor(config, textures, noise_N1HW=noise_bank(64, 96))(photographs, generator(3))
+    assert all(torch.equal(*pair) for pair in zip(floats, made_before, strict=True))

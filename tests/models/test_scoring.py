@@ -8,7 +8,9 @@ import torch
 from skimage import data, transform
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from models import scoring
 from models.errors import ModelError
+from models.metrics import average_precision
 from models.scorer import IMAGE_SCORE, smooth
 from models.scoring import Scoring, choose_scoring, default_candidates, fit_scorer
 from models.synthetic_defects import FAMILIES, GRADES, make_synthetic_defects
@@ -191,3 +193,18 @@ def test_choosing_by_parts_is_choosing_by_all_maps_at_once(gravel):
         parts = [{name: maps[torch.arange(end) % count] for name, maps in defect_maps.items()}]
         with pytest.raises(ModelError, match="compute the maps on this set"):
             choose_scoring(good_maps, parts, synthetic)
+
+
+def test_average_precisions_of_rows_are_those_of_the_metric_with_ties_and_filling():
+    generator = np.random.default_rng(0)
+    rows = []
+    for length in (40, 17, 3):
+        label = generator.integers(0, 2, length)
+        rows.append((generator.integers(0, 9, length) / 9, label, np.where(label, 1.0, 4.0)))
+    filled = [
+        np.stack([np.pad(row[part], (0, 40 - len(row[part])), constant_values=fill) for row in rows])
+        for part, fill in ((0, -np.inf), (1, 0), (2, 0))
+    ]
+    found = scoring._average_precisions(*(torch.from_numpy(part).double() for part in filled))
+    wanted = [average_precision(label, score, count) for score, label, count in rows]
+    np.testing.assert_allclose(found, wanted, rtol=1e-12)

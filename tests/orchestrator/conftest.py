@@ -14,8 +14,6 @@ from models.registry import build
 from models.scoring import Scoring, fit_scorer, threshold
 from orchestrator.bundles import Bundle, to_tensor
 from orchestrator.job_config import JobConfig
-from orchestrator.model_store import deliver_files
-from orchestrator.tracking import RunRecord, connect, open_experiment
 from orchestrator.workspace import JobDirectory
 
 
@@ -60,18 +58,24 @@ def uri(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(uri):
     """A client of the store at `uri`."""
+    from orchestrator.tracking import connect  # MLflow is not on every machine that trains
+
     return connect(uri)
 
 
 @pytest.fixture(scope="module")
 def experiment(client, uri):
     """The ID of an experiment in the store at `uri`."""
+    from orchestrator.tracking import open_experiment
+
     return open_experiment(client, "first", uri, Path("first"))
 
 
 @pytest.fixture(scope="module")
 def log(client, experiment, bundle, tmp_path_factory):
     """Return a function that delivers a run with a bundle and returns its run ID and record."""
+    from orchestrator.model_store import deliver_files
+    from orchestrator.tracking import RunRecord
 
     def log(category, score, fingerprint="f1", register=True):
         folder = JobDirectory(tmp_path_factory.mktemp("job"))
@@ -118,7 +122,7 @@ def record_sweep():
     from orchestrator.reporting import Reporter
     from orchestrator.study import Study
     from orchestrator.sweep_report import SweepReport
-    from orchestrator.tracking import Tracker, open_experiment
+    from orchestrator.tracking import Tracker, connect, open_experiment
     from orchestrator.workspace import Workspace
 
     def finished(job, validation):

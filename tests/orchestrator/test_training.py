@@ -123,18 +123,3 @@ def test_checkpoint_loads_without_unpickling_objects(data, tmp_path):
         state = run(job(schedule=schedule, epochs=1), data)[1][-1][1]
         torch.save(state, tmp_path / "state.pt")
         assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 1
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_fit_on_a_gpu_learns_as_on_the_cpu(data):
-    reports = []
-    fit(
-        job(epochs=12, learning_rate=3e-3),
-        data,
-        device=torch.device("cuda"),
-        report=lambda metrics, state: reports.append(metrics),
-        get_checkpoint=lambda: None,
-    )
-    _, on_cpu = run(job(epochs=12, learning_rate=3e-3), data)
-    assert reports[-1]["train_loss"] == pytest.approx(on_cpu[-1][0]["train_loss"], rel=0.2)

@@ -1,0 +1,332 @@
+"""Training speed: ours, the loop of the published autoencoder project, anomalib's engine, and what the device could do.
+
+    python benchmarks/training.py --root mvtec --category bottle
+    python benchmarks/training.py --root mvtec --category bottle --architecture feature_pyramid --epochs 40
+
+All sides train in one run, by turns, `--rounds` times; the table holds medians of images per second, the ratio to the
+reference loop is the median of each round's ratio. The sides:
+
+- ours: `orchestrator.training.fit`, with all that a job does in an epoch (augmentation, corruption, all loss terms).
+- ours, same arithmetic: the network and the loss of the reference, in single precision, without augmentation or
+  corruption.
+- reference: every image decoded and resized in every epoch by two loader workers, batches of 8, Adam, L1, single
+  precision, the plain multi-scale U-Net; rebuilt from the published recipe.
+- anomalib: its engine and its folder data module with GANomaly, whose width is chosen so that it has about as many
+  parameters; left out where anomalib is not installed.
+- limit: the job's own convolutions, forward and backward, each measured alone at its size and precision, and what
+  normalisation with its activation must read and write, at the measured rate of a copy. All else is taken as free, so
+  nothing that calls these convolutions can be faster.
+
+`--recorded` times the same job with and without recorded steps (GPUs only). No Ray, no MLflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import math
+import platform
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data_io.splits import split_good_images
+from models.base import AnomalyModel
+from models.registry import architecture, build, count_parameters
+from orchestrator import training
+from orchestrator.batches import TrainingData, make_batches
+from orchestrator.job_config import JobConfig
+from orchestrator.job_worker import load_training_data
+
+REFERENCE = {"skip": "concat", "first_skip": 0, "skip_dropout": 0.0}  # the plain U-Net: 1,927,075 parameters
+GANOMALY_FEATURES = 16
+NORM_PASSES = 8  # forward: statistics, then apply and write; backward: two sums over two tensors, then two in, one out
+
+
+def main() -> None:
+    """Time all sides by turns and print the table."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    job = JobConfig(
+        category=options.category,
+        architecture=options.architecture,
+        **({"image_size": options.image_size} | architecture(options.architecture).training_defaults),
+    )
+    job = dataclasses.replace(job, epochs=options.epochs, evaluate_every=max(1, options.epochs // 4))
+    data = load_training_data(job, options.root, options.cache)
+    if options.images:
+        data = dataclasses.replace(data, train_NHWC=data.train_NHWC[: options.images])
+    plain = job.with_parameters(
+        {"loss_weights/l1": 1.0, "corruption/probability": 0.0, "augmentation/kind": "none", "batch_size": 8}
+        | {f"model/{name}": value for name, value in REFERENCE.items()}
+    )
+    plain = dataclasses.replace(plain, gradient_clip=0.0, schedule="constant")
+    paths = split_good_images(options.originals or options.root, options.category, job.seed).train_paths
+    sides: dict[str, Callable[[], float]] = {"ours": lambda: _ours(job, data, device)}
+    if options.recorded:
+        sides["ours, not recorded"] = lambda: _ours(job, data, device, recorded=False)
+    if options.architecture == "multiscale":
+        sides["ours, same arithmetic"] = lambda: _ours(plain, data, device, mixed=False)
+    sides["reference"] = lambda: _reference(paths, job.image_size, options.reference_images, device)
+    if options.anomalib:
+        sides["anomalib's GANomaly"] = lambda: _anomalib(options.originals or options.root, options.category, device)
+    sides["limit"] = lambda: _limit(job, data, device)
+
+    rounds: list[dict[str, float]] = []
+    for number in range(options.rounds):
+        rounds.append({})
+        for name, side in sides.items():
+            rounds[-1][name] = side()
+            print(f"  round {number + 1}, {name}: {rounds[-1][name]:.1f} images/s", flush=True)
+    text = f"{_machine(device, options.threads)}\n{options.command}\n\n{_table(rounds)}"
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="dataset in the MVTec AD layout")
+    parser.add_argument("--originals", type=Path, help="what the reference decodes, where --root holds smaller copies")
+    parser.add_argument("--category", required=True)
+    parser.add_argument("--architecture", default="multiscale")
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--images", type=int, help="train on the first ones only")
+    parser.add_argument("--epochs", type=int, default=4, help="of ours, a round")
+    parser.add_argument("--reference-images", type=int, default=64, help="of the reference, a round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--recorded", action="store_true")
+    parser.add_argument("--anomalib", action="store_true")
+    parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
+    parser.add_argument("--output", type=Path, help="write the table here too")
+    options = parser.parse_args()
+    hidden = ("--root", "--originals", "--cache", "--output")  # paths of one machine
+    words = [word for at, word in enumerate(sys.argv) if word not in hidden and sys.argv[at - 1] not in hidden]
+    options.command = shlex.join(["python", "benchmarks/training.py", "--root", "ROOT", *words[1:]])
+    return options
+
+
+def _ours(
+    job: JobConfig, data: TrainingData, device: torch.device, *, mixed: bool | None = None, recorded: bool = True
+) -> float:
+    """Images per second of a job's epochs, without its validation and without its first report, which warms up."""
+    seconds: list[float] = []
+
+    def report(metrics: dict[str, float], _state: dict[str, Any]) -> None:
+        seconds.append(metrics["epoch_seconds"])
+
+    changes: dict[str, Any] = {} if mixed is None else {"computes_in_bfloat16": lambda _device: mixed}
+    if not recorded:
+        changes["Replayed"] = lambda step, _parameters, _generator: step
+    with mock.patch.dict(vars(training), changes):
+        training.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
+    images = len(make_batches(job, data, build(job.architecture, **job.model).to(device), device))
+    return images / statistics.median(seconds[1:] or seconds)
+
+
+class _Photographs(torch.utils.data.Dataset):
+    """Decodes and resizes at every access."""
+
+    def __init__(self, paths: list[Path], size: int, count: int) -> None:
+        self.paths, self.size, self.count = paths, size, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        with Image.open(self.paths[index % len(self.paths)]) as image:
+            small = image.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(small)).permute(2, 0, 1).float().div_(255)
+
+
+def _reference(paths: list[Path], size: int, count: int, device: torch.device) -> float:
+    """Images per second of the reference loop, after its workers have started and a step has warmed up."""
+    model = build("multiscale", **REFERENCE).to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    photographs = _Photographs(paths, size, count + 8)
+    loader = torch.utils.data.DataLoader(
+        photographs, batch_size=8, shuffle=True, num_workers=2, pin_memory=device.type == "cuda", drop_last=True
+    )
+    began, done = 0.0, 0
+    for image_BCHW in loader:
+        image_BCHW = image_BCHW.to(device)
+        optimizer.zero_grad()
+        loss = F.l1_loss(model.reconstruct(image_BCHW), image_BCHW)
+        loss.backward()
+        optimizer.step()
+        loss.item()  # the recipe adds up the loss of every step
+        began, done = (began, done + len(image_BCHW)) if began else (time.perf_counter(), 0)
+    return done / (time.perf_counter() - began)
+
+
+def _anomalib(root: Path, category: str, device: torch.device) -> float:
+    """Images per second between the ends of the engine's training steps, the first ones left out."""
+    import lightning
+    from anomalib.data import Folder
+    from anomalib.engine import Engine
+    from anomalib.models import Ganomaly
+
+    ends: list[float] = []
+
+    class Clock(lightning.pytorch.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            ends.append(time.perf_counter())
+
+    good = root / category / "train" / "good"
+    folder = Folder(name=category, root=good.parent, normal_dir="good", train_batch_size=8, num_workers=2)
+    model = Ganomaly(batch_size=8, n_features=GANOMALY_FEATURES, evaluator=False, visualizer=False)
+    with tempfile.TemporaryDirectory() as scratch:
+        engine = Engine(
+            default_root_dir=scratch,
+            max_steps=12,
+            accelerator="gpu" if device.type == "cuda" else "cpu",
+            callbacks=[Clock()],
+            limit_val_batches=0,
+            logger=False,
+            enable_progress_bar=False,
+        )
+        engine.fit(model=model, datamodule=folder)
+    print(f"  GANomaly: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    return 8 * (len(ends) - 4) / (ends[-1] - ends[3])
+
+
+def _limit(job: JobConfig, data: TrainingData, device: torch.device) -> float:
+    """Images per second if a job did nothing but its convolutions and its normalisations' traffic."""
+    dtype = torch.bfloat16 if training.computes_in_bfloat16(device) else torch.float32
+    model = build(job.architecture, **job.model).to(device, memory_format=torch.channels_last).train()
+    layers = _layers(model, job, data, device)
+    convolutions = sum(
+        count * _convolution_seconds(layer, shape, dtype, device, first=number == 0)
+        for number, ((layer, shape), count) in enumerate(_equal(layers, nn.Conv2d, nn.ConvTranspose2d))
+    )
+    bytes_moved = sum(
+        NORM_PASSES * math.prod(shape) * dtype.itemsize
+        for layer, shape in layers
+        if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)
+    )
+    rate = _copy_rate(device)
+    print(
+        f"  limit: convolutions {1e3 * convolutions:.3f} ms, normalisation {1e3 * bytes_moved / rate:.3f} ms a step at "
+        f"{rate / 1e9:.0f} GB/s; {count_parameters(model):,} parameters",
+        flush=True,
+    )
+    return job.batch_size / (convolutions + bytes_moved / rate)
+
+
+def _layers(
+    model: AnomalyModel, job: JobConfig, data: TrainingData, device: torch.device
+) -> list[tuple[nn.Module, tuple[int, ...]]]:
+    """Return the trained layers in the order of a step, with the shapes that they get."""
+    met: list[tuple[nn.Module, tuple[int, ...]]] = []
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm)
+    batches = make_batches(job, data, model, device)
+    (batch,) = batches.stream([torch.arange(job.batch_size)])
+    drawn = batches.draw(batch, torch.Generator(device).manual_seed(0))
+    trained = [m for m in model.modules() if isinstance(m, kinds) and any(p.requires_grad for p in m.parameters())]
+    hooks = [
+        layer.register_forward_pre_hook(lambda module, given: met.append((module, tuple(given[0].shape))))
+        for layer in trained
+    ]
+    model.losses(*drawn, terms=dict(model.default_loss_weights))
+    for hook in hooks:
+        hook.remove()
+    return met
+
+
+def _equal(
+    layers: list[tuple[nn.Module, tuple[int, ...]]], *kinds: type[nn.Module]
+) -> list[tuple[tuple[nn.Module, tuple[int, ...]], int]]:
+    """Return one of each kind of layer and shape, and how often it occurs."""
+    groups: dict[str, list[tuple[nn.Module, tuple[int, ...]]]] = {}
+    for layer, shape in layers:
+        if isinstance(layer, kinds):
+            groups.setdefault(f"{layer} {shape}", []).append((layer, shape))
+    return [(members[0], len(members)) for members in groups.values()]
+
+
+def _convolution_seconds(
+    layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, *, first: bool
+) -> float:
+    """Time a convolution forward and backward, alone; nobody needs the gradient of the first one's input."""
+    layer = copy.deepcopy(layer).to(device, dtype, memory_format=torch.channels_last)
+    given = torch.randn(shape, device=device).to(dtype, memory_format=torch.channels_last).requires_grad_(not first)
+    back = torch.randn_like(layer(given))
+
+    def run() -> None:
+        torch.autograd.grad(layer(given), [*layer.parameters(), *([] if first else [given])], back)
+
+    return _seconds(run, device)
+
+
+def _copy_rate(device: torch.device) -> float:
+    """Bytes read and written a second by a large copy."""
+    source = torch.randn(1 << 26, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _seconds(lambda: target.copy_(source), device)
+
+
+def _seconds(run: Callable[[], Any], device: torch.device, repeats: int = 10) -> float:
+    """Return the median time of a call; on a GPU of one within a graph, so that launching costs nothing."""
+    run()
+    if device.type != "cuda":
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+    graph, beside = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(beside)
+    with torch.cuda.graph(graph):
+        for _ in range(repeats):
+            run()
+    times = []
+    for _ in range(7):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3 / repeats)
+    return statistics.median(times)
+
+
+def _table(rounds: list[dict[str, float]]) -> str:
+    lines = [f"{'':24}{'images/s':>10}{'to reference':>14}{'of the limit':>14}"]
+    for name in rounds[0]:
+        rate, ratio, share = (
+            statistics.median(r[name] / (r[other] if other else 1) for r in rounds)
+            for other in ("", "reference", "limit")
+        )
+        lines.append(f"{name:24}{rate:>10.1f}{ratio:>13.2f}x{share:>14.0%}")
+    return "\n".join(lines)
+
+
+def _machine(device: torch.device, threads: int) -> str:
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
+    return f"{where}; torch {torch.__version__}; Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}"
+
+
+if __name__ == "__main__":
+    main()
