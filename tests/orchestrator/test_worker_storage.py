@@ -1,4 +1,4 @@
-"""What workers leave in an object store: tried on a folder by its address, and on a real S3-compatible server (moto)."""
+"""What workers leave in an object store: tried on a folder by its address, and on a real S3-compatible server."""
 
 from __future__ import annotations
 
@@ -234,6 +234,7 @@ def test_sweep_with_its_checkpoints_in_s3_is_killed_and_resumed(s3, demo, tmp_pa
     assert before >= 3
     final = tmp_path / "sweeps" / "first" / "jobs" / "brick-baseline-final"
     assert (final / "test.json").exists() and (final / "bundle" / "model.safetensors").exists()
-    assert not fs.get_file_info(folder).is_file and "secret-of-the-store" not in (
-        tmp_path / "sweeps" / "first" / "sweep.yaml"
-    ).read_text()
+    assert (
+        not fs.get_file_info(folder).is_file
+        and "secret-of-the-store" not in (tmp_path / "sweeps" / "first" / "sweep.yaml").read_text()
+    )
