@@ -215,18 +215,21 @@ def test_sweep_with_its_checkpoints_in_s3_is_killed_and_resumed(s3, demo, tmp_pa
     words += ["--epochs", "60", "--set", "evaluate_every=1", "--pruner", "none", "--executor", "train", *SMALL]
     first = start_search(tmp_path, *words, "--name", "first", "--worker-storage", s3)
     progress = tmp_path / "sweeps" / "first" / "jobs" / "brick-baseline-0000" / "progress.jsonl"
-    deadline = time.monotonic() + 400
-    while not progress.exists() or progress.read_text().count("epoch") < 3:
-        assert first.poll() is None and time.monotonic() < deadline, first.communicate()[0]
+    deadline = time.monotonic() + 900
+    while not progress.exists() or progress.read_text().count("\n{") < 3:
+        if first.poll() is not None or time.monotonic() > deadline:
+            break
         time.sleep(0.1)
-    os.killpg(first.pid, signal.SIGKILL)
+    if first.poll() is None:
+        os.killpg(first.pid, signal.SIGKILL)
+    assert progress.exists(), first.communicate()[0]
     first.wait()
     before = progress.read_text().count("\n{")
     fs, folder = open_storage(below(s3, "first", "train", "brick-baseline-0000"))
     assert fs.get_file_info(folder).type.name == "Directory", "no checkpoint in S3"
 
     second = start_search(tmp_path, "search", "--resume", "first")
-    output, _ = second.communicate(timeout=590)
+    output, _ = second.communicate(timeout=1500)
     assert second.returncode == 0, output
     lines = [json.loads(line)["epoch"] for line in progress.read_text().splitlines() if line]
     assert sorted(set(lines)) == list(range(1, 61)), "an epoch is missing"
