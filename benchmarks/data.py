@@ -40,6 +40,7 @@ from orchestrator.job_config import JobConfig
 from orchestrator.job_worker import load_training_data
 
 BATCH = 8
+PARTS = ("cold", "epoch", "warm", "memory")
 _SPAWN = multiprocessing.get_context("spawn")  # a fork would share this process's memory
 
 
@@ -61,10 +62,14 @@ def main() -> None:
     say(f"{job.category}: {len(paths)} good images of {own_size} to {job.image_size}")
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder)
-        _cold(say, paths, job.image_size, cache, options.repeats)
-        _epochs(say, paths, job.image_size, cache / "cold1-0", options.repeats)
-        _warm(say, job, options.root, cache / "trials", options.starts)
-        _memory(say, job, options.root, cache / "trials", options.processes)
+        measurements = {
+            "cold": lambda: _cold(say, paths, job.image_size, cache, options.repeats),
+            "epoch": lambda: _epochs(say, paths, job.image_size, cache / "epoch", options.repeats),
+            "warm": lambda: _warm(say, job, options.root, cache / "trials", options.starts),
+            "memory": lambda: _memory(say, job, options.root, cache / "trials", options.processes),
+        }
+        for part in options.parts:
+            measurements[part]()
     if options.output:
         options.output.write_text("\n".join(lines) + "\n")
 
@@ -74,6 +79,7 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--root", type=Path, default=os.environ.get("MSAD_DATA"), help="by default $MSAD_DATA")
     parser.add_argument("--category", default="bottle")
     parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--repeats", type=int, default=3, help="of decoding and of an epoch")
     parser.add_argument("--starts", type=int, default=7, help="processes that start warm, one after the other")
     parser.add_argument("--processes", type=int, default=4, help="processes on the same data at once")
@@ -82,34 +88,43 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _cold(say: Callable[[str], None], paths: Sequence[Path], size: int, cache: Path, repeats: int) -> None:
-    rates: dict[str, list[float]] = {"1 process": [], "2 processes": [], "loader": []}
+    ways = {
+        "into the cache, 1 process": 1,
+        "into the cache, 2 processes, half each": 2,
+        "DataLoader, 2 workers, page cache warm": 0,
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for repeat in range(repeats):
-        for count in (1, 2):
+        for name, count in ways.items():
+            if not count:
+                found[name].append(_both_clocks(lambda: _consume(_loader(paths, size))))
+                continue
             _drop_from_page_cache(paths)
             parts = [(paths[index::count], size, cache / f"cold{count}-{repeat}") for index in range(count)]
-            rates[f"{count} process{'es' * (count > 1)}"].append(len(paths) / max(_at_once(_decode, parts)))
-        rates["loader"].append(len(paths) / _seconds(lambda: _consume(_loader(paths, size))))
+            wall, processor = zip(*_at_once(_decode, parts), strict=True)
+            found[name].append((max(wall), sum(processor)))
     say()
-    say(f"{'cold, images/s':44}{'median':>10}{'lowest':>9}{'runs':>6}")
-    for name, label in (
-        ("1 process", "into the cache, 1 process"),
-        ("2 processes", "into the cache, 2 processes, half each"),
-        ("loader", "DataLoader, 2 workers, page cache warm"),
-    ):
-        say(f"{label:44}{statistics.median(rates[name]):10.1f}{min(rates[name]):9.1f}{repeats:6}")
+    say(f"{'cold, images/s':44}{'median':>10}{'highest':>9}{'runs':>6}{'processor ms per image':>25}")
+    for name, clocks in found.items():
+        wall, processor = zip(*clocks, strict=True)
+        rates = [len(paths) / seconds for seconds in wall]
+        per_image = 1e3 * statistics.median(processor) / len(paths)
+        say(f"{name:44}{statistics.median(rates):10.1f}{max(rates):9.1f}{repeats:6}{per_image:25.1f}")
 
 
 def _epochs(say: Callable[[str], None], paths: Sequence[Path], size: int, cache: Path, repeats: int) -> None:
     images_NHWC = load_images(paths, size, cache)
     ours, theirs = [], []
     for _ in range(repeats):
-        ours.append(_seconds(lambda: _consume(batches(images_NHWC, torch.device("cpu"), BATCH))))
-        theirs.append(_seconds(lambda: _consume(_loader(paths, size))))
+        ours.append(_both_clocks(lambda: _consume(batches(images_NHWC, torch.device("cpu"), BATCH))))
+        theirs.append(_both_clocks(lambda: _consume(_loader(paths, size))))
     say()
-    say(f"{'an epoch of batches, s':44}{'median':>10}{'lowest':>9}{'runs':>6}{'times as long':>15}")
-    for name, seconds in (("from the memory map", ours), ("DataLoader, 2 workers", theirs)):
-        ratio = statistics.median(seconds) / statistics.median(ours)
-        say(f"{name:44}{statistics.median(seconds):10.3f}{min(seconds):9.3f}{repeats:6}{ratio:15.1f}")
+    say(f"{'an epoch of batches, s':44}{'median':>10}{'lowest':>9}{'runs':>6}{'processor s':>14}{'times as long':>15}")
+    first = statistics.median(wall for wall, _ in ours)
+    for name, clocks in (("from the memory map", ours), ("DataLoader, 2 workers", theirs)):
+        wall, processor = zip(*clocks, strict=True)
+        median, busy = statistics.median(wall), statistics.median(processor)
+        say(f"{name:44}{median:10.3f}{min(wall):9.3f}{repeats:6}{busy:14.3f}{median / first:15.1f}")
 
 
 def _warm(say: Callable[[str], None], job: JobConfig, root: Path, cache: Path, starts: int) -> None:
@@ -149,8 +164,8 @@ def _ready(_: int) -> None:
     time.sleep(0.5)  # so that each process takes one, and all have imported everything
 
 
-def _decode(paths: Sequence[Path], size: int, cache: Path) -> float:
-    return _seconds(lambda: load_images(paths, size, cache))
+def _decode(paths: Sequence[Path], size: int, cache: Path) -> tuple[float, float]:
+    return _both_clocks(lambda: load_images(paths, size, cache))
 
 
 def _start(job: JobConfig, root: Path, cache: Path) -> tuple[float, float, float]:
@@ -221,6 +236,13 @@ def _seconds(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
+
+
+def _both_clocks(work: Callable[[], Any]) -> tuple[float, float]:
+    """Return the seconds of the clock, and those of processors, of this process and those that it waited for."""
+    before = os.times()
+    seconds = _seconds(work)
+    return seconds, sum(os.times()[:4]) - sum(before[:4])
 
 
 def _wait() -> None:

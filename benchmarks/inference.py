@@ -256,9 +256,9 @@ def _torch(file: Path) -> Run:
     return lambda images: detector(torch.from_numpy(images))
 
 
-def measure(arms: list[Arm], until: float, repeats: int) -> list[list[float]]:
-    """Run the arms in turns until the time is up, two rounds at least; return the seconds of each arm's runs."""
-    times: list[list[float]] = [[] for _ in arms]
+def measure(arms: list[Arm], until: float, repeats: int) -> list[list[tuple[float, float]]]:
+    """Run the arms in turns until the time is up, twice at least; return each run's clock and processor seconds."""
+    times: list[list[tuple[float, float]]] = [[] for _ in arms]
     for arm in arms:
         for _ in range(3 if torch.cuda.is_available() else 1):
             arm.work()
@@ -267,10 +267,10 @@ def measure(arms: list[Arm], until: float, repeats: int) -> list[list[float]]:
             break
         for arm, seconds in zip(arms, times, strict=True):
             _wait()
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             arm.work()
             _wait()
-            seconds.append(time.perf_counter() - began)
+            seconds.append((time.perf_counter() - began, time.process_time() - worked))
     return times
 
 
@@ -279,16 +279,21 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _report(say: Callable[[str], None], title: str, batch: int, arms: list[Arm], times: list[list[float]]) -> None:
+def _report(
+    say: Callable[[str], None], title: str, batch: int, arms: list[Arm], times: list[list[tuple[float, float]]]
+) -> None:
     say()
-    say(f"{title:44}{'median ms':>10}{'lowest':>9}{'images/s':>10}{'runs':>6}{'× plain':>9}  map and score off by")
-    plain = statistics.median(times[0])
-    for arm, seconds in zip(arms, times, strict=True):
-        median = statistics.median(seconds)
-        rate, ratio = batch / median, plain / median
+    say(
+        f"{title:36}{'median ms':>10}{'lowest':>9}{'images/s':>10}{'processor ms':>14}{'runs':>6}{'× plain':>9}"
+        "  map and score off by"
+    )
+    plain = statistics.median(wall for wall, _ in times[0])
+    for arm, clocks in zip(arms, times, strict=True):
+        wall, processor = zip(*clocks, strict=True)
+        median, busy = statistics.median(wall), statistics.median(processor)
         say(
-            f"{arm.name:44}{1e3 * median:10.2f}{1e3 * min(seconds):9.2f}{rate:10,.0f}{len(seconds):6}{ratio:9.2f}"
-            f"  {arm.difference}".rstrip()
+            f"{arm.name:36}{1e3 * median:10.2f}{1e3 * min(wall):9.2f}{batch / median:10,.0f}{1e3 * busy:14.2f}"
+            f"{len(wall):6}{plain / median:9.2f}  {arm.difference}".rstrip()
         )
 
 

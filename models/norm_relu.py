@@ -46,13 +46,12 @@ class NormReLU(nn.Module):
 
 def _suits(feature_BCHW: Tensor) -> bool:
     """Say whether the kernels suit: half precision and interleaved channels on a GPU, and nobody traces."""
+    if triton is None or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
     return (
-        triton is not None
-        and feature_BCHW.is_cuda
+        feature_BCHW.is_cuda
         and feature_BCHW.dtype in (torch.bfloat16, torch.float16)
         and feature_BCHW.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
     )
 
 

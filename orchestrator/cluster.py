@@ -10,6 +10,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from models.references import is_python_path
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ResourceError
@@ -51,21 +53,41 @@ def connect(config: SweepConfig) -> Allotment:
     ResourceError
         No cluster answers at the address, or one trial asks for more than any node has.
     """
-    for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
-        os.environ.setdefault(name, value)
-    if not config.address:
-        os.environ.update(LOOPBACK_ONLY)  # before Ray is imported, which reads it then
+    load_ray(config.address)
     import ray
 
-    for name in ("ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # A session that a notebook has started already is taken as it is.
+    dashboard = ray.is_initialized() or needs_dashboard(config, torch.cuda.is_available())
+    _join(config, dashboard)
+    allotment = divide(config, _nodes())
+    if allotment.executor == "train" and not dashboard:  # Ray sees a GPU that torch does not
+        ray.shutdown()
+        _join(config, dashboard=True)
+    return allotment
+
+
+def needs_dashboard(config: SweepConfig, has_gpu: bool) -> bool:
+    """Return whether a sweep needs the processes of Ray's dashboard, which are half of what starting Ray costs.
+
+    Those of a cluster that is joined are there anyway. Here only Ray Train jobs as trials need them: by the dashboard's
+    interface Ray notices that a job was stopped early, and takes back the resources it had.
+    """
+    direct = config.executor == "direct" or (config.executor == "auto" and not has_gpu)
+    return config.address is not None or config.resources.workers > 1 or not direct
+
+
+def _join(config: SweepConfig, dashboard: bool) -> None:
+    import ray
+
     try:
         ray.init(
             address=config.address or "local",
+            include_dashboard=None if dashboard else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
-            runtime_env={"env_vars": TRAIN_ENVIRONMENT, **own_code(config)},
+            # None where it can be avoided: Ray keeps idle workers ready only for jobs that ask for no environment.
+            runtime_env=own_code(config) or None,
         )
     except (ConnectionError, TimeoutError) as error:
         raise ResourceError(
@@ -76,8 +98,24 @@ def connect(config: SweepConfig) -> Allotment:
         raise ResourceError(
             f"Ray could not be started on this machine ({str(error).splitlines()[0]}): is it short of memory or busy?"
         ) from error
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return divide(config, nodes)
+
+
+def _nodes() -> list[dict[str, float]]:
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def load_ray(address: str | None) -> None:
+    """Import Ray under the settings that make it quiet, and keep it to this machine where no cluster is joined."""
+    for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+    if not address:
+        os.environ.update(LOOPBACK_ONLY)  # Ray reads it when it is imported
+    import ray  # noqa: F401
+
+    for name in ("ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def own_code(config: SweepConfig) -> dict[str, list[str]]:

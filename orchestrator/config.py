@@ -106,6 +106,9 @@ class SweepConfig(_Part):
     of the validation split; the first one's model is delivered. No seed trains on all good images: scoring and
     threshold need some that the network has not seen. `report_trials` measures every complete trial on the test split
     once all winners are tested, for the report on the selection alone.
+
+    `trial_timeout` is how many minutes a job may take from one report (an evaluation on the validation images) to the
+    next: a job that takes longer hangs, and is ended. 0 waits for ever.
     """
 
     name: str
@@ -126,6 +129,7 @@ class SweepConfig(_Part):
     search_spaces: dict[str, str] = Field(default_factory=dict)
     final_seeds: int = Field(1, ge=1)
     report_trials: bool = False
+    trial_timeout: float = Field(120.0, ge=0, allow_inf_nan=False)
     executor: Literal["auto", "direct", "train"] = "auto"
     resources: Resources = Resources()
     storage: Path = Path("sweeps")

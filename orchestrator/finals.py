@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
 from orchestrator.errors import USER_ERRORS, first_line
+from orchestrator.job import WAITING_CPUS
 from orchestrator.task import Task
 from orchestrator.worker_storage import fetch
 from orchestrator.workspace import study_id
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from orchestrator.evaluation import Evaluation
 
 Listener = Callable[[str, str], None]
+LOSSES = 3  # of workers or nodes that a winner bears: its training is the longest and the one that counts
 
 
 def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, listener: Listener) -> None:
@@ -33,9 +35,8 @@ def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, list
     """
     import ray
 
-    # The task that waits for Ray Train needs next to nothing; the job itself asks for what it needs.
-    train = ray.remote(num_cpus=0.01, max_retries=1)(_train)
-    evaluate = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=1)(_evaluate)
+    train = ray.remote(num_cpus=WAITING_CPUS, max_retries=LOSSES)(_train)
+    evaluate = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_evaluate)
 
     def submit(task: Task) -> ObjectRef:
         return evaluate.remote(task.to_dict(), train.remote(task.to_dict(), train_storage))
@@ -50,7 +51,7 @@ def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> 
     """
     import ray
 
-    report = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=1)(_report)
+    report = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_report)
     _run_all(tasks, lambda task: report.remote(task.to_dict()), allotment.concurrency, "test_report_failure", listener)
 
 
@@ -91,12 +92,13 @@ def _train(values: dict[str, Any], train_storage: str) -> None:
     from orchestrator.worker_storage import working_copy
 
     with working_copy(Task.from_dict(values)) as (task, _):
-        (task.directory.path / "failure.json").unlink(missing_ok=True)
+        for name in ("failure.json", "hung.txt"):  # of an earlier attempt of the sweep
+            (task.directory.path / name).unlink(missing_ok=True)
         if task.directory.read("result"):
             return
     failure = None
     try:
-        train_job(values, train_storage)
+        train_job(values, train_storage, losses=LOSSES)
     except USER_ERRORS as error:
         failure = {"reason": str(error), "kind": type(error).__name__}
     if failure:

@@ -5,6 +5,7 @@ No torch at the top: Ray imports this module in helper processes that never trai
 
 from __future__ import annotations
 
+import asyncio
 import os
 import tempfile
 from pathlib import Path
@@ -19,11 +20,15 @@ from orchestrator.workspace import write_atomically
 # more per job. Both were measured to dominate a short job.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
+WAITING_CPUS = 0.01
+"""What the process that waits for a Ray Train job asks for, for Tune refuses 0; the workers ask for so much less."""
+
 
 def direct_trial(config: dict[str, Any]) -> None:
     """Run a task inside the Tune trial itself; its checkpoint lies in the job's folder."""
     from ray import tune
 
+    from orchestrator.attempt import attempt
     from orchestrator.job_worker import run
 
     with working_copy(Task.from_dict(config["task"])) as (task, upload):
@@ -35,7 +40,7 @@ def direct_trial(config: dict[str, Any]) -> None:
             upload()
             tune.report(metrics)
 
-        run(task, report=report, resume_from=lambda: checkpoint if checkpoint.exists() else None)
+        attempt(run, task, report=report, resume_from=lambda: checkpoint if checkpoint.exists() else None)
         checkpoint.unlink(missing_ok=True)
 
 
@@ -46,21 +51,22 @@ def train_trial(config: dict[str, Any]) -> None:
     train_job(config["task"], config["train_storage"], callbacks=[TuneReportCallback()])
 
 
-def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = None) -> None:
-    """Run a task as a Ray Train job, and wait for it.
+def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = None, losses: int = 1) -> None:
+    """Run a task as a Ray Train job, and wait for it; so many losses of its worker cost it nothing but time.
 
     The Train run is named after the job, which is how a second attempt, even by another driver, finds the checkpoint.
+    With `callbacks`, as a Tune trial has them, its controller runs in this process; see `_control_here`.
 
     Raises
     ------
     TrainingError
-        The worker failed twice.
+        The worker was lost once more.
     """
     os.environ.update(TRAIN_ENVIRONMENT)  # read by the controller, which inherits them
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = {"CPU": task["cpus"], "GPU": task["gpus"], "memory": task["memory"]}
+    resources = {"CPU": max(WAITING_CPUS, task["cpus"] - WAITING_CPUS), "GPU": task["gpus"], "memory": task["memory"]}
     # One worker needs no collective; NCCL would be opened all the same unless told otherwise.
     backend = "cpu:gloo,cuda:nccl" if task["gpus"] and task["workers"] > 1 else "gloo"
     trainer = TorchTrainer(
@@ -76,20 +82,40 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
             name=task["job_id"],
             storage_path=storage,
             callbacks=callbacks,
-            failure_config=ray.train.FailureConfig(max_failures=1),
+            failure_config=ray.train.FailureConfig(max_failures=losses),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
+    if callbacks:
+        trainer._initialize_and_run_controller = _control_here
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
-        raise TrainingError(f"{task['job_id']}: the training worker failed twice: {error}") from error
+        raise TrainingError(f"{task['job_id']}: the training worker failed {losses + 1} times: {error}") from error
     remove_checkpoints(storage, task["job_id"])  # the bundle is what is kept
+
+
+def _control_here(**parts: Any) -> Any:
+    """Run Ray Train's controller in this process, a Tune trial's actor, not in an actor of its own for every trial.
+
+    The process takes the next trial too, so what a controller imports is paid for once; it did nothing but wait. Where
+    it is killed, because a trial is stopped early or by a crash, its workers and their placement group go with it all
+    the same. Ray has no setting for this.
+    """
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    async def control() -> Any:
+        controller = TrainController(**parts)
+        await controller.run()
+        return controller.get_result()
+
+    return asyncio.run(control())
 
 
 def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
+    from orchestrator.attempt import attempt
     from orchestrator.job_worker import run
     from orchestrator.nodes import require_sweep
     from orchestrator.team import Team
@@ -110,4 +136,4 @@ def _train_worker(config: dict[str, Any]) -> None:
             return Path(checkpoint.to_directory(folder)) / "checkpoint.pt" if checkpoint else None
 
         team = Team(context.get_world_rank(), context.get_world_size())
-        run(task, report=report, resume_from=resume_from, team=team)
+        attempt(run, task, report=report, first=team.rank == 0, resume_from=resume_from, team=team)

@@ -24,7 +24,6 @@ from models.registry import count_parameters, use
 from models.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.batches import TrainingData
 from orchestrator.bundles import Bundle
-from orchestrator.curves import save_training_curves
 from orchestrator.errors import MsadError, OutOfMemory, ResourceError, TrainingError, first_line
 from orchestrator.job_config import JobConfig
 from orchestrator.task import Task
@@ -110,6 +109,8 @@ def run(
             provenance=provenance,
         )
         bundle.save(directory.bundle)
+        from orchestrator.curves import save_training_curves  # matplotlib is not to delay the first step
+
         save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
     except ResourceError:  # the disk is full: not this job's fault, and another attempt may find space
         raise

@@ -144,6 +144,12 @@ _SWEEP = [
     ),
     click.option("--concurrency", type=int, help="Most trials at once. [default: as many as fit]"),
     click.option(
+        "--trial-timeout",
+        type=float,
+        metavar="MINUTES",
+        help="End a trial that hangs: one that has not been evaluated for so long; 0 waits for ever. [default: 120]",
+    ),
+    click.option(
         "--autoscaling/--no-autoscaling",
         default=None,
         help="The cluster adds nodes as trials ask for them: give --gpus-per-trial and --concurrency too.",

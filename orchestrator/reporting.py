@@ -13,7 +13,6 @@ from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
 from orchestrator.study_note import study_note
-from orchestrator.study_pictures import save_study_pictures
 from orchestrator.study_record import describe_search
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.workspace import JobDirectory, Workspace, study_id
@@ -50,6 +49,9 @@ class Reporter:
 
     def on_trial(self, event: str, study: Study, job_id: str) -> None:
         """Hear of a trial: `start`, `result` or `end`."""
+        if event == "result":  # nothing but its progress is new, which is in its folder
+            self._tracker.touch(job_id)
+            return
         record = study.record(job_id)
         if event == "start":
             self._view.started(job_id, self._workspace.job(job_id), record.job.epochs)
@@ -161,8 +163,12 @@ class Reporter:
         """Write a study's `search.json` and draw its pictures, where they are not those of its trials as they stand."""
         final = self.final(study)
         reports = {record.job_id: self._workspace.job(record.job_id).read("test_report") for record in study.records()}
-        found = describe_search(study, {job_id: test for job_id, test in reports.items() if test})
-        if final.read("search") != found:
+        kept = final.read("search")
+        found = describe_search(study, {job_id: test for job_id, test in reports.items() if test}, kept)
+        if kept != found:
+            # Here, because matplotlib takes seconds to import, which the start of a sweep has not.
+            from orchestrator.study_pictures import save_study_pictures
+
             save_study_pictures(found, final.path / "pictures")
             final.write("search", found)
 

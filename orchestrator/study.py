@@ -5,6 +5,9 @@ step by the one process that runs the sweep. So a sweep killed at any moment res
 running is taken up again under its own number, and pruning decides from everything ever reported. Optuna's
 ask-and-tell interface is used as it is; Ray's `OptunaSearch` neither prunes by Optuna, nor resumes from a persistent
 storage, nor runs several studies side by side in one Tuner.
+
+Because no other process writes, what has been read or written once is not read again: the questions that a sweep asks
+at every event and twice a second (how many are done, which is the best) are answered from memory.
 """
 
 from __future__ import annotations
@@ -100,7 +103,8 @@ class Study:
         self._optuna.sampler = optuna.samplers.TPESampler(
             seed=seed, multivariate=True, constant_liar=True, n_startup_trials=min(10, max(4, trials // 3))
         )
-        self._interrupted = [trial for trial in known if trial.state == TrialState.RUNNING and _job_id(trial)]
+        self._trials = {job_id: trial for trial in known if (job_id := _job_id(trial))}  # those handed out, in order
+        self._interrupted = [trial for trial in self._trials.values() if trial.state == TrialState.RUNNING]
         for trial in known:
             if trial.state == TrialState.RUNNING and not _job_id(trial):  # killed before it was handed out
                 self._optuna.tell(trial.number, state=TrialState.FAIL)
@@ -121,10 +125,11 @@ class Study:
             frozen = self._interrupted.pop(0)
             trial = optuna.Trial(self._optuna, frozen._trial_id)
             job_id = _job_id(frozen)
-        elif self._handed_out() < self.trials:
+        elif len(self._trials) < self.trials:
             trial = self._optuna.ask(self.space)
             job_id = f"{study_id(self.key)}-{trial.number:04d}"
             trial.set_user_attr("job_id", job_id)
+            self._trials[job_id] = self._optuna._storage.get_trial(trial._trial_id)
         else:
             return None
         self._running[job_id] = trial
@@ -132,24 +137,31 @@ class Study:
 
     def report(self, job_id: str, epoch: int, value: float) -> bool:
         """Record a trial's objective after an epoch; return whether it is to be stopped now."""
+        self.remember(job_id, epoch, value)
         trial = self._running[job_id]
-        if epoch not in self._frozen(trial).intermediate_values:  # a retried trial comes by the same epoch again
-            trial.report(value, epoch)
         if epoch < self.base.epochs and trial.should_prune():
             self._pruned.add(job_id)
             return True
         return False
+
+    def remember(self, job_id: str, epoch: int, value: float) -> None:
+        """Record a trial's objective after an epoch, and decide nothing; the first one of an epoch stays."""
+        known = self._trials[job_id].intermediate_values
+        if epoch not in known:  # a retried trial comes by the same epoch again
+            self._running[job_id].report(value, epoch)
+            known[epoch] = value
 
     def tell(self, job_id: str, value: float | None = None, failure: str | None = None) -> None:
         """Close a trial: complete with its value, failed with a reason, or pruned where `report` had said so."""
         trial = self._running.pop(job_id)
         if failure is not None:
             trial.set_user_attr("failure", failure[:2000])
-            self._optuna.tell(trial, state=TrialState.FAIL)
+            ended = self._optuna.tell(trial, state=TrialState.FAIL)
         elif job_id in self._pruned:
-            self._optuna.tell(trial, state=TrialState.PRUNED)
+            ended = self._optuna.tell(trial, state=TrialState.PRUNED)
         else:
-            self._optuna.tell(trial, value)
+            ended = self._optuna.tell(trial, value)
+        self._trials[job_id] = ended
 
     def counts(self) -> Counts:
         states = [trial.state for trial in self.frozen_trials()]
@@ -178,38 +190,32 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """Return every trial in the order they were handed out."""
-        return [
-            TrialRecord(
-                job_id=_job_id(trial),
-                job=self.base.with_parameters(trial.params),
-                state=STATES.get(trial.state, "running"),
-                value=trial.value,
-                failure=trial.user_attrs.get("failure"),
-            )
-            for trial in self.frozen_trials()
-        ]
+        return [self.record(job_id) for job_id in self._trials]
 
     def record(self, job_id: str) -> TrialRecord:
         """Return one trial."""
-        return next(record for record in self.records() if record.job_id == job_id)
+        trial = self._trials[job_id]
+        return TrialRecord(
+            job_id=job_id,
+            job=self.base.with_parameters(trial.params),
+            state=STATES.get(trial.state, "running"),
+            value=trial.value,
+            failure=trial.user_attrs.get("failure"),
+        )
 
     def importances(self) -> dict[str, float]:
         """Return the share of the value's variance that each parameter explains, over the complete trials.
 
-        By Optuna's fANOVA (Hutter et al., ICML 2014). RuntimeError or ValueError: there is too little to tell.
+        By Optuna's fANOVA (Hutter et al., ICML 2014), of fewer trees where many trials make each one costly.
+        RuntimeError or ValueError: there is too little to tell.
         """
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        trees = max(8, min(64, 16_000 // max(1, self.counts().complete)))
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=trees, seed=0)
         return optuna.importance.get_param_importances(self._optuna, evaluator=evaluator)
 
     def frozen_trials(self) -> list[FrozenTrial]:
         """Return Optuna's own record of every trial that was handed out, in their order."""
-        return [trial for trial in self._optuna.get_trials(deepcopy=False) if _job_id(trial)]
-
-    def _handed_out(self) -> int:
-        return len(self.frozen_trials())
-
-    def _frozen(self, trial: optuna.Trial) -> FrozenTrial:
-        return self._optuna._storage.get_trial(trial._trial_id)
+        return list(self._trials.values())
 
 
 def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +21,7 @@ from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.errors import ConfigError, Interrupted, ResourceError, first_line
 from orchestrator.finals import final_id, run_finals, run_reports
-from orchestrator.job import direct_trial, train_trial
+from orchestrator.job import WAITING_CPUS, direct_trial, train_trial
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
@@ -106,11 +107,13 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     cache = default_cache_dir()
     with reading_files("Checking the images"):
         plan = prepare(config, cache)
-    client = tracking.connect(config.tracking_uri)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
-        allotment = cluster.connect(config)
-        store = config.worker_storage
+        cluster.load_ray(config.address)  # whole, before another thread imports what both need
+        with ThreadPoolExecutor(1) as aside:  # while MLflow is imported and answers, Ray's own processes start
+            answer = aside.submit(tracking.connect, config.tracking_uri)
+            allotment = cluster.connect(config)
+        client, store = answer.result(), config.worker_storage
         if store:
             claim(store, config.name, new=not workspace.config.exists())
         check_nodes(workspace.root, config.dataset, below(store, config.name) if store else None)
@@ -201,8 +204,8 @@ class _Sweep:
             resources = {"CPU": allotment.cpus, "GPU": allotment.gpus, "memory": allotment.memory}
             trainable = tune.with_resources(direct_trial, resources)
         else:
-            # The trial only waits for its Ray Train job, which asks for the real resources; 0 CPUs are refused.
-            trainable = tune.with_resources(train_trial, {"CPU": 0.01})
+            # The trial only waits for its Ray Train job, which asks for the real resources.
+            trainable = tune.with_resources(train_trial, {"CPU": WAITING_CPUS})
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -218,7 +221,7 @@ class _Sweep:
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(self.workspace.root / "tune"),
-                failure_config=tune.FailureConfig(max_failures=1),
+                failure_config=tune.FailureConfig(max_failures=2 if allotment.executor == "direct" else 1),
                 verbose=0,
             ),
         )
@@ -322,6 +325,7 @@ class _Sweep:
             gpus=self.allotment.gpus,
             memory=self.allotment.memory,
             workers=self.allotment.workers,
+            timeout=self.config.trial_timeout,
             provenance={
                 "sweep": self.config.name,
                 "layout": self.plan.layout,

@@ -11,8 +11,6 @@ import pandas as pd
 from orchestrator.champion import registered_name
 from orchestrator.compare import leaderboard
 from orchestrator.config import SweepConfig
-from orchestrator.heat_table import save_heat_table
-from orchestrator.report_page import write_report
 from orchestrator.reporting import Reporter, study_title
 from orchestrator.study import Study, study_id
 from orchestrator.tracking import Note, RunRecord, Tracker
@@ -54,6 +52,9 @@ class SweepReport:
         """
         if self._tracker.flush(patience):
             return None  # the sweep's outcome tells of what could not be delivered
+        from orchestrator.heat_table import save_heat_table  # matplotlib takes seconds, and the end has time
+        from orchestrator.report_page import write_report
+
         try:
             frame = leaderboard(self._config.name, self._config.tracking_uri)
             reporter.mark_best({f"{row.category}/{row.architecture}" for row in frame[frame["best"]].itertuples()})

@@ -54,8 +54,11 @@ class SweepSearch(Searcher):
             if (asked := study.ask()) is not None:
                 self._given[study.key] += 1
                 self.study_of[trial_id] = (study, asked[0])
-                self.listener("start", study, asked[0])
-                return {"task": self._make_task(*asked).to_dict(), **self._extra}
+                task = self._make_task(*asked)
+                for line in task.directory.progress():  # what a sweep that was killed had not heard of yet
+                    study.remember(task.job_id, int(line["epoch"]), line[task.job.objective])
+                self.listener("start", study, task.job_id)
+                return {"task": task.to_dict(), **self._extra}
         return Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -86,24 +89,41 @@ class SweepSearch(Searcher):
 
 
 class OptunaPruning(FIFOScheduler):
-    """Stops a trial where its study's Optuna pruner says so."""
+    """Stops a trial where its study's Optuna pruner says so, and bears with workers that are lost.
+
+    Tune gives a trial a few more attempts (`FailureConfig`). Here each new epoch gives it as many again: on a cluster
+    whose nodes come and go a long trial loses several workers, while one that crashes by itself gets no further.
+    """
 
     def __init__(self, search: SweepSearch) -> None:
         super().__init__()
         self._search = search
+        self._furthest: dict[str, int] = {}  # Tune's trial ID -> its last epoch
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if "failure" not in result and "epoch" in result and trial.trial_id in self._search.study_of:
             study, job_id = self._search.study_of[trial.trial_id]
             self._search.listener("result", study, job_id)
-            if study.report(job_id, int(result["epoch"]), float(result["objective"])):
+            if (epoch := int(result["epoch"])) > self._furthest.get(trial.trial_id, 0):
+                self._furthest[trial.trial_id] = epoch
+                trial.run_metadata.num_failures = 0
+            if study.report(job_id, epoch, float(result["objective"])):
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        lines = str(trial.get_error() or "").strip().splitlines()
-        reason = lines[-1] if lines else "no message"
+        reason = crash_reason(str(trial.get_error() or ""))
         self._search.errors[trial.trial_id] = f"its worker crashed, and again when tried anew: {reason}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def crash_reason(error: str) -> str:
+    """Return what is worth telling of Ray's account of a crash."""
+    if "running low on memory" in error:
+        return "its node was short of memory, and Ray ended it: lower batch_size, image_size or --concurrency"
+    if "Worker unexpectedly exits" in error:
+        return "its process was killed, as the system does where memory is short, or ended by a fault in native code"
+    lines = error.strip().splitlines()
+    return lines[-1] if lines else "no message"

@@ -19,7 +19,8 @@ class Task:
     `directory` are paths that every node sees, `cache` is each node's own. With a `store`, the address of the job's
     folder there, `directory` is of the sweep's own machine (see `orchestrator.worker_storage`). `layout` is the
     dataset's, see `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of
-    its `workers` is given. `provenance` goes into the bundle.
+    its `workers` is given. `timeout` is the most minutes between two reports, 0 for any. `provenance` goes into the
+    bundle.
     """
 
     job_id: str
@@ -33,6 +34,7 @@ class Task:
     gpus: float = 0.0
     memory: int = 0
     workers: int = 1
+    timeout: float = 0.0
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -49,6 +51,7 @@ class Task:
             "gpus": self.gpus,
             "memory": self.memory,
             "workers": self.workers,
+            "timeout": self.timeout,
             "provenance": dict(self.provenance),
         }
 

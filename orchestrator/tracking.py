@@ -159,6 +159,7 @@ class Tracker:
         self._latest: dict[str, RunRecord] = {}
         self._run_ids: dict[str, str] = {}
         self._pages = Pages(experiment_id, self._run_ids.get)
+        self._logged: dict[str, int] = {}  # the last epoch of a record that MLflow is known to have
         self._failing: str | None = None
         self._changed = threading.Condition()
         self._current: str | None = None  # the record that is being delivered: neither pending nor done
@@ -243,12 +244,18 @@ class Tracker:
             return
         run_id = self._run_ids.get(record.record_id) or self._find_or_create(record)
         self._run_ids[record.record_id] = run_id
-        logged = known.get("epoch", 0) if known.get("run_id") == run_id else self._last_epoch(run_id)
+        # After a delivery that failed in its middle, or another process's, only the server knows what came through.
+        logged, summary = self._logged.pop(record.record_id, None), dict(record.metrics)
+        if asked := logged is None:
+            logged = self._last_epoch(run_id)
         progress = [metrics for metrics in directory.progress() if metrics["epoch"] > logged]
         if progress:
-            logged = progress[-1]["epoch"]
+            logged = int(progress[-1]["epoch"])
+        elif asked and summary:
+            shown = self._client.get_run(run_id).data.metrics
+            summary = {name: value for name, value in summary.items() if shown.get(name) != value}
         tags = self._tags(record)
-        self._log(run_id, record, progress, tags, summary_step=int(logged))
+        self._log(run_id, record.params, progress, summary, tags, summary_step=logged)
         if record.experiment_note:
             self._client.set_experiment_tag(self._experiment_id, NOTE_TAG, record.experiment_note(self._pages))
         delivered = None
@@ -256,8 +263,9 @@ class Tracker:
             self._deliver_files(self._client, run_id, record)
             self._client.set_terminated(run_id, RUN_STATUS[record.status])
             delivered = record.status
-        state = {"run_id": run_id, "epoch": logged, "delivered": delivered, "figures": figures, "tags": _digest(tags)}
+        state = {"run_id": run_id, "delivered": delivered, "figures": figures, "tags": _digest(tags)}
         directory.write("tracking", state)
+        self._logged[record.record_id] = logged
 
     def _find_or_create(self, record: RunRecord) -> str:
         if (run := self._find(record.record_id)) is not None:
@@ -286,7 +294,7 @@ class Tracker:
         return runs[0] if runs else None
 
     def _last_epoch(self, run_id: str) -> int:
-        return max((metric.step for metric in self._client.get_metric_history(run_id, "train/loss")), default=0)
+        return max((metric.step for metric in self._client.get_metric_history(run_id, "validation_score")), default=0)
 
     def _tags(self, record: RunRecord) -> dict[str, str]:
         """Return what a reader of the run sees beside its figures: its name, description and tags."""
@@ -304,8 +312,9 @@ class Tracker:
     def _log(
         self,
         run_id: str,
-        record: RunRecord,
+        params: Mapping[str, Any],
         progress: list[dict[str, float]],
+        summary: Mapping[str, float],
         tags: Mapping[str, str],
         summary_step: int,
     ) -> None:
@@ -319,8 +328,8 @@ class Tracker:
             if name != "epoch"
         ]
         # At the last step and a later time, so that the summary (the best epoch's) is what the table of runs shows.
-        metrics += [Metric(name, value, now + 1, summary_step) for name, value in record.metrics.items()]
-        self._log_batches(run_id, metrics, record.params, tags)
+        metrics += [Metric(name, value, now + 1, summary_step) for name, value in summary.items()]
+        self._log_batches(run_id, metrics, params, tags)
 
     def _log_batches(
         self, run_id: str, metrics: Sequence[Metric], params: Mapping[str, Any], tags: Mapping[str, str]

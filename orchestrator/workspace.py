@@ -4,6 +4,7 @@
 STORAGE/NAME/
   sweep.yaml       the resolved configuration
   optuna.db        every study and trial: parameters, states, values (Optuna's own storage)
+  memory.json      what trials were measured to take, where `gpus` is `auto`
   lock             held while a sweep of this name runs
   jobs/JOB_ID/     job.json, progress.jsonl, checkpoint.pt while it trains, result.json or failure.json, bundle/
   tune/ train/     what Ray itself keeps while it runs

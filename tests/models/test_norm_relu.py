@@ -88,3 +88,14 @@ def test_layer_turned_into_a_synchronised_one_keeps_its_relu():
     layer = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(NormReLU(4))).eval()
     assert isinstance(layer[0].norm, nn.SyncBatchNorm)
     assert layer(torch.randn(2, 4, 8, 8)).min() == 0
+
+
+def test_layers_of_several_models_are_batched_by_vmap():
+    layers = [NormReLU(3) for _ in range(2)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+    feature_BCHW = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+
+    def run(parameters, buffers):
+        return torch.func.functional_call(layers[0].eval(), (parameters, buffers), (feature_BCHW,))
+
+    assert torch.vmap(run)(parameters, buffers).shape == (2, 4, 3, 8, 8)

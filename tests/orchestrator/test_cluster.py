@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from orchestrator.cluster import Allotment, connect, divide, own_code
+from orchestrator.cluster import Allotment, connect, divide, needs_dashboard, own_code
 from orchestrator.config import make_config
-from orchestrator.errors import ResourceError
+from orchestrator.errors import ConfigError, ResourceError
 
 LAPTOP = [{"CPU": 8.0, "memory": 1e9}]
 GPU_NODES = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 4.0, "GPU": 1.0}]
@@ -103,7 +103,7 @@ import json, sys
 import psutil
 from orchestrator.cluster import connect
 from orchestrator.config import make_config
-connect(make_config({"name": "a", "dataset": "d"}))
+connect(make_config({"name": "a", "dataset": "d", "executor": "train"}))  # with the dashboard
 import ray
 ray.get(ray.remote(lambda: 1).remote())
 found, me = [], psutil.Process()
@@ -124,3 +124,34 @@ def test_ray_that_is_started_here_listens_on_the_loopback_address_alone():
     programs = " ".join(program for program, _ in found)
     assert all(name in programs for name in ("gcs_server", "raylet", "dashboard.py")), programs
     assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}, found
+
+
+def test_workers_of_a_trial_are_counted_together():
+    assert divide(asked(workers=2), LAPTOP) == Allotment("train", 1.0, 0.0, 4, workers=2)
+    assert divide(asked(workers=2), GPU_NODES).concurrency == 1  # three GPUs are one team of two
+    assert divide(asked(workers=2, autoscaling=True, gpus=1, concurrency=4), []).workers == 2
+
+
+def test_more_workers_per_trial_than_fit_are_refused_with_what_fits():
+    with pytest.raises(ResourceError, match=r"4 workers per trial .* room for 3: lower --workers-per-trial"):
+        divide(asked(workers=4), GPU_NODES)
+
+
+def test_workers_of_a_trial_in_the_direct_executor_are_refused():
+    with pytest.raises(ConfigError, match="several workers per trial need --executor train"):
+        asked("direct", workers=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "has_gpu", "needed"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({"executor": "direct"}, True, False),
+        ({"executor": "train"}, False, True),
+        ({"resources": {"workers": 2}}, False, True),
+        ({"address": "auto", "executor": "direct"}, False, True),
+    ],
+)
+def test_dashboard_is_started_only_where_trials_are_ray_train_jobs(settings, has_gpu, needed):
+    assert needs_dashboard(make_config({"name": "a", "dataset": ".", **settings}), has_gpu) is needed

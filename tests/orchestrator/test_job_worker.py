@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -12,10 +13,11 @@ import torch
 from PIL import Image
 
 from orchestrator.bundles import Bundle
-from orchestrator.errors import TrainingError
+from orchestrator.errors import OutOfMemory, TrainingError
 from orchestrator.job_config import JobConfig
 from orchestrator.job_worker import load_checkpoint, load_training_data, run
 from orchestrator.task import Task
+from orchestrator.team import Team
 from orchestrator.workspace import JobDirectory
 
 
@@ -74,6 +76,20 @@ def test_finished_job_leaves_bundle_result_and_pictures(finished):
     assert result["parameters"] == sum(weights.numel() for weights in bundle.model.parameters())
     assert result["threshold"] == bundle.threshold
     assert bundle.provenance["sweep"] == "first" and bundle.provenance["job_id"] == task.job_id
+
+
+def test_job_out_of_memory_on_a_part_of_a_gpu_names_the_part(make_task, monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(torch.Tensor, "backward", exhausted)
+    task, reports = dataclasses.replace(make_task(), gpus=0.25), Reports()
+    run(task, report=reports, resume_from=lambda: None)
+    (failure,) = reports
+    assert "out of memory" in failure["failure"] and "had 0.25 of a GPU: raise --gpus-per-trial" in failure["failure"]
+    assert task.directory.read("failure")["kind"] == "OutOfMemory"
+    with pytest.raises(OutOfMemory):  # the other workers of a team would wait for ever
+        run(task, report=reports, resume_from=lambda: None, team=Team(0, 2))
 
 
 def test_bundle_tells_a_test_image_from_its_copy_with_a_black_bar(finished, demo, category):

@@ -159,7 +159,7 @@ def swept(server, demo, tmp_path_factory) -> Iterator[Swept]:
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as ray:  # Ray's sockets want a short path
         seen = Swept(tmp_path_factory.mktemp("swept"), Path(ray))
         words = ["search", "--dataset", str(demo), "--categories", "brick", "--architectures", "baseline"]
-        words += ["--trials", "2", "--name", "served", "--tracking-uri", server, *SMALL]
+        words += ["--trials", "2", "--executor", "train", "--name", "served", "--tracking-uri", server, *SMALL]
         with (seen.folder / "output").open("w") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "orchestrator", *words],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from orchestrator.job_config import JobConfig
@@ -137,3 +138,58 @@ def test_study_without_trials_wins_with_its_base(open_study):
     study = open_study(trials=0, space={})
     assert study.finished and study.ask() is None
     assert study.winner() == study.base
+
+
+@pytest.fixture
+def large():
+    """Return a function that opens a study of so many ended trials, a fifth of them pruned or failed."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+    def make(trials: int, storage: optuna.storages.BaseStorage) -> Study:
+        base = JobConfig(category="bottle", architecture="baseline", epochs=9, evaluate_every=1)
+        study = Study(base, SPACE, trials + 9, storage, "asha")
+        ends = [("PRUNED", None), ("FAIL", None), *[("COMPLETE", 0.5)] * 8]
+        for number in range(trials):
+            state, value = ends[number % 10]
+            study._optuna.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState[state],
+                    value=value and number / trials,
+                    params={"learning_rate": 1e-3, "model/base_width": 16},
+                    distributions=SPACE,
+                    user_attrs={"job_id": f"bottle-baseline-{number:04d}"},
+                    intermediate_values={1: 0.4},
+                )
+            )
+        return Study(base, SPACE, trials + 9, storage, "asha")
+
+    return make
+
+
+def test_study_of_a_thousand_trials_resumes_with_all_of_them(large):
+    study = large(1000, optuna.storages.InMemoryStorage())
+    counts = study.counts()
+    assert (counts.complete, counts.pruned, counts.failed, counts.running) == (800, 100, 100, 0)
+    assert study.best().user_attrs["job_id"] == "bottle-baseline-0999"
+    assert [record.job_id for record in study.records()] == [f"bottle-baseline-{n:04d}" for n in range(1000)]
+
+
+def test_events_of_a_large_study_cost_no_more_statements_than_those_of_a_small_one(large, tmp_path):
+    def statements(trials: int) -> list[int]:
+        storage, executed = optuna.storages.get_storage(f"sqlite:///{tmp_path}/{trials}.db"), []
+        study, after = large(trials, storage), []
+        sqlalchemy.event.listen(storage._backend.engine, "before_cursor_execute", lambda *words: executed.append(words))
+        for _ in range(2):
+            job_id, _ = study.ask()
+            after.append(len(executed))
+            for epoch in (1, 2, 3):
+                study.report(job_id, epoch, 0.9)
+            after.append(len(executed))
+            study.tell(job_id, value=0.9)
+            after.append(len(executed))
+        assert [record.state for record in study.records()].count("complete") == study.counts().complete
+        assert study.best().value == max(0.9, (trials - 1) / trials) and not study.finished
+        assert len(executed) == after[-1], "what was known was read again"
+        return after
+
+    assert statements(10) == statements(60)

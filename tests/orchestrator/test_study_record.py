@@ -80,6 +80,16 @@ def test_importance_is_optunas_and_repeats(make):
     assert found == describe_search(study, {})["importance"]
 
 
+def test_importance_is_computed_anew_only_where_trials_have_ended(make, monkeypatch):
+    study = make(SPACE, 0.5, 0.6, 0.9, 0.7, "running")
+    kept = describe_search(study, {})
+    monkeypatch.setattr(study, "importances", lambda: {"learning_rate": 1.0})
+    tests = {study.records()[0].job_id: {"image_auroc": 0.8}}
+    assert describe_search(study, tests, kept)["importance"] == kept["importance"]
+    study.tell(study.records()[-1].job_id, 0.8)
+    assert describe_search(study, tests, kept)["importance"]["shares"] == {"learning_rate": 1.0}
+
+
 @pytest.mark.parametrize(
     ("space", "outcomes", "reason"),
     [

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
 from mlflow import MlflowClient
 
@@ -53,6 +54,13 @@ def runs(folder: Path, sweep: str) -> dict[str, list]:
     found = client.search_runs([experiment.experiment_id], max_results=1000)
     kinds = ("sweep", "study", "trial", "final")
     return {kind: [run for run in found if run.data.tags["msad.kind"] == kind] for kind in kinds}
+
+
+def optuna_trials(folder: Path, sweep: str) -> dict[str, optuna.trial.FrozenTrial]:
+    """Return what Optuna knows of every trial that was handed out, by its job ID."""
+    storage = f"sqlite:///{folder}/sweeps/{sweep}/optuna.db"
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+    return {trial.user_attrs["job_id"]: trial for study in studies for trial in study.trials if trial.user_attrs}
 
 
 def watched(demo: Path, folder: Path, *words: str) -> tuple[subprocess.CompletedProcess, list[tuple[int, str]]]:
@@ -304,6 +312,7 @@ def test_sweep_stopped_in_the_middle_resumes_without_a_duplicate(demo, tmp_path,
     if signal_number == signal.SIGINT:
         assert process.returncode == 130 and "--resume killed" in output
 
+    known = optuna_trials(tmp_path, "killed")
     done = msad("search", "--resume", "killed", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     found = runs(tmp_path, "killed")
@@ -311,6 +320,11 @@ def test_sweep_stopped_in_the_middle_resumes_without_a_duplicate(demo, tmp_path,
     names = [run.data.tags["msad.trial_id"] for run in found["study"] + found["trial"]]
     assert len(set(names)) == len(names)
     assert all(run.info.status in ("FINISHED", "KILLED") for run in found["trial"])
-    # What had ended before was not trained again (but for the trial or two whose end was not yet on record).
-    unchanged = [name for name, when in finished.items() if (jobs / name / "result.json").stat().st_mtime_ns == when]
-    assert len(unchanged) >= len(finished) - 2
+    # What had ended before was not trained again, and nothing that was known of a trial has changed or is missing.
+    assert all((jobs / name / "result.json").stat().st_mtime_ns == when for name, when in finished.items())
+    trials = optuna_trials(tmp_path, "killed")
+    assert len(trials) == 12 and all(trial.state.is_finished() for trial in trials.values())
+    for name, trial in known.items():
+        assert trials[name] == trial or not trial.state.is_finished()
+        assert trials[name].intermediate_values.items() >= trial.intermediate_values.items()
+    assert all(sorted(trial.intermediate_values) == [1, 2] for trial in trials.values())

@@ -8,11 +8,12 @@ import os
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from orchestrator.job_config import JobConfig
 from orchestrator.study import Study
-from orchestrator.sweep_search import SweepSearch
+from orchestrator.sweep_search import OptunaPruning, SweepSearch
 from orchestrator.task import Task
 from orchestrator.workspace import JobDirectory
 
@@ -70,3 +71,26 @@ def test_trial_that_met_a_full_disk_is_handed_out_again_by_the_next_sweep(open_s
     assert search.suggest("b") == Searcher.FINISHED, "another trial would only meet the same disk"
     assert search.studies[0].counts().failed == 0
     assert open_search("brick").suggest("c")["task"]["job_id"] == job_id
+
+
+def test_epochs_that_a_killed_sweep_had_not_heard_of_are_in_the_study(open_search):
+    killed = open_search("brick")
+    task = Task.from_dict(killed.suggest("a")["task"])
+    killed.studies[0].report(task.job_id, 1, 0.3)
+    task.directory.path.mkdir(parents=True)
+    for epoch in (1, 2):
+        task.directory.append_progress({"epoch": epoch, task.job.objective: epoch / 10})
+    resumed = open_search("brick")
+    resumed.suggest("b")
+    assert resumed.studies[0].frozen_trials()[0].intermediate_values == {1: 0.3, 2: 0.2}
+
+
+def test_new_epochs_alone_give_a_trial_its_attempts_again(open_search):
+    search, trial = open_search("brick"), Trial("direct_trial", trial_id="a", stub=True)
+    search.suggest("a")
+    scheduler, left = OptunaPruning(search), []
+    for epoch in (1, 2, 1, 2, 3):  # after the second its worker was lost, and it began anew
+        trial.run_metadata.num_failures = 1
+        scheduler.on_trial_result(None, trial, {"epoch": epoch, "objective": 0.5})
+        left.append(trial.run_metadata.num_failures)
+    assert left == [0, 0, 1, 1, 0]

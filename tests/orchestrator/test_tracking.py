@@ -161,6 +161,27 @@ def test_note_of_what_was_delivered_lost_by_a_kill_sends_no_metric_twice(start, 
     assert history(client, run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
+def test_delivery_that_fails_at_its_end_sends_no_metric_twice(start, client, experiment, study, trial, monkeypatch):
+    real, failures = client.set_terminated, iter(range(2))
+
+    def lost(*arguments, **words):
+        if next(failures, None) is not None:
+            raise ConnectionError("the answer was lost")
+        return real(*arguments, **words)
+
+    monkeypatch.setattr(client, "set_terminated", lost)
+    advance(trial, 1, 2, 3)
+    tracker = start()
+    tracker.put(study)
+    tracker.put(complete(trial, metrics={"validation_score": 0.2, "threshold": 0.5}))
+    assert tracker.flush(10) == 0
+    run = runs_by_id(client, experiment)[trial.record_id]
+    assert history(client, run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    scores = history(client, run.info.run_id, "validation_score")
+    assert scores == [(1, 0.1), (2, 0.2), (3, 0.3), (3, 0.2)]  # the last is the best epoch's, for the table of runs
+    assert history(client, run.info.run_id, "threshold") == [(3, 0.5)]
+
+
 def test_record_that_becomes_complete_ends_its_run_once(start, client, experiment, study, trial, delivered_files):
     tracker = start()
     advance(trial, 1, 2, 3)

@@ -1,0 +1,160 @@
+"""`msad` with a clock at the landmarks of a sweep, for `overhead.py`: python overhead_probe.py JOBS WORDS...
+
+JOBS is `trained`, or `recorded` for trials that report figures instead of training. No winner is trained. Every
+landmark is a line of the file in $OVERHEAD_MARKS: its name, the time, the processor seconds of this process and of all
+that the command has started, and this process's memory so far.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROGRESS = [{"epoch": n, "train_loss": 1 / n, "validation_score": n / 4, "best_objective": n / 4} for n in (1, 2)]
+RESULT = {"epoch": 2, "threshold": 0.5, "parameters": 9, "score": 0.5}
+TEST = {
+    **dict.fromkeys(("image_auroc", "image_prauc", "image_prevalence", "pixel_auroc", "aupro_30"), 0.5),
+    **dict.fromkeys(("false_positives", "good_images", "misses", "defective_images"), 1),
+}
+
+
+def mark(name: str, **values: Any) -> None:
+    """Write a landmark."""
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in KiB
+    processor = {"processor": time.process_time(), "processor_of_all": processor_of_all()}
+    values |= {"name": name, "time": time.time(), "memory": memory} | processor
+    with Path(os.environ["OVERHEAD_MARKS"]).open("a") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def processor_of_all() -> float:
+    """Return the processor seconds of the command, all processes that descend from it, and those they have seen end."""
+    root, parents, seconds = int(os.environ["OVERHEAD_ROOT"]), {}, {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            fields = file.read_text().rpartition(")")[2].split()
+            process = int(file.parent.name)
+            parents[process] = int(fields[1])
+            seconds[process] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+
+    def descends(process: int) -> bool:
+        while process not in (0, root):
+            process = parents.get(process, 0)
+        return process == root
+
+    return sum(value for process, value in seconds.items() if descends(process))
+
+
+def timed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Return a function that marks its begin, `NAME-begin`, and its end, `NAME`, with what it took by both clocks."""
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        mark(f"{name}-begin")
+        began = time.time(), time.process_time()
+        try:
+            return function(*arguments, **options)
+        finally:
+            mark(name, seconds=time.time() - began[0], processor_seconds=time.process_time() - began[1])
+
+    return call
+
+
+def watch_worker() -> None:
+    """Mark a worker's imports, its first optimiser step and the time of each training."""
+    mark("worker")
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    from orchestrator import job_worker
+
+    mark("worker-imports")
+    if not hasattr(job_worker, "watched"):
+        job_worker.watched = register_optimizer_step_post_hook(lambda *_: (mark("step"), job_worker.watched.remove()))
+        job_worker.fit = timed(job_worker.fit, "fit")
+
+
+def direct_trial(config: dict[str, Any]) -> None:
+    """As `orchestrator.job.direct_trial`."""
+    from orchestrator.job import direct_trial
+
+    watch_worker()
+    direct_trial(config)
+
+
+def train_trial(config: dict[str, Any]) -> None:
+    """As `orchestrator.job.train_trial`."""
+    from orchestrator import job
+
+    job._train_worker = train_worker
+    job.train_trial(config)
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    from orchestrator.job import _train_worker
+
+    watch_worker()
+    _train_worker(config)
+
+
+def recorded_trial(config: dict[str, Any]) -> None:
+    """Leave in the job's folder, and report, what a short training would."""
+    from ray import tune
+
+    from orchestrator.task import Task
+
+    task = Task.from_dict(config["task"])
+    task.directory.write("job", task.job.to_dict())
+    for metrics in PROGRESS:
+        task.directory.append_progress(metrics)
+        tune.report({**metrics, "objective": metrics["validation_score"]})
+    task.directory.write("result", RESULT)
+
+
+def recorded_finals(tasks: list[Any], _allotment: Any, _storage: str, listener: Callable[[str, str], None]) -> None:
+    for task in tasks:
+        listener("start", task.job_id)
+        task.directory.write("result", RESULT)
+        task.directory.write("test", TEST)
+        listener("end", task.job_id)
+
+
+def main(jobs: str, words: list[str]) -> None:
+    """Run `msad WORDS` with its clock."""
+    from orchestrator import cli, cluster, sweep, tracking
+
+    mark("imports")
+    sweep.prepare = timed(sweep.prepare, "checks")
+    cluster.connect = timed(cluster.connect, "ray")
+    tracking.connect = timed(tracking.connect, "mlflow")
+    sweep._Sweep.run = timed(sweep._Sweep.run, "run")
+    sweep._Sweep._search = timed(sweep._Sweep._search, "searched")
+    on_trial = sweep._Sweep._on_trial
+
+    def heard(self: Any, event: str, study: Any, job_id: str) -> None:
+        on_trial(self, event, study, job_id)
+        if event == "start":
+            mark("suggested", study=study.key)
+
+    sweep._Sweep._on_trial = heard
+    sweep.run_finals = recorded_finals
+    sweep.direct_trial = recorded_trial if jobs == "recorded" else direct_trial
+    sweep.train_trial = train_trial
+    sys.argv = ["msad", *words]
+    try:
+        cli.main()
+    finally:
+        mark("end")
+
+
+if __name__ == "__main__":
+    os.environ["OVERHEAD_ROOT"] = str(os.getpid())
+    mark("process")
+    import overhead_probe  # Ray finds its functions in the workers by this name, not as `__main__`
+
+    overhead_probe.main(sys.argv[1], sys.argv[2:])
