@@ -35,6 +35,7 @@ def main() -> None:
     from orchestrator.addresses import hide_secrets
     from orchestrator.errors import USER_ERRORS, Interrupted
 
+    _without_passwords(sys.orig_argv)
     # Last, so that it hides nothing: a user's own architecture may lie in the folder he is in, as with `python -m`.
     sys.path.append(str(Path.cwd()))
     try:
@@ -54,6 +55,24 @@ def main() -> None:
     except OSError as error:  # a folder that is missing or may not be written, a full disk
         click.echo(f"error: {error.filename or ''}: {error.strerror or error}", err=True)
         sys.exit(1)
+
+
+def _without_passwords(arguments: list[str]) -> None:
+    """Begin anew where an address on the command line has a password, which goes into the environment instead.
+
+    Every user of a machine sees the arguments of its processes, and Ray's dashboard shows those of a sweep.
+    """
+    from orchestrator.addresses import public
+
+    bare = list(arguments)
+    for place, argument in enumerate(arguments):
+        option, equals, address = argument.rpartition("--tracking-uri=")
+        is_address = (equals and not option) or (place and arguments[place - 1] == "--tracking-uri")
+        if is_address and (shown := public(address)) != address:
+            bare[place] = option + equals + shown
+            os.environ["MLFLOW_TRACKING_URI"] = address
+    if bare != arguments:
+        os.execv(sys.executable, [sys.executable, *bare[1:]])
 
 
 @click.group(context_settings=CONTEXT)

@@ -25,6 +25,9 @@ QUIET = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results go to the jobs' folders, not into Tune's own files
     "TUNE_RESULT_BUFFER_LENGTH": "0",
 }
+# Whoever reaches Ray's ports runs code here. Its own servers, all but the dashboard, listen on every address of the
+# machine unless the node's own is the loopback one, which Ray gives it where it thinks that clusters are not supported.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ def connect(config: SweepConfig) -> Allotment:
     """
     for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
+    if not config.address:
+        os.environ.update(LOOPBACK_ONLY)  # Ray reads it when it is imported
     import ray
 
     for name in ("ray.tune", "ray.train", "ray.data"):

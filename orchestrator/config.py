@@ -22,6 +22,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.parameters import check_values, flatten, unknown_paths
 from orchestrator.plain_yaml import plain_yaml
+from orchestrator.worker_storage import storage_address
 from orchestrator.workspace import study_id
 
 MOST_BYTES = 1 << 18  # of a configuration file
@@ -132,6 +133,7 @@ class SweepConfig(_Part):
     executor: Literal["auto", "direct", "train"] = "auto"
     resources: Resources = Resources()
     storage: Path = Path("sweeps")
+    worker_storage: str | None = None
     tracking_uri: str | None = None
     address: str | None = None
 
@@ -152,6 +154,21 @@ class SweepConfig(_Part):
     def _without_password(cls, address: str | None) -> str | None:
         """Keep the password out of what is written and shown; `orchestrator.addresses` remembers it."""
         return public(address) if address else address
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _folder(cls, storage: Any) -> Any:
+        if re.match(r"[a-z][a-z0-9+.-]*:/", str(storage)):  # pathlib makes one slash of two
+            raise ValueError(
+                "a sweep's own folder is on the machine that it is started on: give the object store as "
+                "--worker-storage, and leave --storage a folder"
+            )
+        return storage
+
+    @field_validator("worker_storage")
+    @classmethod
+    def _store(cls, address: str | None) -> str | None:
+        return storage_address(address) if address else address
 
     @field_validator("architectures")
     @classmethod

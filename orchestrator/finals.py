@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
-from orchestrator.errors import USER_ERRORS
+from orchestrator.errors import USER_ERRORS, first_line
 from orchestrator.job import WAITING_CPUS
 from orchestrator.task import Task
+from orchestrator.worker_storage import fetch
 from orchestrator.workspace import study_id
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ def _run_all(
             task = running.pop(reference)
             try:
                 ray.get(reference)
+                if task.store:
+                    fetch(task.store, task.directory)
+            except OSError as error:
+                reason = f"its files cannot be had from {task.store}: {first_line(error)}"
+                task.directory.write(failure, {"reason": reason, "kind": "WorkerStorage"})
             except ray.exceptions.RayError as error:
                 task.directory.write(failure, {"reason": str(error).strip().splitlines()[-1], "kind": "RayError"})
             listener("end", task.job_id)
@@ -83,16 +89,21 @@ def _run_all(
 
 def _train(values: dict[str, Any], train_storage: str) -> None:
     from orchestrator.job import train_job
+    from orchestrator.worker_storage import working_copy
 
-    directory = Task.from_dict(values).directory
-    for name in ("failure.json", "hung.txt"):  # of an earlier attempt of the sweep
-        (directory.path / name).unlink(missing_ok=True)
-    if directory.read("result"):
-        return
+    with working_copy(Task.from_dict(values)) as (task, _):
+        for name in ("failure.json", "hung.txt"):  # of an earlier attempt of the sweep
+            (task.directory.path / name).unlink(missing_ok=True)
+        if task.directory.read("result"):
+            return
+    failure = None
     try:
         train_job(values, train_storage, losses=LOSSES)
     except USER_ERRORS as error:
-        directory.write("failure", {"reason": str(error), "kind": type(error).__name__})
+        failure = {"reason": str(error), "kind": type(error).__name__}
+    if failure:
+        with working_copy(Task.from_dict(values)) as (task, _):
+            task.directory.write("failure", failure)
 
 
 def _evaluate(values: dict[str, Any], _trained: None) -> None:
@@ -100,31 +111,34 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
     from orchestrator.bundle_files import amend
     from orchestrator.evaluation import save_tables
     from orchestrator.pictures import save_evaluation
+    from orchestrator.worker_storage import working_copy
 
-    task = Task.from_dict(values)
-    if task.directory.read("failure"):
-        return
-    try:
-        evaluation = _measure(task)
-        save_evaluation(evaluation, task.directory.path / "pictures")
-        save_tables(evaluation, task.directory.path, prefix="test_")
-        per_type = evaluation.per_defect_type.to_dict(orient="index")
-        amend(task.directory.bundle, {"test": {**evaluation.metrics, "per_defect_type": per_type}})
-        task.directory.write("test", evaluation.metrics)
-    except NoTestImages:  # good images alone are enough to search
-        amend(task.directory.bundle, {"test": {}})
-        task.directory.write("test", {})
-    except USER_ERRORS as error:
-        task.directory.write("failure", {"reason": f"evaluation on the test split: {error}", "kind": "Evaluation"})
+    with working_copy(Task.from_dict(values)) as (task, _):
+        if task.directory.read("failure"):
+            return
+        try:
+            evaluation = _measure(task)
+            save_evaluation(evaluation, task.directory.path / "pictures")
+            save_tables(evaluation, task.directory.path, prefix="test_")
+            per_type = evaluation.per_defect_type.to_dict(orient="index")
+            amend(task.directory.bundle, {"test": {**evaluation.metrics, "per_defect_type": per_type}})
+            task.directory.write("test", evaluation.metrics)
+        except NoTestImages:  # good images alone are enough to search
+            amend(task.directory.bundle, {"test": {}})
+            task.directory.write("test", {})
+        except USER_ERRORS as error:
+            task.directory.write("failure", {"reason": f"evaluation on the test split: {error}", "kind": "Evaluation"})
 
 
 def _report(values: dict[str, Any]) -> None:
-    task = Task.from_dict(values)
-    (task.directory.path / "test_report_failure.json").unlink(missing_ok=True)
-    try:
-        task.directory.write("test_report", _measure(task).metrics)
-    except USER_ERRORS as error:
-        task.directory.write("test_report_failure", {"reason": str(error), "kind": "Evaluation"})
+    from orchestrator.worker_storage import working_copy
+
+    with working_copy(Task.from_dict(values)) as (task, _):
+        (task.directory.path / "test_report_failure.json").unlink(missing_ok=True)
+        try:
+            task.directory.write("test_report", _measure(task).metrics)
+        except USER_ERRORS as error:
+            task.directory.write("test_report_failure", {"reason": str(error), "kind": "Evaluation"})
 
 
 def _measure(task: Task) -> Evaluation:

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import TrainingError
 from orchestrator.task import Task
-from orchestrator.workspace import Workspace, write_atomically
+from orchestrator.worker_storage import remove_checkpoints, working_copy
+from orchestrator.workspace import write_atomically
 
 # Train polls its workers every 2 s by default, and every report waits for a poll; the preemption watcher is a process
 # more per job. Both were measured to dominate a short job.
@@ -31,16 +31,17 @@ def direct_trial(config: dict[str, Any]) -> None:
     from orchestrator.attempt import attempt
     from orchestrator.job_worker import run
 
-    task = Task.from_dict(config["task"])
-    checkpoint = task.directory.checkpoint
+    with working_copy(Task.from_dict(config["task"])) as (task, upload):
+        checkpoint = task.directory.checkpoint
 
-    def report(metrics: dict[str, Any], state: Path | None) -> None:
-        if state is not None:
-            write_atomically(checkpoint, state.read_bytes())
-        tune.report(metrics)
+        def report(metrics: dict[str, Any], state: Path | None) -> None:
+            if state is not None:
+                write_atomically(checkpoint, state.read_bytes())
+            upload()
+            tune.report(metrics)
 
-    attempt(run, task, report=report, resume_from=lambda: checkpoint if checkpoint.exists() else None)
-    checkpoint.unlink(missing_ok=True)
+        attempt(run, task, report=report, resume_from=lambda: checkpoint if checkpoint.exists() else None)
+        checkpoint.unlink(missing_ok=True)
 
 
 def train_trial(config: dict[str, Any]) -> None:
@@ -91,7 +92,7 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
         trainer.fit()
     except ray.train.TrainingFailedError as error:
         raise TrainingError(f"{task['job_id']}: the training worker failed {losses + 1} times: {error}") from error
-    shutil.rmtree(Path(storage) / task["job_id"], ignore_errors=True)  # the bundle is what is kept
+    remove_checkpoints(storage, task["job_id"])  # the bundle is what is kept
 
 
 def _control_here(**parts: Any) -> Any:
@@ -119,16 +120,16 @@ def _train_worker(config: dict[str, Any]) -> None:
     from orchestrator.nodes import require_sweep
     from orchestrator.team import Team
 
-    task, context = Task.from_dict(config), ray.train.get_context()
-    require_sweep(task)
+    shared, context = Task.from_dict(config), ray.train.get_context()
+    require_sweep(shared)
+    with working_copy(shared) as (task, upload), tempfile.TemporaryDirectory() as folder:
 
-    def report(metrics: dict[str, Any], state: Path | None) -> None:
-        if state is None:
-            ray.train.report(metrics)
-        else:
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(state.parent))
-
-    with tempfile.TemporaryDirectory() as folder:
+        def report(metrics: dict[str, Any], state: Path | None) -> None:
+            upload()
+            if state is None:
+                ray.train.report(metrics)
+            else:
+                ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(state.parent))
 
         def resume_from() -> Path | None:
             checkpoint = ray.train.get_checkpoint()
@@ -136,8 +137,3 @@ def _train_worker(config: dict[str, Any]) -> None:
 
         team = Team(context.get_world_rank(), context.get_world_size())
         attempt(run, task, report=report, first=team.rank == 0, resume_from=resume_from, team=team)
-
-
-def train_storage(workspace: Workspace) -> str:
-    """Return where Ray Train keeps the checkpoints of a sweep's jobs while they run."""
-    return str(workspace.root / "train")

@@ -12,14 +12,15 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator.errors import ResourceError
+from orchestrator.errors import ConfigError, ResourceError, first_line
 from orchestrator.task import Task
+from orchestrator.worker_storage import below, read_file, remove_folder, write_file
 
 PACKAGES = ("orchestrator", "models", "data_io", "search_spaces")
 ANSWER_SECONDS = 120.0  # a node whose first worker starts under load needs tens of seconds
 
 
-def check_nodes(root: Path, dataset: Path) -> None:
+def check_nodes(root: Path, dataset: Path, store: str | None = None) -> None:
     """Ask each other node of the Ray cluster, all at once, whether it can take part in a sweep.
 
     Parameters
@@ -28,12 +29,14 @@ def check_nodes(root: Path, dataset: Path) -> None:
         The sweep's folder, which exists here.
     dataset
         The root of the images.
+    store
+        The address of the sweep's folder in an object store that the nodes use instead of a shared one.
 
     Raises
     ------
     ResourceError
-        A node does not see or cannot write the folder, does not see the images, or has no msad or another one; each
-        such node is named with all of its reasons. Nodes that join later are asked by `require_sweep`.
+        A node does not see or cannot write the folder or the store, does not see the images, or has no msad or another
+        one; each such node is named with all of its reasons. Nodes that join later are asked by `require_sweep`.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -46,11 +49,16 @@ def check_nodes(root: Path, dataset: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # a killed sweep leaves its own
     folder.mkdir()
     try:
-        (folder / "token").write_text(token)
+        place = str(folder)
+        if store:
+            place = below(store, "nodes")
+            write_file(place, "token", token.encode())
+        else:
+            (folder / "token").write_text(token)
         ask = ray.remote(num_cpus=0, max_retries=0)(node_problems)
         answers = {
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
-                str(folder), token, str(dataset), version("msad"), code_digest()
+                place, token, str(dataset), version("msad"), code_digest()
             ): node["NodeManagerAddress"]
             for node_id, node in others.items()
         }
@@ -68,29 +76,47 @@ def check_nodes(root: Path, dataset: Path) -> None:
             problems += [f"  {address}: {reason}" for reason in reasons]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if store:
+            remove_folder(place)
     if problems:
         listed = "\n".join(problems)
         raise ResourceError(f"not every node of the cluster can take part in this sweep:\n{listed}")
 
 
-def node_problems(folder: str, token: str, dataset: str, number: str, digest: str) -> list[str]:
-    """Return what this node lacks; see `check_nodes`. `number` and `digest` are the version and code of the asker."""
-    problems, root = [], Path(folder).parent
-    shared = "name a folder that all nodes share with --storage"
-    try:
-        if (Path(folder) / "token").read_text() != token:
-            problems.append(f"it has another folder at {root}: {shared}")
-        else:
-            (Path(folder) / uuid.uuid4().hex).touch()
-    except FileNotFoundError:
-        problems.append(f"it does not see {root}: {shared}")
-    except OSError as error:
-        problems.append(f"it cannot write to {root} ({error.strerror}): {shared}")
+def node_problems(place: str, token: str, dataset: str, number: str, digest: str) -> list[str]:
+    """Return what this node lacks; see `check_nodes`. `number` and `digest` are the version and code of the asker.
+
+    `place` is the folder with the token, or its address in a store.
+    """
+    problems = _store_problems(place, token) if "://" in place else _folder_problems(Path(place), token)
     if not Path(dataset).is_dir():
         problems.append(f"it does not see the images in {dataset}: name a folder that all nodes share with --dataset")
     if code_digest() != digest:
         problems.append(f"its msad ({version('msad')}) is not the one that runs the sweep ({number}): install the same")
     return problems
+
+
+def _folder_problems(folder: Path, token: str) -> list[str]:
+    root, shared = folder.parent, "name a folder that all nodes share with --storage, or a store with --worker-storage"
+    try:
+        if (folder / "token").read_text() != token:
+            return [f"it has another folder at {root}: {shared}"]
+        (folder / uuid.uuid4().hex).touch()
+    except FileNotFoundError:
+        return [f"it does not see {root}: {shared}"]
+    except OSError as error:
+        return [f"it cannot write to {root} ({error.strerror}): {shared}"]
+    return []
+
+
+def _store_problems(address: str, token: str) -> list[str]:
+    try:
+        if read_file(address, "token") != token.encode():
+            return [f"it has other files at {address}: name a store that all nodes share with --worker-storage"]
+        write_file(address, uuid.uuid4().hex, b"")
+    except (OSError, ConfigError) as error:
+        return [f"it cannot read and write {address} ({first_line(error)}): give it the credentials"]
+    return []
 
 
 def require_sweep(task: Task) -> None:
@@ -102,7 +128,7 @@ def require_sweep(task: Task) -> None:
         The sweep's configuration is not where the job's folder belongs.
     """
     root = task.directory.path.parents[1]
-    if not (root / "sweep.yaml").exists():
+    if task.store is None and not (root / "sweep.yaml").exists():
         import socket
 
         raise ResourceError(f"the node {socket.gethostname()} does not see the sweep's folder {root}: mount it there")

@@ -155,6 +155,11 @@ _SWEEP = [
         help="The cluster adds nodes as trials ask for them: give --gpus-per-trial and --concurrency too.",
     ),
     click.option("--storage", type=click.Path(path_type=Path), help="Folder of all sweeps. [default: sweeps]"),
+    click.option(
+        "--worker-storage",
+        metavar="URI",
+        help="Where nodes that share no folder leave checkpoints and models, e.g. s3://BUCKET/FOLDER.",
+    ),
     click.option("--address", help="A running Ray cluster: auto or HOST:PORT. [default: start one here]"),
     click.option("--name", help="Name of the sweep and of its MLflow experiment. [default: from the time]"),
     tracking_option,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from data_io.cache import default_cache_dir
 from orchestrator import cluster, tracking
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
-from orchestrator.errors import ConfigError, Interrupted, ResourceError
+from orchestrator.errors import ConfigError, Interrupted, ResourceError, first_line
 from orchestrator.finals import final_id, run_finals, run_reports
-from orchestrator.job import WAITING_CPUS, direct_trial, train_storage, train_trial
+from orchestrator.job import WAITING_CPUS, direct_trial, train_trial
 from orchestrator.job_config import JobConfig, nearest
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
@@ -34,6 +33,7 @@ from orchestrator.study import Study
 from orchestrator.sweep_report import SweepReport, counted
 from orchestrator.task import Task
 from orchestrator.tracking import Tracker
+from orchestrator.worker_storage import below, claim, fetch, remove_checkpoints, train_storage
 from orchestrator.workspace import Workspace, write_atomically
 
 # How long a sweep waits for MLflow at its end while deliveries fail.
@@ -110,7 +110,10 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
         allotment = cluster.connect(config)
-        check_nodes(workspace.root, config.dataset)
+        store = config.worker_storage
+        if store:
+            claim(store, config.name, new=not workspace.config.exists())
+        check_nodes(workspace.root, config.dataset, below(store, config.name) if store else None)
         experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True)
@@ -159,6 +162,7 @@ class _Sweep:
     ) -> None:
         self.config, self.workspace, self.plan, self.allotment, self.cache = config, workspace, plan, allotment, cache
         self.code_version = _code_version()
+        self.train_storage = train_storage(workspace, config.worker_storage)
         storage = optuna.storages.get_storage(workspace.studies)
         self.studies = [
             Study(config.job(category, name), plan.spaces[name], plan.trials(config, name), storage, config.pruner)
@@ -176,6 +180,7 @@ class _Sweep:
     def run(self) -> dict[str, str]:
         """Search, train the winners, test them; return the reasons of the studies that have no tested winner."""
         with self.view:
+            self._fetch_missing()
             for study in self.studies:
                 self.reporter.catch_up(study)
             self.report.begin()
@@ -190,8 +195,8 @@ class _Sweep:
 
         from orchestrator.sweep_search import OptunaPruning, SweepSearch
 
-        allotment, storage = self.allotment, train_storage(self.workspace)
-        search = SweepSearch(self.studies, self._task, {"train_storage": storage}, self._on_trial)
+        allotment = self.allotment
+        search = SweepSearch(self.studies, self._task, {"train_storage": self.train_storage}, self._on_trial)
         if allotment.executor == "direct":
             resources = {"CPU": allotment.cpus, "GPU": allotment.gpus, "memory": allotment.memory}
             trainable = tune.with_resources(direct_trial, resources)
@@ -225,12 +230,38 @@ class _Sweep:
             )
 
     def _on_trial(self, event: str, study: Study, job_id: str) -> None:
+        if event != "start" and (store := self._store(job_id)):
+            with contextlib.suppress(
+                OSError
+            ):  # what cannot be had now comes with the next event, or is asked for again
+                fetch(store, self.workspace.job(job_id), progress_only=event == "result")
         if event == "end":  # a trial that is stopped early is killed, and cannot clear up behind itself
             self.workspace.job(job_id).checkpoint.unlink(missing_ok=True)
-            shutil.rmtree(Path(train_storage(self.workspace)) / job_id, ignore_errors=True)
+            remove_checkpoints(self.train_storage, job_id)
         self.reporter.on_trial(event, study, job_id)
 
+    def _store(self, job_id: str) -> str | None:
+        """Return the address of a job's folder in the object store, None without one."""
+        store = self.config.worker_storage
+        return below(store, self.config.name, "jobs", job_id) if store else None
+
+    def _fetch_missing(self) -> None:
+        """Bring the results of complete trials that the store has and the sweep's folder has not."""
+        for study in self.studies if self.config.worker_storage else ():
+            for record in study.records():
+                directory = self.workspace.job(record.job_id)
+                if record.state == "complete" and directory.read("result") is None:
+                    try:
+                        fetch(self._store(record.job_id), directory)
+                    except OSError as error:
+                        raise ResourceError(
+                            f"{self.config.worker_storage} does not give the results of {record.job_id} "
+                            f"({first_line(error)}): go on with `msad search --resume {self.config.name} --storage "
+                            f"{self.workspace.root.parent}` when it does"
+                        ) from error
+
     def _finish(self) -> dict[str, str]:
+        self._fetch_missing()
         failed = {}
         for study in self.studies:
             if study.winner() is None:
@@ -257,7 +288,7 @@ class _Sweep:
         run_finals(
             tasks,
             self.allotment,
-            train_storage(self.workspace),
+            self.train_storage,
             lambda event, job_id: self.reporter.on_final(event, *by_id[job_id]),
         )
         return {
@@ -285,6 +316,7 @@ class _Sweep:
             dataset=self.config.dataset,
             cache=self.cache,
             directory=self.workspace.job(job_id),
+            store=self._store(job_id),
             layout=self.plan.layout,
             cpus=self.allotment.cpus,
             gpus=self.allotment.gpus,

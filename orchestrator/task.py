@@ -16,9 +16,11 @@ class Task:
     """One job for a worker.
 
     `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
-    `directory` are paths that every node sees, `cache` is each node's own. `layout` is the dataset's, see
-    `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of its `workers` is
-    given. `timeout` is the most minutes between two reports, 0 for any. `provenance` goes into the bundle.
+    `directory` are paths that every node sees, `cache` is each node's own. With a `store`, the address of the job's
+    folder there, `directory` is of the sweep's own machine (see `orchestrator.worker_storage`). `layout` is the
+    dataset's, see `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of
+    its `workers` is given. `timeout` is the most minutes between two reports, 0 for any. `provenance` goes into the
+    bundle.
     """
 
     job_id: str
@@ -26,6 +28,7 @@ class Task:
     dataset: Path
     cache: Path
     directory: JobDirectory
+    store: str | None = None
     layout: str = "auto"
     cpus: float = 1.0
     gpus: float = 0.0
@@ -42,6 +45,7 @@ class Task:
             "dataset": str(self.dataset),
             "cache": str(self.cache),
             "directory": str(self.directory.path),
+            "store": self.store,
             "layout": self.layout,
             "cpus": self.cpus,
             "gpus": self.gpus,

@@ -359,3 +359,18 @@ def test_output_that_cannot_be_written_is_a_message_with_its_path(msad, tmp_path
     (tmp_path / "file").write_text("")
     code, _, err = msad("data", "demo", tmp_path / "file" / "demo")
     assert code in (1, 2) and "file" in err and "Traceback" not in err
+
+
+def test_password_on_the_command_line_goes_into_the_environment_of_a_new_beginning(monkeypatch):
+    begun, address = [], "http://ada:a-secret@host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    monkeypatch.setattr("os.execv", lambda program, words: begun.append(words[1:]))
+    cli._without_passwords(["python", "-m", "orchestrator", "compare", "--tracking-uri", "http://host:5000"])
+    assert not begun
+    cli._without_passwords(["python", "-m", "orchestrator", "compare", "--tracking-uri", address])
+    cli._without_passwords(["python", "/usr/bin/msad", "ui", f"--tracking-uri={address}"])
+    assert begun == [
+        ["-m", "orchestrator", "compare", "--tracking-uri", "http://host:5000"],
+        ["/usr/bin/msad", "ui", "--tracking-uri=http://host:5000"],
+    ]
+    assert os.environ["MLFLOW_TRACKING_URI"] == address

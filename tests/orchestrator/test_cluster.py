@@ -1,8 +1,11 @@
-"""How a cluster is divided among trials; pure arithmetic, Ray is not started here."""
+"""How a cluster is divided among trials, by arithmetic; and what a Ray that is started here listens on."""
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -92,6 +95,35 @@ def test_ray_that_cannot_be_started_is_an_error_for_the_user(monkeypatch):
     monkeypatch.setattr("os.environ", dict(os.environ))  # connecting sets Ray's variables
     with pytest.raises(ResourceError, match=r"could not be started on this machine \(The current node timed out"):
         connect(asked())
+
+
+# Starts Ray as a sweep does, and prints what listens where: the command and the address of each.
+LISTENING = """
+import json, sys
+import psutil
+from orchestrator.cluster import connect
+from orchestrator.config import make_config
+connect(make_config({"name": "a", "dataset": "d", "executor": "train"}))  # with the dashboard
+import ray
+ray.get(ray.remote(lambda: 1).remote())
+found, me = [], psutil.Process()
+for process in [me, *me.children(recursive=True)]:
+    try:
+        name, connections = " ".join(process.cmdline()), process.net_connections("inet")
+    except psutil.NoSuchProcess:
+        continue
+    found += [[name, connection.laddr.ip] for connection in connections if connection.status == "LISTEN"]
+print(json.dumps(found))
+"""
+
+
+def test_ray_that_is_started_here_listens_on_the_loopback_address_alone():
+    done = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    programs = " ".join(program for program, _ in found)
+    assert all(name in programs for name in ("gcs_server", "raylet", "dashboard.py")), programs
+    assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}, found
 
 
 def test_workers_of_a_trial_are_counted_together():
