@@ -106,7 +106,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     cache = default_cache_dir()
     with reading_files("Checking the images"):
         plan = prepare(config, cache)
-    client = tracking.connect(config.tracking_uri)  # not while Ray starts, whose node has 30 s to come up
+    client = tracking.connect(config.tracking_uri)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
         allotment = cluster.connect(config)
