@@ -117,6 +117,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_ray_that_is_started_here_listens_on_the_loopback_address_alone():
     done = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -99,6 +99,7 @@ def head() -> Iterator[Head]:
             stop(process)
 
 
+@pytest.mark.slow
 def test_sweep_is_submitted_as_a_ray_job_with_its_code_shipped(head, demo, tmp_path):
     """The working directory is a copy of the checkout, so what runs is what was submitted, on whatever node."""
     shipped = json.dumps({"excludes": [".git", ".venv", "docs", "tests", "benchmarks"]})
@@ -119,6 +120,7 @@ def test_sweep_is_submitted_as_a_ray_job_with_its_code_shipped(head, demo, tmp_p
     assert (tmp_path / "submitted" / "jobs" / "brick-baseline-final" / "test.json").exists()
 
 
+@pytest.mark.slow
 def test_job_without_the_token_is_refused(head):
     stranger = {**head.environment, "RAY_AUTH_TOKEN": "another-token-than-the-cluster's"}
     listed = subprocess.run(

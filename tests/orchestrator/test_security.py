@@ -268,6 +268,7 @@ def test_two_pulls_into_one_folder_at_once_leave_one_of_them_whole(two_runs, uri
     assert [path.name for path in target.parent.iterdir()] == ["pulled"]
 
 
+@pytest.mark.slow
 def test_pull_that_is_killed_leaves_a_whole_bundle_or_none(two_runs, uri, processes, tmp_path):
     target, clock, killed = tmp_path / "pulled", random.Random(0), 0
     for _ in range(5):
