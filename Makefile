@@ -1,5 +1,6 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Nothing else has to be installed or configured.
 PYTHON ?= python3
+DEMO_EPOCHS ?= 10
 BIN := .venv/bin
 
 .PHONY: demo test lint clean
@@ -7,7 +8,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/msad data demo demo
 	$(BIN)/msad search --dataset demo --categories brick,gear --architectures feature_pyramid,multiscale \
-	    --trials 2 --epochs 10 --image-size 128 --set model/base_width=8
+	    --trials 2 --epochs $(DEMO_EPOCHS) --image-size 128 --set model/base_width=8
 
 test: .venv/installed
 	$(BIN)/python -m pytest
