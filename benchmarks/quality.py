@@ -15,15 +15,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import heading
 import numpy as np
 import pandas as pd
 import torch
@@ -78,7 +76,7 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    print(_machine(device, options.threads), flush=True)
+    print(heading.machine(device, options.threads), flush=True)
     rows = []
     for category in options.categories or list_categories(options.root):
         for family in options.families:
@@ -90,7 +88,7 @@ def main() -> None:
             print(_table(rows[-1:]), flush=True)
             if options.ablations:
                 rows += _ablations(best, options, device)
-    text = f"{_machine(device, options.threads)}\n{options.command}\n\n{_table(rows)}\n\n{_published(rows)}"
+    text = f"{heading.machine(device, options.threads)}\n{heading.command()}\n\n{_table(rows)}\n\n{_published(rows)}"
     print(text)
     if options.output:
         options.output.write_text(text + "\n")
@@ -113,11 +111,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
     parser.add_argument("--output", type=Path, help="write the table here too")
-    options = parser.parse_args()
-    hidden = ("--root", "--cache", "--output")  # paths of one machine
-    words = [word for at, word in enumerate(sys.argv) if word not in hidden and sys.argv[at - 1] not in hidden]
-    options.command = shlex.join(["python", "benchmarks/quality.py", "--root", "ROOT", *words[1:]])
-    return options
+    return parser.parse_args()
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -247,11 +241,6 @@ def _published(rows: list[dict[str, Any]]) -> str:
         if category in {row["category"] for row in rows}
     ]
     return "\n".join(lines)
-
-
-def _machine(device: torch.device, threads: int) -> str:
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
-    return f"{where}; torch {torch.__version__}; Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}"
 
 
 if __name__ == "__main__":

@@ -26,10 +26,7 @@ import argparse
 import copy
 import dataclasses
 import math
-import platform
-import shlex
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -37,6 +34,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import heading
 import numpy as np
 import torch
 from PIL import Image
@@ -92,7 +90,7 @@ def main() -> None:
         for name, side in sides.items():
             rounds[-1][name] = side()
             print(f"  round {number + 1}, {name}: {rounds[-1][name]:.1f} images/s", flush=True)
-    text = f"{_machine(device, options.threads)}\n{options.command}\n\n{_table(rounds)}"
+    text = f"{heading.machine(device, options.threads)}\n{heading.command()}\n\n{_table(rounds)}"
     print(text)
     if options.output:
         options.output.write_text(text + "\n")
@@ -114,11 +112,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--anomalib", action="store_true")
     parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
     parser.add_argument("--output", type=Path, help="write the table here too")
-    options = parser.parse_args()
-    hidden = ("--root", "--originals", "--cache", "--output")  # paths of one machine
-    words = [word for at, word in enumerate(sys.argv) if word not in hidden and sys.argv[at - 1] not in hidden]
-    options.command = shlex.join(["python", "benchmarks/training.py", "--root", "ROOT", *words[1:]])
-    return options
+    return parser.parse_args()
 
 
 def _ours(
@@ -321,11 +315,6 @@ def _table(rounds: list[dict[str, float]]) -> str:
         )
         lines.append(f"{name:24}{rate:>10.1f}{ratio:>13.2f}x{share:>14.0%}")
     return "\n".join(lines)
-
-
-def _machine(device: torch.device, threads: int) -> str:
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
-    return f"{where}; torch {torch.__version__}; Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}"
 
 
 if __name__ == "__main__":

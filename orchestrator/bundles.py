@@ -34,7 +34,7 @@ from models.registry import PREFIX, build, is_own, provider
 from models.scoring import Scorer, Scoring
 from models.tiling import Tiled, tiled
 from orchestrator import bundle_files
-from orchestrator.errors import BundleError, ConfigError
+from orchestrator.errors import BundleError, ConfigError, first_line
 from orchestrator.job_config import JobConfig
 from orchestrator.replayed_scoring import ReplayedScoring
 
@@ -377,7 +377,7 @@ def _device(name: str | torch.device | None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"device {name!r} cannot be used: {first_line(error)}") from error
     return device
 
 

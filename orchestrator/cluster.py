@@ -14,7 +14,7 @@ import torch
 
 from models.references import is_python_path
 from orchestrator.config import SweepConfig
-from orchestrator.errors import ResourceError
+from orchestrator.errors import ResourceError, first_line
 from orchestrator.job import TRAIN_ENVIRONMENT
 
 QUIET = {
@@ -64,7 +64,7 @@ def connect(config: SweepConfig) -> Allotment:
     # A session that a notebook has started already is taken as it is.
     dashboard = ray.is_initialized() or needs_dashboard(config, torch.cuda.is_available())
     _join(config, dashboard)
-    allotment = divide(config, _nodes())
+    allotment = divide(config, alive_nodes())
     if allotment.executor == "train" and not dashboard:  # Ray sees a GPU that torch does not
         ray.shutdown()
         _join(config, dashboard=True)
@@ -96,16 +96,17 @@ def _join(config: SweepConfig, dashboard: bool) -> None:
         )
     except (ConnectionError, TimeoutError) as error:
         raise ResourceError(
-            f"no Ray cluster answers at {config.address!r} ({str(error).splitlines()[0]}): start one with "
+            f"no Ray cluster answers at {config.address!r} ({first_line(error)}): start one with "
             "`ray start --head`, or leave --address away to use this machine"
         ) from error
     except Exception as error:  # Ray has no type for processes of its own that do not come up in time
         raise ResourceError(
-            f"Ray could not be started on this machine ({str(error).splitlines()[0]}): is it short of memory or busy?"
+            f"Ray could not be started on this machine ({first_line(error)}): is it short of memory or busy?"
         ) from error
 
 
-def _nodes() -> list[dict[str, float]]:
+def alive_nodes() -> list[dict[str, float]]:
+    """Return the resources of each node of the cluster that is joined."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

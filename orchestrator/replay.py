@@ -14,7 +14,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from orchestrator.errors import first_line
+
 Gradients = Callable[[Tensor], Tensor]
+
+
+def go_on_unrecorded(error: RuntimeError, what: str, stacklevel: int) -> None:
+    """Warn that something could not be recorded; a device without memory is raised as it is."""
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
+    warnings.warn(
+        f"this architecture's {what} unrecorded, which is slower on a GPU: something there waits for the device "
+        f"({first_line(error)})",
+        stacklevel=stacklevel,
+    )
 
 
 @dataclass(frozen=True)
@@ -84,14 +97,8 @@ class Replayed:
             with torch.cuda.graph(graph, pool=self._memory):
                 figures = self._step(static)
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+            go_on_unrecorded(error, "steps run", stacklevel=3)
             self._records = False
-            warnings.warn(
-                f"this architecture's steps run unrecorded, which is slower on a GPU: something in them waits for the "
-                f"device ({str(error).splitlines()[0]})",
-                stacklevel=2,
-            )
             return
         gradients = [parameter.grad for parameter in self._parameters]
         self._recordings[len(batch)] = _Recording(graph, static, figures, gradients)

@@ -10,12 +10,13 @@ Shapes: B images, H×W pixels.
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from orchestrator.replay import go_on_unrecorded
 
 Score = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -83,14 +84,8 @@ class ReplayedScoring:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 map_and_score = self._score(image_BCHW)
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+            go_on_unrecorded(error, "scoring runs", stacklevel=5)
             self._records = False
-            warnings.warn(
-                "this architecture's scoring runs unrecorded, which is slower on a GPU: something in it waits for the "
-                f"device ({str(error).splitlines()[0]})",
-                stacklevel=4,
-            )
             return None
         tensors = [*self._model.parameters(), *self._model.buffers()]
         recording = _Recording(graph, image_BCHW, map_and_score, [tensor.untyped_storage() for tensor in tensors])

@@ -22,7 +22,7 @@ from data_io.splits import split_good_images
 from models.backbones import untrained
 from models.errors import ModelError
 from models.registry import build
-from orchestrator.cluster import Allotment, divide
+from orchestrator.cluster import Allotment, alive_nodes, divide
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ResourceError
 from orchestrator.job_config import JobConfig
@@ -58,9 +58,7 @@ def share(config: SweepConfig, plan: Plan, workspace: Workspace, cache: Path, sa
     ResourceError
         The GPUs differ in kind; a trial fails, even with a whole GPU; none fits into a node's memory.
     """
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = alive_nodes()
     kind, whole = gpu_kind(nodes), divide(config, nodes)
     kept = JobDirectory(workspace.root).read("memory") or {}
     needs = {}

@@ -21,7 +21,7 @@ from models.base import AnomalyModel, SelfTraining
 from models.registry import build
 from models.tiling import tiled
 from orchestrator.batches import TrainingData, make_batches
-from orchestrator.errors import OutOfMemory, TrainingError
+from orchestrator.errors import OutOfMemory, TrainingError, first_line
 from orchestrator.job_config import JobConfig
 from orchestrator.replay import Replayed
 from orchestrator.self_training import fit_itself
@@ -72,7 +72,7 @@ def fit(
             raise
         raise OutOfMemory(
             f"out of memory on {device} with batch_size {job.batch_size}, image_size {job.image_size} and model "
-            f"{dict(job.model)}: lower one of them ({str(error).splitlines()[0]})"
+            f"{dict(job.model)}: lower one of them ({first_line(error)})"
         ) from error
 
 

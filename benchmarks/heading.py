@@ -1,0 +1,25 @@
+"""What stands above a benchmark's figures: the machine and versions, and the command without paths of one machine."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+PATHS = ("--root", "--originals", "--cache", "--output")
+
+
+def machine(device: torch.device, threads: int) -> str:
+    """Return the device, the versions and the date, in a line."""
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
+    return f"{where}; torch {torch.__version__}; Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}"
+
+
+def command() -> str:
+    """Return how the running script was called, `PATHS` left out."""
+    words = [word for at, word in enumerate(sys.argv) if word not in PATHS and sys.argv[at - 1] not in PATHS]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", "--root", "ROOT", *words[1:]])
