@@ -98,7 +98,8 @@ def test_page_loads_nothing_and_runs_nothing(text):
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)|url\(([^)]*)""", text)
     assert addresses
     assert all(source.startswith(("data:image/", "#")) for pair in addresses for source in pair if source)
-    assert "<script" not in text and "<link" not in text and "@import" not in text and "http" not in text
+    # `http` with its colon: the letters alone turn up in pictures written in base 64.
+    assert not re.findall(r"<script|<link|@import|https?:", text)
 
 
 def test_page_escapes_what_others_have_named(text):
