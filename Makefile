@@ -1,6 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Nothing else has to be installed or configured.
 PYTHON ?= python3
 DEMO_EPOCHS ?= 10
+DEMO_SIZE ?= 128
 BIN := .venv/bin
 
 .PHONY: demo test lint clean
@@ -8,10 +9,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/msad data demo demo
 	$(BIN)/msad search --dataset demo --categories brick,gear --architectures feature_pyramid,multiscale \
-	    --trials 2 --epochs $(DEMO_EPOCHS) --image-size 128 --set model/base_width=8
+	    --trials 2 --epochs $(DEMO_EPOCHS) --image-size $(DEMO_SIZE) --set model/base_width=8
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

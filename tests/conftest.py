@@ -16,6 +16,17 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parent.parent
+RAY = {f"test_{name}.py" for name in ("sweep", "faults", "layouts", "notebook", "nodes", "team", "cluster", "sharing")}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests together in one of the parallel processes, and all that start Ray: two at once are too much.
+
+    Those come first, for they take the longest.
+    """
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path.name in RAY else item.path.name))
+    items.sort(key=lambda item: item.path.name not in RAY)
 
 
 @pytest.fixture(scope="session", autouse=True)

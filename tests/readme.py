@@ -1,11 +1,11 @@
 """Runs what README.md and the pages in docs/ show, in order: console lines after `$`, Python blocks, and their files.
 
-    python tests/readme.py [README.md docs/extending.md ...]
+    python tests/readme.py [--quick] [README.md docs/extending.md ...]
 
 All share one folder, so each command may use what an earlier one made, as a reader would; every page begins in the
 state that the README leaves behind. A block whose first line is `# file: NAME` is written to that file instead of run.
-A block marked with the comment `<!-- not run: why -->` above it is left out and named. The first command that fails
-ends the run.
+A block marked with the comment `<!-- not run: why -->` above it is left out and named; with `--quick` so is one marked
+`<!-- long: why -->`. The first command that fails ends the run.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parent.parent
 BLOCK = re.compile(
-    r"(<!-- not run: (?P<why>[^>]*) -->\n)?```(?P<kind>console|python|yaml|toml)\n"
+    r"(<!-- (?P<mark>not run|long): (?P<why>[^>]*) -->\n)?```(?P<kind>console|python|yaml|toml)\n"
     r"(# file: (?P<file>\S+)\n)?(?P<text>.*?)```",
     re.DOTALL,
 )
 
 
-def commands(text: str) -> Iterator[tuple[str, str]]:
+def commands(text: str, quick: bool) -> Iterator[tuple[str, str]]:
     """Yield `(shell or python or a file's name, code)`; a shell command goes on over lines that end in a backslash."""
     for block in BLOCK.finditer(text):
-        if block["why"]:
+        if block["mark"] == "not run" or (block["mark"] == "long" and quick):
             print(f"not run ({block['why']}):\n{block['text']}", flush=True)
         elif block["file"]:
             yield block["file"], block["text"]
@@ -41,7 +41,8 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    pages = [Path(name) for name in sys.argv[1:]]
+    quick = "--quick" in sys.argv[1:]
+    pages = [Path(name) for name in sys.argv[1:] if name != "--quick"]
     pages = pages or [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
     environment = {
         **os.environ,
@@ -50,7 +51,7 @@ def main() -> None:
     }
     done = 0
     for page in pages:
-        for kind, code in commands(page.read_text()):
+        for kind, code in commands(page.read_text(), quick):
             print(f"\n=== {page.name}: {code.strip()}", flush=True)
             if kind not in ("shell", "python"):
                 (REPOSITORY / kind).write_text(code)

@@ -67,6 +67,7 @@ def test_training_on_another_layout_ends_measured_and_opens_no_test_file_before(
     assert "looks like kolektor_sdd2" in str(invoke("evaluate", model, root).exception)
 
 
+@pytest.mark.slow
 def test_good_images_alone_end_with_a_model_and_no_test_figures(demo, tmp_path):
     shutil.copytree(demo / "gear" / "train" / "good", tmp_path / "washer" / "good")
     words = ("train", "--dataset", "washer", "--architectures", "baseline", "--name", "own")

@@ -188,6 +188,7 @@ def test_resume_of_a_finished_sweep_changes_nothing(swept):
     assert all(run.info.status == "FINISHED" for run in after["study"])
 
 
+@pytest.mark.slow
 def test_report_on_the_selection_and_several_final_seeds(demo, tmp_path):
     words = ["search", "--dataset", str(demo), "--categories", "brick", "--architectures", "baseline", "--trials", "3"]
     asked = ["--pruner", "none", "--report-trials", "--final-seeds", "2", "--name", "reported"]
@@ -278,7 +279,7 @@ def test_train_executor_runs_every_trial_as_a_ray_train_job(demo, tmp_path):
     assert not list((tmp_path / "sweeps" / "nested" / "train").iterdir()), "checkpoints of finished jobs were left"
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_sweep_stopped_in_the_middle_resumes_without_a_duplicate(demo, tmp_path, signal_number):
     words = [
         "search",
