@@ -105,6 +105,16 @@ def _join(config: SweepConfig, dashboard: bool) -> None:
         ) from error
 
 
+def keep_credentials_out_of_trials() -> None:
+    """Stop Ray Tune from passing on AWS credentials, which Ray would write into its logs and show on its dashboard.
+
+    Workers have those of their node: here the environment of this process, on a cluster its own. Ray has no setting.
+    """
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+
+
 def alive_nodes() -> list[dict[str, float]]:
     """Return the resources of each node of the cluster that is joined."""
     import ray

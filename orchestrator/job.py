@@ -64,15 +64,18 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     """
     os.environ.update(TRAIN_ENVIRONMENT)  # read by the controller, which inherits them
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     resources = {"CPU": max(WAITING_CPUS, task["cpus"] - WAITING_CPUS), "GPU": task["gpus"], "memory": task["memory"]}
-    # One worker needs no collective; NCCL would be opened all the same unless told otherwise.
-    backend = "cpu:gloo,cuda:nccl" if task["gpus"] and task["workers"] > 1 else "gloo"
-    trainer = TorchTrainer(
+    backend = None
+    if task["workers"] > 1:  # a worker alone needs no process group, which would listen on all addresses of its node
+        from ray.train.torch import TorchConfig
+
+        backend = TorchConfig(backend="cpu:gloo,cuda:nccl" if task["gpus"] else "gloo")
+    trainer = DataParallelTrainer(
         _train_worker,
         train_loop_config=task,
-        torch_config=TorchConfig(backend=backend),
+        backend_config=backend,
         scaling_config=ray.train.ScalingConfig(
             num_workers=task["workers"],
             use_gpu=bool(task["gpus"]),

@@ -222,6 +222,7 @@ class _Sweep:
                 verbose=0,
             ),
         )
+        cluster.keep_credentials_out_of_trials()
         tuner.fit()
         if search.full_disk:
             raise ResourceError(

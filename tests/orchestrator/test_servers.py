@@ -30,7 +30,7 @@ SECRETS = {
 DATABASE_PASSWORD = "Secret-of-database-4"
 USER = {"MLFLOW_TRACKING_USERNAME": "admin", "AWS_ACCESS_KEY_ID": "key-of-the-store"}
 SMALL = ["--image-size", "32", "--epochs", "2", "--set", "model/base_width=4", "--set", "model/depth=2"]
-ASKED = ("api/jobs/", "api/cluster_status", "nodes?view=details", "api/train/v2/runs/v1")
+ASKED = ("api/jobs/", "api/cluster_status", "nodes?view=summary", "nodes?view=details", "api/train/v2/runs/v1")
 ASKED += tuple(f"api/v0/{kind}?detail=1" for kind in ("actors", "tasks", "workers", "runtime_envs", "jobs"))
 
 
@@ -289,5 +289,6 @@ def test_no_secret_is_in_the_tracking_store_or_its_artifacts(swept, server, post
 
 @pytest.mark.slow
 def test_rays_dashboard_shows_no_secret(swept):
-    assert {"api/jobs/", "api/v0/actors?detail=1", "nodes?view=details"} <= set(swept.answers), list(swept.answers)
+    asked = {"api/jobs/", "api/v0/actors?detail=1", "api/v0/runtime_envs?detail=1"}
+    assert asked <= set(swept.answers), list(swept.answers)
     assert not {path: secrets for path, text in swept.answers.items() if (secrets := found_in(text.encode()))}
