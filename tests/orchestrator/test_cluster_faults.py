@@ -88,7 +88,7 @@ def slow(demo: Path, trials: int, epochs: int) -> list[str]:
 
 def test_killed_workers_driver_and_sweep_cost_a_train_job_nothing(demo, tmp_path):
     sweep = Sweep(tmp_path, *slow(demo, 2, 12), "--executor", "train", "--concurrency", "1")
-    for done, title in ((2, "ray::RayTrainWorker"), (4, "ray::ImplicitFunc"), (6, "ray::TrainController")):
+    for done, title in ((2, "ray::RayTrainWorker"), (4, "ray::ImplicitFunc")):  # the latter holds the controller too
         sweep.wait_for(lambda done=done: len(sweep.epochs(0)) >= done)
         victims = descendants(sweep.process.pid, title)
         assert victims, descendants(sweep.process.pid, "ray::")
