@@ -289,6 +289,6 @@ def test_no_secret_is_in_the_tracking_store_or_its_artifacts(swept, server, post
 
 @pytest.mark.slow
 def test_rays_dashboard_shows_no_secret(swept):
-    asked = {"api/jobs/", "api/v0/actors?detail=1", "api/v0/runtime_envs?detail=1"}
-    assert asked <= set(swept.answers), list(swept.answers)
+    asked = {f"api/v0/{kind}?detail=1" for kind in ("actors", "tasks", "workers", "runtime_envs")}
+    assert asked | {"api/jobs/", "api/cluster_status"} <= set(swept.answers), list(swept.answers)
     assert not {path: secrets for path, text in swept.answers.items() if (secrets := found_in(text.encode()))}
