@@ -7,10 +7,11 @@ import math
 import os
 import sys
 import sysconfig
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from models.references import is_python_path
 from orchestrator.config import SweepConfig
@@ -28,6 +29,7 @@ QUIET = {
 # Whoever reaches Ray's ports runs code here. Its own servers, all but the dashboard, listen on every address of the
 # machine unless the node's own is the loopback one, which Ray gives it where it thinks that clusters are not supported.
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+RECLAIM_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,37 +59,20 @@ def connect(config: SweepConfig) -> Allotment:
         os.environ.setdefault(name, value)
     if not config.address:
         os.environ.update(LOOPBACK_ONLY)  # Ray reads it when it is imported
-    import ray
 
     for name in ("ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # A session that a notebook has started already is taken as it is.
-    dashboard = ray.is_initialized() or needs_dashboard(config, torch.cuda.is_available())
-    _join(config, dashboard)
-    allotment = divide(config, alive_nodes())
-    if allotment.executor == "train" and not dashboard:  # Ray sees a GPU that torch does not
-        ray.shutdown()
-        _join(config, dashboard=True)
-    return allotment
+    _join(config)
+    return divide(config, alive_nodes())
 
 
-def needs_dashboard(config: SweepConfig, has_gpu: bool) -> bool:
-    """Return whether a sweep needs the processes of Ray's dashboard, which are half of what starting Ray costs.
-
-    Those of a cluster that is joined are there anyway. Here only Ray Train jobs as trials need them: by the dashboard's
-    interface Ray notices that a job was stopped early, and takes back the resources it had.
-    """
-    direct = config.executor == "direct" or (config.executor == "auto" and not has_gpu)
-    return config.address is not None or config.resources.workers > 1 or not direct
-
-
-def _join(config: SweepConfig, dashboard: bool) -> None:
+def _join(config: SweepConfig) -> None:
     import ray
 
     try:
         ray.init(
             address=config.address or "local",
-            include_dashboard=None if dashboard else False,
+            include_dashboard=None if config.address else False,  # its processes are half of what starting Ray costs
             log_to_driver=False,
             logging_level=logging.ERROR,
             ignore_reinit_error=True,
@@ -113,6 +98,39 @@ def keep_credentials_out_of_trials() -> None:
     from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
     ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+
+
+@contextmanager
+def reclaiming() -> Iterator[None]:
+    """Return to the cluster, all the while, what Ray Train jobs hold whose controllers are dead.
+
+    Ray keeps the placement group of a dead actor until the whole sweep ends, even moves it to another node where its
+    own is lost: the next attempt would wait for the resources for ever. The public interface does not tell whose a
+    placement group is.
+    """
+    import ray
+    from ray._private.state import state
+    from ray._raylet import PlacementGroupID
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job_id, done = bytes.fromhex(ray.get_runtime_context().get_job_id()), threading.Event()
+
+    def reclaim() -> None:
+        while not done.wait(RECLAIM_SECONDS):
+            for entry in state._connect_and_get_accessor().get_placement_group_table():
+                group = PlacementGroupTableData.FromString(entry)
+                ours = group.creator_job_id == job_id and group.creator_actor_id.strip(b"\xff")  # not the sweep's own
+                if ours and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
+                    remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+
+    thread = threading.Thread(target=reclaim, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def alive_nodes() -> list[dict[str, float]]:

@@ -20,8 +20,15 @@ from orchestrator.workspace import write_atomically
 # more per job. Both were measured to dominate a short job.
 TRAIN_ENVIRONMENT = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
-WAITING_CPUS = 0.01
-"""What the process that waits for a Ray Train job asks for, for Tune refuses 0; the workers ask for so much less."""
+WAITING_CPUS, ROOM_FOR_WAITING = 0.0001, 0.01
+"""What the process that waits for a Ray Train job asks for (Tune refuses 0), and what a job's workers leave for those.
+
+Where nodes are lost, the processes of all their jobs may come to wait on one node of a single CPU.
+"""
+
+# Each starts a process per job: one hands out Ray Data's datasets, which there are none of; the other returns what a
+# lost job holds, but only with Ray's dashboard, and not what Ray had moved to another node (see `cluster.reclaiming`).
+NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 def direct_trial(config: dict[str, Any]) -> None:
@@ -46,9 +53,16 @@ def direct_trial(config: dict[str, Any]) -> None:
 
 def train_trial(config: dict[str, Any]) -> None:
     """Run a task as a Ray Train job of its own, from inside a Tune trial that only waits for it."""
-    from ray.tune.integration.ray_train import TuneReportCallback
+    from ray import tune
+    from ray.train import UserCallback
 
-    train_job(config["task"], config["train_storage"], callbacks=[TuneReportCallback()])
+    class ReportToTune(UserCallback):
+        """Passes a report on; Ray's own callback does it through a process per trial, for a controller elsewhere."""
+
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            tune.report(metrics[0])
+
+    train_job(config["task"], config["train_storage"], callbacks=[ReportToTune()])
 
 
 def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = None, losses: int = 1) -> None:
@@ -66,7 +80,8 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     import ray.train
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    resources = {"CPU": max(WAITING_CPUS, task["cpus"] - WAITING_CPUS), "GPU": task["gpus"], "memory": task["memory"]}
+    cpus = max(WAITING_CPUS, task["cpus"] - ROOM_FOR_WAITING)
+    resources = {"CPU": cpus, "GPU": task["gpus"], "memory": task["memory"]}
     backend = None
     if task["workers"] > 1:  # a worker alone needs no process group, which would listen on all addresses of its node
         from ray.train.torch import TorchConfig
@@ -89,6 +104,10 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
+    create_callbacks = trainer._create_default_callbacks
+    trainer._create_default_callbacks = lambda: [
+        callback for callback in create_callbacks() if type(callback).__name__ not in NEEDLESS_CALLBACKS
+    ]
     if callbacks:
         trainer._initialize_and_run_controller = _control_here
     try:
@@ -102,14 +121,18 @@ def _control_here(**parts: Any) -> Any:
     """Run Ray Train's controller in this process, a Tune trial's actor, not in an actor of its own for every trial.
 
     The process takes the next trial too, so what a controller imports is paid for once; it did nothing but wait. Where
-    it is killed, because a trial is stopped early or by a crash, its workers and their placement group go with it all
-    the same. Ray has no setting for this.
+    it is killed, its workers go with it, and `cluster.reclaiming` returns what they held. Ray has no setting for this.
     """
     from ray.train.v2._internal.execution.controller import TrainController
 
     async def control() -> Any:
         controller = TrainController(**parts)
-        await controller.run()
+        try:
+            await controller.run()
+        except SystemExit:  # raised in a report by Tune, to end a trial early
+            if workers := controller.get_worker_group():
+                workers.shutdown()
+            raise
         return controller.get_result()
 
     return asyncio.run(control())

@@ -134,7 +134,8 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
                 f"{workers} ({allotment.executor}); tracked in {config.tracking_uri}"
             )
             sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
-            failed = sweep.run()
+            with cluster.reclaiming():
+                failed = sweep.run()
             patience = FINISHED_SECONDS
             unreported = sweep.report.publish(sweep.reporter, patience)
         except KeyboardInterrupt:

@@ -88,7 +88,6 @@ class TwoNodes:
         self._patch.setenv("RAY_TMPDIR", self._folder.name)
         for name in ("PYTHONPATH", "RAY_worker_niceness"):
             self._patch.setenv(name, environment()[name])
-        # Only trials that are stopped early inside a Ray Train job need the dashboard, which starts a dozen processes.
         head = {"num_cpus": 1, "include_dashboard": False, "dashboard_port": free_port()}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self._cluster.address
@@ -101,7 +100,8 @@ class TwoNodes:
         self._folder.cleanup()
 
     def add(self) -> None:
-        self.second = self._cluster.add_node(num_cpus=1)
+        # An address of its own, or the driver may take this node, which is to be killed, for its own.
+        self.second = self._cluster.add_node(num_cpus=1, node_ip_address="127.0.0.2")
 
     def lose(self) -> None:
         """Kill all processes of the second node."""

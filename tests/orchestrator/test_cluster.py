@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from orchestrator.cluster import Allotment, connect, divide, needs_dashboard, own_code
+from orchestrator.cluster import Allotment, connect, divide, own_code
 from orchestrator.config import make_config
 from orchestrator.errors import ConfigError, ResourceError
 
@@ -103,7 +103,7 @@ import json, sys
 import psutil
 from orchestrator.cluster import connect
 from orchestrator.config import make_config
-connect(make_config({"name": "a", "dataset": "d", "executor": "train"}))  # with the dashboard
+connect(make_config({"name": "a", "dataset": "d"}))
 import ray
 ray.get(ray.remote(lambda: 1).remote())
 found, me = [], psutil.Process()
@@ -123,7 +123,7 @@ def test_ray_that_is_started_here_listens_on_the_loopback_address_alone():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     programs = " ".join(program for program, _ in found)
-    assert all(name in programs for name in ("gcs_server", "raylet", "dashboard.py")), programs
+    assert all(name in programs for name in ("gcs_server", "raylet")), programs
     assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}, found
 
 
@@ -141,18 +141,3 @@ def test_more_workers_per_trial_than_fit_are_refused_with_what_fits():
 def test_workers_of_a_trial_in_the_direct_executor_are_refused():
     with pytest.raises(ConfigError, match="several workers per trial need --executor train"):
         asked("direct", workers=2)
-
-
-@pytest.mark.parametrize(
-    ("settings", "has_gpu", "needed"),
-    [
-        ({}, False, False),
-        ({}, True, True),
-        ({"executor": "direct"}, True, False),
-        ({"executor": "train"}, False, True),
-        ({"resources": {"workers": 2}}, False, True),
-        ({"address": "auto", "executor": "direct"}, False, True),
-    ],
-)
-def test_dashboard_is_started_only_where_trials_are_ray_train_jobs(settings, has_gpu, needed):
-    assert needs_dashboard(make_config({"name": "a", "dataset": ".", **settings}), has_gpu) is needed

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -145,13 +146,12 @@ def server(postgresql, tmp_path_factory) -> Iterator[str]:
 
 @dataclass
 class Swept:
-    """A finished sweep: its folder, what it printed, and what was seen of its processes while it ran."""
+    """A finished sweep: its folder, what it printed, and what its processes listened on while it ran."""
 
     folder: Path
     ray: Path
     output: str = ""
     listening: set[tuple[str, str]] = field(default_factory=set)  # program, address
-    answers: dict[str, str] = field(default_factory=dict)  # path -> what Ray's dashboard answered
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,7 @@ def swept(server, demo, tmp_path_factory) -> Iterator[Swept]:
 
 
 def look(driver: psutil.Process, seen: Swept) -> None:
-    """Note what the processes of a sweep listen on, and what Ray's dashboard answers."""
+    """Note what the processes of a sweep listen on."""
     for process in [driver, *driver.children(recursive=True)]:
         try:
             program = " ".join(process.cmdline())
@@ -187,21 +187,39 @@ def look(driver: psutil.Process, seen: Swept) -> None:
         except psutil.Error:
             continue
         seen.listening |= {(program[:120], address.ip) for address in addresses}
-        if "dashboard/dashboard.py" in program and addresses:
-            ask(f"http://127.0.0.1:{addresses[0].port}", seen)
 
 
-def ask(dashboard: str, seen: Swept) -> None:
-    token = Path.home() / ".ray" / "auth_token"
-    headers = {"Authorization": f"Bearer {token.read_text().strip()}"} if token.is_file() else {}
-    for path in ASKED:
+@pytest.fixture
+def head() -> Iterator[tuple[str, str]]:
+    """The addresses of a Ray cluster of one node, and of its dashboard."""
+    port, dashboard = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        words = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", f"--port={port}"]
+        process = subprocess.Popen(
+            [Path(sys.executable).with_name("ray"), *words, f"--dashboard-port={dashboard}"],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         try:
-            with urllib.request.urlopen(
-                urllib.request.Request(f"{dashboard}/{path}", headers=headers), timeout=5
-            ) as got:
-                seen.answers[path] = seen.answers.get(path, "") + got.read().decode()
-        except (OSError, ValueError):
-            continue
+            deadline = time.monotonic() + 120
+            while not answer(f"http://127.0.0.1:{dashboard}/api/version"):
+                assert process.poll() is None and time.monotonic() < deadline, "Ray did not come up"
+                time.sleep(0.5)
+            yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # asked kindly, Ray takes half a minute
+            process.wait()
+
+
+def answer(address: str) -> str:
+    """Return what an address answers, empty where it does not."""
+    try:
+        with urllib.request.urlopen(address, timeout=5) as got:
+            return got.read().decode()
+    except (OSError, ValueError):
+        return ""
 
 
 def found_in(text: bytes) -> list[str]:
@@ -258,7 +276,7 @@ def test_login_in_the_address_is_in_no_process_list(swept, server, tmp_path):
 @pytest.mark.slow
 def test_everything_that_a_sweep_starts_listens_on_the_loopback_address_alone(swept):
     programs = " ".join(program for program, _ in swept.listening)
-    assert all(name in programs for name in ("gcs_server", "raylet", "dashboard.py")), programs
+    assert all(name in programs for name in ("gcs_server", "raylet")), programs
     exposed = {seen for seen in swept.listening if seen[1].removeprefix("::ffff:") not in ("127.0.0.1", "::1")}
     assert not exposed
 
@@ -288,7 +306,24 @@ def test_no_secret_is_in_the_tracking_store_or_its_artifacts(swept, server, post
 
 
 @pytest.mark.slow
-def test_rays_dashboard_shows_no_secret(swept):
-    asked = {f"api/v0/{kind}?detail=1" for kind in ("actors", "tasks", "workers", "runtime_envs")}
-    assert asked | {"api/jobs/", "api/cluster_status"} <= set(swept.answers), list(swept.answers)
-    assert not {path: secrets for path, text in swept.answers.items() if (secrets := found_in(text.encode()))}
+def test_rays_dashboard_shows_no_secret(head, server, demo, tmp_path):
+    address, dashboard = head
+    words = ["train", "--dataset", str(demo), "--categories", "brick", "--architectures", "baseline", *SMALL]
+    words += ["--address", address, "--storage", str(tmp_path / "sweeps"), "--tracking-uri", server]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", *words, "--executor", "train", "--name", "shown"],
+        cwd=tmp_path,
+        env=environment(**SECRETS, **USER),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    answers = dict.fromkeys(ASKED, "")
+    while process.poll() is None:
+        answers = {path: text + answer(f"{dashboard}/{path}") for path, text in answers.items()}
+        time.sleep(1)
+    assert process.returncode == 0, process.communicate()[0]
+    must = {f"api/v0/{kind}?detail=1" for kind in ("actors", "tasks", "workers", "runtime_envs")}
+    assert all(answers[path] for path in must | {"api/jobs/", "api/cluster_status"}), answers.keys()
+    assert "RayTrainWorker" in answers["api/v0/actors?detail=1"], "it shows another cluster"
+    assert not {path: secrets for path, text in answers.items() if (secrets := found_in(text.encode()))}
