@@ -90,7 +90,7 @@ def msad() -> None:
     "--resume",
     metavar="NAME",
     shell_complete=completion.kept_sweeps,
-    help="Finish an interrupted sweep; only --storage is used beside it.",
+    help="Finish an interrupted sweep; only --storage and --address are used beside it.",
 )
 @search_options
 @json_option("how it ended and the leaderboard")
@@ -107,7 +107,7 @@ def search(config: Path | None, resume: str | None, json_file: str | None, **opt
     from orchestrator import sweep
 
     if resume:
-        return _report(sweep.resume(resume, options["storage"] or Path("sweeps")), json_file)
+        return _report(sweep.resume(resume, options["storage"] or Path("sweeps"), options["address"]), json_file)
     return _report(sweep.start(_config(config, options)), json_file)
 
 

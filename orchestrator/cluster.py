@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import math
 import os
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ QUIET = {
 # Whoever reaches Ray's ports runs code here. Its own servers, all but the dashboard, listen on every address of the
 # machine unless the node's own is the loopback one, which Ray gives it where it thinks that clusters are not supported.
 LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-RECLAIM_SECONDS = 1.0
+WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,14 @@ def keep_credentials_out_of_trials() -> None:
 
 
 @contextmanager
-def reclaiming() -> Iterator[None]:
-    """Return to the cluster, all the while, what Ray Train jobs hold whose controllers are dead.
+def watched(say: Callable[[str], object]) -> Iterator[None]:
+    """See to what Ray leaves undone while a sweep runs.
 
-    Ray keeps the placement group of a dead actor until the whole sweep ends, even moves it to another node where its
-    own is lost: the next attempt would wait for the resources for ever. The public interface does not tell whose a
-    placement group is.
+    What Ray Train jobs hold whose controllers are dead is returned to the cluster. Ray keeps the placement group of a
+    dead actor until the whole sweep ends, even moves it to another node where its own is lost: the next attempt would
+    wait for the resources for ever. The public interface does not tell whose a placement group is.
+
+    Where this machine's own node is lost, without which Ray runs nothing and says nothing, the sweep is interrupted.
     """
     import ray
     from ray._private.state import state
@@ -114,17 +117,25 @@ def reclaiming() -> Iterator[None]:
     from ray.core.generated.gcs_pb2 import PlacementGroupTableData
     from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-    job_id, done = bytes.fromhex(ray.get_runtime_context().get_job_id()), threading.Event()
+    context, done = ray.get_runtime_context(), threading.Event()
+    job_id, node_id = bytes.fromhex(context.get_job_id()), context.get_node_id()
 
     def reclaim() -> None:
-        while not done.wait(RECLAIM_SECONDS):
-            for entry in state._connect_and_get_accessor().get_placement_group_table():
-                group = PlacementGroupTableData.FromString(entry)
-                ours = group.creator_job_id == job_id and group.creator_actor_id.strip(b"\xff")  # not the sweep's own
-                if ours and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
-                    remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+        for entry in state._connect_and_get_accessor().get_placement_group_table():
+            group = PlacementGroupTableData.FromString(entry)
+            ours = group.creator_job_id == job_id and group.creator_actor_id.strip(b"\xff")  # not the sweep's own
+            if ours and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
+                remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
 
-    thread = threading.Thread(target=reclaim, daemon=True)
+    def watch() -> None:
+        while not done.wait(WATCH_SECONDS):
+            if not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes()):
+                say("Ray's node on this machine has ended, and with it the sweep: start Ray again before it is resumed")
+                _thread.interrupt_main()
+                return
+            reclaim()
+
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield

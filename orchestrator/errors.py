@@ -52,4 +52,14 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def crash_reason(error: str) -> str:
+    """Return what is worth telling of Ray's account of a crash."""
+    if "running low on memory" in error:
+        return "its node was short of memory, and Ray ended it: lower batch_size, image_size or --concurrency"
+    if "Worker unexpectedly exits" in error:
+        return "its process was killed, as the system does where memory is short, or ended by a fault in native code"
+    lines = error.strip().splitlines()
+    return lines[-1] if lines else "no message"
+
+
 USER_ERRORS = (MsadError, DataError, ModelError)

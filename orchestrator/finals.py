@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
-from orchestrator.errors import USER_ERRORS, first_line
+from orchestrator.errors import USER_ERRORS, crash_reason, first_line
 from orchestrator.job import WAITING_CPUS
 from orchestrator.task import Task
 from orchestrator.worker_storage import fetch
@@ -35,7 +35,8 @@ def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, list
     """
     import ray
 
-    train = ray.remote(num_cpus=WAITING_CPUS, max_retries=LOSSES)(_train)
+    lost = [ray.exceptions.RayActorError]  # what a job's controller is an actor for
+    train = ray.remote(num_cpus=WAITING_CPUS, max_retries=LOSSES, retry_exceptions=lost)(_train)
     evaluate = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_evaluate)
 
     def submit(task: Task) -> ObjectRef:
@@ -83,7 +84,7 @@ def _run_all(
                 reason = f"its files cannot be had from {task.store}: {first_line(error)}"
                 task.directory.write(failure, {"reason": reason, "kind": "WorkerStorage"})
             except ray.exceptions.RayError as error:
-                task.directory.write(failure, {"reason": str(error).strip().splitlines()[-1], "kind": "RayError"})
+                task.directory.write(failure, {"reason": crash_reason(str(error)), "kind": "RayError"})
             listener("end", task.job_id)
 
 

@@ -27,7 +27,7 @@ Where nodes are lost, the processes of all their jobs may come to wait on one no
 """
 
 # Each starts a process per job: one hands out Ray Data's datasets, which there are none of; the other returns what a
-# lost job holds, but only with Ray's dashboard, and not what Ray had moved to another node (see `cluster.reclaiming`).
+# lost job holds, but only with Ray's dashboard, and not what Ray had moved to another node (see `cluster.watched`).
 NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
@@ -121,7 +121,7 @@ def _control_here(**parts: Any) -> Any:
     """Run Ray Train's controller in this process, a Tune trial's actor, not in an actor of its own for every trial.
 
     The process takes the next trial too, so what a controller imports is paid for once; it did nothing but wait. Where
-    it is killed, its workers go with it, and `cluster.reclaiming` returns what they held. Ray has no setting for this.
+    it is killed, its workers go with it, and `cluster.watched` returns what they held. Ray has no setting for this.
     """
     from ray.train.v2._internal.execution.controller import TrainController
 

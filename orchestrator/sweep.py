@@ -81,14 +81,18 @@ def start(config: SweepConfig) -> Outcome:
     return _run(config, workspace)
 
 
-def resume(name: str, storage: Path) -> Outcome:
-    """Finish what is missing of a sweep that was interrupted, whatever stopped it; see `start` for the errors."""
+def resume(name: str, storage: Path, address: str | None = None) -> Outcome:
+    """Finish what is missing of a sweep that was interrupted, whatever stopped it; see `start` for the errors.
+
+    `address` is that of another Ray cluster than it ran on before, which has to reach the same storage.
+    """
     workspace = Workspace(storage.expanduser().resolve() / name)
     if not workspace.config.exists():
         names = sorted(path.parent.name for path in workspace.root.parent.glob("*/sweep.yaml"))
         hint = nearest(name, names) if names else f"; there is no sweep in {workspace.root.parent} (see --storage)"
         raise ConfigError(f"no sweep named {name!r}{hint}")
-    return _run(make_config(load(workspace.config)), workspace)
+    moved = {"address": address} if address else {}
+    return _run(make_config({**load(workspace.config), **moved}), workspace)
 
 
 def resolved(config: SweepConfig) -> SweepConfig:
@@ -134,7 +138,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
                 f"{workers} ({allotment.executor}); tracked in {config.tracking_uri}"
             )
             sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
-            with cluster.reclaiming():
+            with cluster.watched(say):
                 failed = sweep.run()
             patience = FINISHED_SECONDS
             unreported = sweep.report.publish(sweep.reporter, patience)

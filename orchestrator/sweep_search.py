@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.errors import ResourceError
+from orchestrator.errors import ResourceError, crash_reason
 from orchestrator.job_config import JobConfig
 from orchestrator.study import Study
 from orchestrator.task import Task
@@ -117,13 +117,3 @@ class OptunaPruning(FIFOScheduler):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-def crash_reason(error: str) -> str:
-    """Return what is worth telling of Ray's account of a crash."""
-    if "running low on memory" in error:
-        return "its node was short of memory, and Ray ended it: lower batch_size, image_size or --concurrency"
-    if "Worker unexpectedly exits" in error:
-        return "its process was killed, as the system does where memory is short, or ended by a fault in native code"
-    lines = error.strip().splitlines()
-    return lines[-1] if lines else "no message"

@@ -108,6 +108,10 @@ class TwoNodes:
         node, self.second = self.second, None
         self._cluster.remove_node(node, allow_graceful=False)
 
+    def lose_head(self) -> None:
+        """Kill the first node's own process of Ray; what holds the cluster together stays."""
+        self._cluster.head_node.kill_raylet()
+
 
 def descendants(root: int, *titles: str) -> dict[int, str]:
     """Return the title of each process below `root` (its children, theirs, ...) that begins with one of these."""
