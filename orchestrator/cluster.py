@@ -91,14 +91,23 @@ def _join(config: SweepConfig) -> None:
         ) from error
 
 
-def keep_credentials_out_of_trials() -> None:
-    """Stop Ray Tune from passing on AWS credentials, which Ray would write into its logs and show on its dashboard.
+def prepare_tune() -> None:
+    """Change two things in Ray Tune that it has no setting for.
 
-    Workers have those of their node: here the environment of this process, on a cluster its own. Ray has no setting.
+    It passes AWS credentials on to trials, which Ray would write into its logs and show on its dashboard. Workers have
+    those of their node: here the environment of this process, on a cluster its own.
+
+    It ends with all trials where Ray ends the worker of one, because its node is short of memory: that error is of
+    none of the kinds it expects. Taken for the loss of an actor, it costs that trial an attempt.
     """
+    from ray.air.execution._internal import actor_manager
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+    from ray.tune.execution import tune_controller
     from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
 
     ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+    for module in (actor_manager, tune_controller):
+        module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError)
 
 
 @contextmanager

@@ -227,7 +227,7 @@ class _Sweep:
                 verbose=0,
             ),
         )
-        cluster.keep_credentials_out_of_trials()
+        cluster.prepare_tune()
         tuner.fit()
         if search.full_disk:
             raise ResourceError(
