@@ -73,8 +73,9 @@ def start(folder: Path, data: Path, options: argparse.Namespace) -> None:
     show("until the first step", [marks["step"]["time"] - marks["process"]["time"] for marks in found])
     for name, (begin, end) in PHASES.items():
         show(f"  {name}", [marks[end]["time"] - marks[begin]["time"] for marks in found])
-    for whose, name in (("of all processes", "processor_of_all"), ("of the worker", "processor")):
-        show(f"processor time till then, {whose}", [marks["step"][name] for marks in found])
+    show("processor time till then, of the whole machine", [
+        marks["step"]["processor_of_all"] - marks["process"]["processor_of_all"] for marks in found])  # fmt: skip
+    show("processor time till then, of the worker", [marks["step"]["processor"] for marks in found])
     show("processor time till then, of the driver", [marks["suggested"]["processor"] for marks in found])
 
 

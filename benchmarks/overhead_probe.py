@@ -1,13 +1,12 @@
 """`msad` with a clock at the landmarks of a sweep, for `overhead.py`: python overhead_probe.py JOBS WORDS...
 
 JOBS is `trained`, or `recorded` for trials that report figures instead of training. No winner is trained. Every
-landmark is a line of the file in $OVERHEAD_MARKS: its name, the time, the processor seconds of this process and of all
-that the command has started, and this process's memory so far.
+landmark is a line of the file in $OVERHEAD_MARKS: its name, the time, the processor seconds of this process and of the
+whole machine, and this process's memory so far.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import resource
@@ -16,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 PROGRESS = [{"epoch": n, "train_loss": 1 / n, "validation_score": n / 4, "best_objective": n / 4} for n in (1, 2)]
 RESULT = {"epoch": 2, "threshold": 0.5, "parameters": 9, "score": 0.5}
@@ -35,21 +36,9 @@ def mark(name: str, **values: Any) -> None:
 
 
 def processor_of_all() -> float:
-    """Return the processor seconds of the command, all processes that descend from it, and those they have seen end."""
-    root, parents, seconds = int(os.environ["OVERHEAD_ROOT"]), {}, {}
-    for file in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it has just ended
-            fields = file.read_text().rpartition(")")[2].split()
-            process = int(file.parent.name)
-            parents[process] = int(fields[1])
-            seconds[process] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-    def descends(process: int) -> bool:
-        while process not in (0, root):
-            process = parents.get(process, 0)
-        return process == root
-
-    return sum(value for process, value in seconds.items() if descends(process))
+    """Return the processor seconds of the whole machine, for processes that end take theirs with them."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq
 
 
 def timed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -153,7 +142,6 @@ def main(jobs: str, words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    os.environ["OVERHEAD_ROOT"] = str(os.getpid())
     mark("process")
     import overhead_probe  # Ray finds its functions in the workers by this name, not as `__main__`
 
