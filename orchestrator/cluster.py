@@ -61,8 +61,9 @@ def connect(config: SweepConfig) -> Allotment:
     if not config.address:
         os.environ.update(LOOPBACK_ONLY)  # Ray reads it when it is imported
 
-    for name in ("ray.tune", "ray.train", "ray.data"):
+    for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of every crash a trace; a sweep says what happened
     _join(config)
     return divide(config, alive_nodes())
 

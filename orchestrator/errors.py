@@ -53,11 +53,14 @@ def first_line(error: BaseException) -> str:
 
 
 def crash_reason(error: str) -> str:
-    """Return what is worth telling of Ray's account of a crash."""
+    """Return what is worth telling of Ray's account of a crash; of several, as Tune keeps them, of the last."""
+    error = error.rpartition("Failure # ")[2]
     if "running low on memory" in error:
         return "its node was short of memory, and Ray ended it: lower batch_size, image_size or --concurrency"
     if "Worker unexpectedly exits" in error:
         return "its process was killed, as the system does where memory is short, or ended by a fault in native code"
+    if "node has died" in error or "temporarily unavailable" in error:
+        return "its node was lost"
     lines = error.strip().splitlines()
     return lines[-1] if lines else "no message"
 

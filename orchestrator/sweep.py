@@ -198,7 +198,7 @@ class _Sweep:
     def _search(self) -> None:
         from ray import tune
 
-        from orchestrator.sweep_search import OptunaPruning, SweepSearch
+        from orchestrator.sweep_search import LossNotes, OptunaPruning, SweepSearch
 
         allotment = self.allotment
         search = SweepSearch(self.studies, self._task, {"train_storage": self.train_storage}, self._on_trial)
@@ -224,6 +224,7 @@ class _Sweep:
                 name=time.strftime("%Y%m%d-%H%M%S"),
                 storage_path=str(self.workspace.root / "tune"),
                 failure_config=tune.FailureConfig(max_failures=2 if allotment.executor == "direct" else 1),
+                callbacks=[LossNotes(search, self.view.note)],
                 verbose=0,
             ),
         )

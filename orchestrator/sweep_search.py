@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -117,3 +118,15 @@ class OptunaPruning(FIFOScheduler):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+class LossNotes(Callback):
+    """Tells the user of every worker that is lost, by `say`, while Tune tries its trial anew."""
+
+    def __init__(self, search: SweepSearch, say: Callable[[str], object]) -> None:
+        self._search, self._say = search, say
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any) -> None:
+        _, job_id = self._search.study_of[trial.trial_id]
+        reason = crash_reason(str(trial.get_error() or ""))
+        self._say(f"{job_id}: {reason}; it is tried again, from its last checkpoint")

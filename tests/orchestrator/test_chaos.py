@@ -132,7 +132,7 @@ def test_sweep_under_chaos_ends_as_an_undisturbed_one(demo, tmp_path, parts):
     assert done.returncode == 0, done.stderr
 
     words = ["--address", nodes.address, "--storage", str(wild / "sweeps"), "--tracking-uri", server.uri]
-    words += ["--set", "model/pause=0.2"]  # a trial takes some seconds, and learns the same
+    words += ["--set", "model/pause=0.6"]  # a trial takes some seconds, and learns the same
     with (wild / "log").open("w") as log:
         process = subprocess.Popen(command(demo, wild, *words), cwd=wild, env=environment(), stdout=log, stderr=log)
     while process.poll() is None and not list((wild / "sweeps/chaos/jobs").glob("*/progress.jsonl")):

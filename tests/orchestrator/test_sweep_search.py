@@ -11,6 +11,7 @@ from optuna.distributions import FloatDistribution
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
+from orchestrator.errors import crash_reason
 from orchestrator.job_config import JobConfig
 from orchestrator.study import Study
 from orchestrator.sweep_search import OptunaPruning, SweepSearch
@@ -94,3 +95,22 @@ def test_new_epochs_alone_give_a_trial_its_attempts_again(open_search):
         scheduler.on_trial_result(None, trial, {"epoch": epoch, "objective": 0.5})
         left.append(trial.run_metadata.num_failures)
     assert left == [0, 0, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        ("", "no message"),
+        ("Traceback:\n  a line\nValueError: too wide", "ValueError: too wide"),
+        ("1 worker(s) were killed due to the node running low on memory. Memory ...", "its node was short of memory"),
+        ("The actor died.\nWorker unexpectedly exits with a connection error", "its process was killed"),
+        ("The actor died because its node has died. Node Id: 65045ab", "its node was lost"),
+        ("The actor is unavailable: The actor is temporarily unavailable: RpcError", "its node was lost"),
+        (
+            "Failure # 1 \nnode running low on memory\nFailure # 2\n\nValueError: wide",
+            "ValueError: wide",
+        ),
+    ],
+)
+def test_reason_of_a_crash_is_told_in_a_line(error, reason):
+    assert crash_reason(error).startswith(reason) and "\n" not in crash_reason(error)
