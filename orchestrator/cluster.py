@@ -84,7 +84,8 @@ def _join(config: SweepConfig) -> None:
     except (ConnectionError, TimeoutError) as error:
         raise ResourceError(
             f"no Ray cluster answers at {config.address!r} ({first_line(error)}): start one with "
-            "`ray start --head`, or leave --address away to use this machine"
+            "`ray start --head`, or leave --address away to use this machine; where a cluster has a token, set the "
+            "variables RAY_AUTH_MODE=token and, unless `ray get-auth-token` knows it, RAY_AUTH_TOKEN"
         ) from error
     except Exception as error:  # Ray has no type for processes of its own that do not come up in time
         raise ResourceError(

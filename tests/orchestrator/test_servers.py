@@ -29,6 +29,7 @@ SECRETS = {
     "AWS_SESSION_TOKEN": "Secret-of-session-3",
 }
 DATABASE_PASSWORD = "Secret-of-database-4"
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "Secret-of-the-cluster-5-" * 2}
 USER = {"MLFLOW_TRACKING_USERNAME": "admin", "AWS_ACCESS_KEY_ID": "key-of-the-store"}
 SMALL = ["--image-size", "32", "--epochs", "2", "--set", "model/base_width=4", "--set", "model/depth=2"]
 ASKED = ("api/jobs/", "api/cluster_status", "nodes?view=summary", "nodes?view=details", "api/train/v2/runs/v1")
@@ -191,13 +192,13 @@ def look(driver: psutil.Process, seen: Swept) -> None:
 
 @pytest.fixture
 def head() -> Iterator[tuple[str, str]]:
-    """The addresses of a Ray cluster of one node, and of its dashboard."""
+    """The addresses of a Ray cluster of one node with a token, and of its dashboard."""
     port, dashboard = free_port(), free_port()
     with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
         words = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", f"--port={port}"]
         process = subprocess.Popen(
             [Path(sys.executable).with_name("ray"), *words, f"--dashboard-port={dashboard}"],
-            env=environment(),
+            env=environment(**TOKEN),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
@@ -214,16 +215,19 @@ def head() -> Iterator[tuple[str, str]]:
 
 
 def answer(address: str) -> str:
-    """Return what an address answers, empty where it does not."""
+    """Return what an address of Ray's dashboard answers, empty where it does not."""
+    headers = {"Authorization": f"Bearer {TOKEN['RAY_AUTH_TOKEN']}"}
     try:
-        with urllib.request.urlopen(address, timeout=5) as got:
+        with urllib.request.urlopen(urllib.request.Request(address, headers=headers), timeout=5) as got:
             return got.read().decode()
     except (OSError, ValueError):
         return ""
 
 
 def found_in(text: bytes) -> list[str]:
-    return [secret for secret in (*SECRETS.values(), DATABASE_PASSWORD) if secret.encode() in text]
+    return [
+        secret for secret in (*SECRETS.values(), DATABASE_PASSWORD, TOKEN["RAY_AUTH_TOKEN"]) if secret.encode() in text
+    ]
 
 
 @pytest.mark.slow
@@ -313,7 +317,7 @@ def test_rays_dashboard_shows_no_secret(head, server, demo, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator", *words, "--executor", "train", "--name", "shown"],
         cwd=tmp_path,
-        env=environment(**SECRETS, **USER),
+        env=environment(**SECRETS, **USER, **TOKEN),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
