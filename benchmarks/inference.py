@@ -37,6 +37,7 @@ from models.backbones import untrained
 from models.errors import ModelError
 from models.registry import build
 from models.scorer import Scorer, Scoring, fit_scorer
+from orchestrator.allocation import keep_freed_memory
 from orchestrator.bundles import Bundle, to_tensor
 from orchestrator.errors import MsadError
 from orchestrator.export import INPUT, OUTPUTS, Run, export
@@ -58,6 +59,7 @@ class Arm:
 
 def main() -> None:
     options = _options().parse_args()
+    keep_freed_memory()  # as `msad predict` does
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     torch.set_num_threads(options.threads or len(os.sched_getaffinity(0)))
     lines: list[str] = []

@@ -45,6 +45,7 @@ from data_io.splits import split_good_images
 from models.base import AnomalyModel
 from models.registry import architecture, build, count_parameters
 from orchestrator import training
+from orchestrator.allocation import keep_freed_memory
 from orchestrator.batches import TrainingData, make_batches
 from orchestrator.job_config import JobConfig
 from orchestrator.job_worker import load_training_data
@@ -57,6 +58,7 @@ NORM_PASSES = 8  # forward: statistics, then apply and write; backward: two sums
 def main() -> None:
     """Time all sides by turns and print the table."""
     options = _options()
+    keep_freed_memory()  # as every worker does
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job = JobConfig(

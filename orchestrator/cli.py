@@ -33,9 +33,11 @@ from orchestrator.options import (
 def main() -> None:
     """Run the command line; errors that a user can mend are one message and an exit code, never a traceback."""
     from orchestrator.addresses import hide_secrets
+    from orchestrator.allocation import keep_freed_memory
     from orchestrator.errors import USER_ERRORS, Interrupted
 
     _without_passwords(sys.orig_argv)
+    keep_freed_memory()
     # Last, so that it hides nothing: a user's own architecture may lie in the folder he is in, as with `python -m`.
     sys.path.append(str(Path.cwd()))
     try:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.references import is_python_path
+from orchestrator.allocation import keep_freed_memory
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ResourceError, first_line
 from orchestrator.job import TRAIN_ENVIRONMENT
@@ -58,6 +59,7 @@ def connect(config: SweepConfig) -> Allotment:
     """
     for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
         os.environ.setdefault(name, value)
+    keep_freed_memory()
     if not config.address:
         os.environ.update(LOOPBACK_ONLY)  # Ray reads it when it is imported
 
