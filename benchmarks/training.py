@@ -81,11 +81,8 @@ def main() -> None:
     plain = dataclasses.replace(plain, gradient_clip=0.0, schedule="constant")
     paths = split_good_images(options.originals or options.root, options.category, job.seed).train_paths
     if options.to_score:
-        text = f"{heading.machine(device, options.threads)}\n{heading.command()}\n\n"
-        text += _time_to_score(dataclasses.replace(job, evaluate_every=1), data, paths, options.to_score, device)
-        print(text)
-        if options.output:
-            options.output.write_text(text + "\n")
+        every_epoch = dataclasses.replace(job, evaluate_every=1)
+        _tell(options, device, _time_to_score(every_epoch, data, paths, options.to_score, device))
         return
     sides: dict[str, Callable[[], float]] = {"ours": lambda: _ours(job, data, device)}
     if options.recorded:
@@ -103,7 +100,11 @@ def main() -> None:
         for name, side in sides.items():
             rounds[-1][name] = side()
             print(f"  round {number + 1}, {name}: {rounds[-1][name]:.1f} images/s", flush=True)
-    text = f"{heading.machine(device, options.threads)}\n{heading.command()}\n\n{_table(rounds)}"
+    _tell(options, device, _table(rounds))
+
+
+def _tell(options: argparse.Namespace, device: torch.device, result: str) -> None:
+    text = f"{heading.machine(device, options.threads)}\n{heading.command()}\n\n{result}"
     print(text)
     if options.output:
         options.output.write_text(text + "\n")

@@ -114,8 +114,7 @@ class OptunaPruning(FIFOScheduler):
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        reason = crash_reason(_errors(trial))
-        self._search.errors[trial.trial_id] = f"its worker crashed, and again when tried anew: {reason}"
+        self._search.errors[trial.trial_id] = f"its worker crashed, and again when tried anew: {_reason(trial)}"
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -129,14 +128,13 @@ class LossNotes(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any) -> None:
         _, job_id = self._search.study_of[trial.trial_id]
-        reason = crash_reason(_errors(trial))
-        self._say(f"{job_id}: {reason}; it is tried again, from its last checkpoint")
+        self._say(f"{job_id}: {_reason(trial)}; it is tried again, from its last checkpoint")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-def _errors(trial: Trial) -> str:
-    """Return Tune's account of a trial's crashes so far; `get_error` knows it only once it has been copied."""
+def _reason(trial: Trial) -> str:
+    """Return why a trial crashed last; its `get_error` knows Tune's account only once it has been copied."""
     file = Path(trial.error_file or "")
-    return file.read_text() if file.is_file() else ""
+    return crash_reason(file.read_text() if file.is_file() else "")

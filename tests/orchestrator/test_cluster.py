@@ -123,7 +123,7 @@ def test_ray_that_is_started_here_listens_on_the_loopback_address_alone():
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     programs = " ".join(program for program, _ in found)
-    assert all(name in programs for name in ("gcs_server", "raylet")), programs
+    assert all(name in programs for name in ("gcs_server", "raylet", "dashboard.py")), programs
     assert {address.removeprefix("::ffff:") for _, address in found} == {"127.0.0.1"}, found
 
 

@@ -280,7 +280,7 @@ def test_login_in_the_address_is_in_no_process_list(swept, server, tmp_path):
 @pytest.mark.slow
 def test_everything_that_a_sweep_starts_listens_on_the_loopback_address_alone(swept):
     programs = " ".join(program for program, _ in swept.listening)
-    assert all(name in programs for name in ("gcs_server", "raylet")), programs
+    assert all(name in programs for name in ("gcs_server", "raylet", "dashboard.py")), programs
     exposed = {seen for seen in swept.listening if seen[1].removeprefix("::ffff:") not in ("127.0.0.1", "::1")}
     assert not exposed
 
