@@ -11,8 +11,8 @@ reference loop is the median of each round's ratio. The sides:
   corruption.
 - reference: every image decoded and resized in every epoch by two loader workers, batches of 8, Adam, L1, single
   precision, the plain multi-scale U-Net; rebuilt from the published recipe.
-- anomalib: its engine and its folder data module with GANomaly, whose width is chosen so that it has about as many
-  parameters; left out where anomalib is not installed.
+- anomalib: its engine and its folder data module with GANomaly, once with about as many parameters as `multiscale` and
+  once with about as much arithmetic, which the column of GFLOP tells: of one image, forward.
 - limit: the job's own convolutions, forward and backward, each measured alone at its size and precision, and what
   normalisation with its activation must read and write, at the measured rate of a copy. All else is taken as free, so
   nothing that calls these convolutions can be faster.
@@ -28,6 +28,7 @@ import argparse
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
 import statistics
 import tempfile
@@ -43,9 +44,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from data_io.array_cache import default_cache_dir
 from data_io.splits import split_good_images
+from models import native
 from models.base import AnomalyModel
+from models.norm_relu import NormReLU
 from models.registry import architecture, build, count_parameters
 from orchestrator import training
 from orchestrator.allocation import keep_freed_memory
@@ -55,14 +60,16 @@ from orchestrator.job_worker import load_training_data
 from orchestrator.validation import figures, validate
 
 REFERENCE = {"skip": "concat", "first_skip": 0, "skip_dropout": 0.0}  # the plain U-Net: 1,927,075 parameters
-GANOMALY_FEATURES = 16
+GANOMALY = {"parameters": 5, "arithmetic": 60}  # features: 1,865,210 parameters, and 15.4 GFLOP
 NORM_PASSES = 8  # forward: statistics, then apply and write; backward: two sums over two tensors, then two in, one out
 
 
 def main() -> None:
     """Time all sides by turns and print the table."""
     options = _options()
-    keep_freed_memory()  # as every worker does
+    keep_freed_memory()  # as every worker does, and what follows
+    if not torch.cuda.is_available() and (reason := native.prepare((options.cache or default_cache_dir()) / "kernels")):
+        print(f"without the kernels in C: {reason}", flush=True)
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job = JobConfig(
@@ -90,8 +97,13 @@ def main() -> None:
     if options.architecture == "multiscale":
         sides["ours, same arithmetic"] = lambda: _ours(plain, data, device, mixed=False)
     sides["reference"] = lambda: _reference(paths, job.image_size, options.reference_images, device)
+    gflop = dict.fromkeys(sides, _gflop(build(job.architecture, **job.model), job.image_size))
+    gflop |= {"reference": _gflop(build("multiscale", **REFERENCE), job.image_size)}
     if options.anomalib:
-        sides["anomalib's GANomaly"] = lambda: _anomalib(options.originals or options.root, options.category, device)
+        for alike, features in GANOMALY.items():
+            name, originals = f"GANomaly, like {alike}", options.originals or options.root
+            sides[name] = functools.partial(_anomalib, originals, options.category, device, features)
+            gflop[name] = _gflop(_ganomaly(features).model, job.image_size)
     sides["limit"] = lambda: _limit(job, data, device)
 
     rounds: list[dict[str, float]] = []
@@ -100,7 +112,7 @@ def main() -> None:
         for name, side in sides.items():
             rounds[-1][name] = side()
             print(f"  round {number + 1}, {name}: {rounds[-1][name]:.1f} images/s", flush=True)
-    _tell(options, device, _table(rounds))
+    _tell(options, device, _table(rounds, gflop))
 
 
 def _tell(options: argparse.Namespace, device: torch.device, result: str) -> None:
@@ -237,12 +249,17 @@ class _Reached(Exception):
     """Our job separates the defects as well as the reference did."""
 
 
-def _anomalib(root: Path, category: str, device: torch.device) -> float:
+def _ganomaly(features: int) -> Any:
+    from anomalib.models import Ganomaly
+
+    return Ganomaly(batch_size=8, n_features=features, evaluator=False, visualizer=False)
+
+
+def _anomalib(root: Path, category: str, device: torch.device, features: int) -> float:
     """Images per second between the ends of the engine's training steps, the first ones left out."""
     import lightning
     from anomalib.data import Folder
     from anomalib.engine import Engine
-    from anomalib.models import Ganomaly
 
     ends: list[float] = []
 
@@ -254,7 +271,7 @@ def _anomalib(root: Path, category: str, device: torch.device) -> float:
 
     good = root / category / "train" / "good"
     folder = Folder(name=category, root=good.parent, normal_dir="good", train_batch_size=8, num_workers=2)
-    model = Ganomaly(batch_size=8, n_features=GANOMALY_FEATURES, evaluator=False, visualizer=False)
+    model = _ganomaly(features)
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(
             default_root_dir=scratch,
@@ -266,8 +283,18 @@ def _anomalib(root: Path, category: str, device: torch.device) -> float:
             enable_progress_bar=False,
         )
         engine.fit(model=model, datamodule=folder)
-    print(f"  GANomaly: {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
     return 8 * (len(ends) - 4) / (ends[-1] - ends[3])
+
+
+def _gflop(model: nn.Module, size: int) -> float:
+    """Return the arithmetic of one image's way through a network, backbone included."""
+    image_BCHW = torch.rand(1, 3, size, size)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        if isinstance(model, AnomalyModel):
+            model.eval().anomaly_maps(image_BCHW)
+        else:
+            model.train()(image_BCHW)
+    return counter.get_total_flops() / 1e9
 
 
 def _limit(job: JobConfig, data: TrainingData, device: torch.device) -> float:
@@ -282,7 +309,7 @@ def _limit(job: JobConfig, data: TrainingData, device: torch.device) -> float:
     bytes_moved = sum(
         NORM_PASSES * math.prod(shape) * dtype.itemsize
         for layer, shape in layers
-        if isinstance(layer, nn.BatchNorm2d | nn.GroupNorm)
+        if isinstance(layer, NormReLU | nn.GroupNorm)
     )
     rate = _copy_rate(device)
     print(
@@ -298,7 +325,7 @@ def _layers(
 ) -> list[tuple[nn.Module, tuple[int, ...]]]:
     """Return the trained layers in the order of a step, with the shapes that they get."""
     met: list[tuple[nn.Module, tuple[int, ...]]] = []
-    kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.GroupNorm)
+    kinds = (nn.Conv2d, nn.ConvTranspose2d, NormReLU, nn.GroupNorm)
     batches = make_batches(job, data, model, device)
     (batch,) = batches.stream([torch.arange(job.batch_size)])
     drawn = batches.draw(batch, torch.Generator(device).manual_seed(0))
@@ -375,14 +402,15 @@ def _seconds(run: Callable[[], Any], device: torch.device, repeats: int = 10) ->
     return statistics.median(times)
 
 
-def _table(rounds: list[dict[str, float]]) -> str:
-    lines = [f"{'':24}{'images/s':>10}{'to reference':>14}{'of the limit':>14}"]
+def _table(rounds: list[dict[str, float]], gflop: dict[str, float]) -> str:
+    lines = [f"{'':24}{'images/s':>10}{'to reference':>14}{'of the limit':>14}{'GFLOP':>8}"]
     for name in rounds[0]:
         rate, ratio, share = (
             statistics.median(r[name] / (r[other] if other else 1) for r in rounds)
             for other in ("", "reference", "limit")
         )
-        lines.append(f"{name:24}{rate:>10.1f}{ratio:>13.2f}x{share:>14.0%}")
+        arithmetic = f"{gflop[name]:>8.2f}" if name in gflop else ""
+        lines.append(f"{name:24}{rate:>10.1f}{ratio:>13.2f}x{share:>14.0%}{arithmetic}")
     return "\n".join(lines)
 
 

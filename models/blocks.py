@@ -11,9 +11,9 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from models.errors import ModelError, did_you_mean
+from models.max_pool import max_pool
 from models.norm_relu import NormReLU
 
 SKIPS = ("concat", "add", "gated", "none")
@@ -140,7 +140,7 @@ class EncoderDecoder(nn.Module):
         features_BCHW, skips = image_BCHW, []
         for encode in self.encoder:
             skips.append(encode(features_BCHW))
-            features_BCHW = F.max_pool2d(skips[-1], 2)
+            features_BCHW = max_pool(skips[-1])
         features_BCHW = self.bottleneck(features_BCHW)
         for up, join, decode in zip(self.up, self.join, self.decoder, strict=True):
             features_BCHW = decode(join(up(features_BCHW), skips.pop()))

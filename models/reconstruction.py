@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from models.base import AnomalyModel
 from models.perceptual import perceptual_distance
-from models.similarity import gradient_similarity_map, ms_ssim, ssim_map
+from models.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
 
 
 class ReconstructionModel(AnomalyModel):
@@ -54,7 +54,7 @@ class ReconstructionModel(AnomalyModel):
             "mse": F.mse_loss,
             "ssim": lambda made, clean: 1 - ssim_map(made, clean).mean(),
             "ms_ssim": lambda made, clean: 1 - ms_ssim(made, clean).mean(),
-            "gms": lambda made, clean: 1 - gradient_similarity_map(made, clean).mean(),
+            "gms": lambda made, clean: 1 - gradient_similarity(made, clean),
             "perceptual": lambda made, clean: perceptual_distance(made, clean, self.perceptual_backbone),
         }
         return {term: distances[term](made_BCHW, clean_BCHW) for term in terms}

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from models import ssim_cpu
+
 SIGMA = 1.5  # of SSIM's Gaussian window, in pixels
 RADIUS = 5  # its half width: 11×11 pixels
 C1, C2 = 0.01**2, 0.03**2
@@ -39,6 +41,8 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13(4), 2004: an
     11×11 Gaussian window of sigma 1.5, population variances. Borders are mirrored, so the map has the images' size.
     """
+    if ssim_cpu.suits(first_BCHW, second_BCHW, RADIUS):
+        return ssim_cpu.SSIM.apply(first_BCHW, second_BCHW, _window().float(), C1, C2)
     luminance_BCHW, structure_BCHW = _ssim_parts(first_BCHW, second_BCHW)
     return luminance_BCHW * structure_BCHW
 
@@ -80,20 +84,34 @@ def gradient_similarity_map(first_BCHW: Tensor, second_BCHW: Tensor, scales: int
         Levels of the pyramid at most, each half of the one before.
     """
     size = first_BCHW.shape[-2:]
+    fine_B1HW, *coarse = _gradient_similarities(first_BCHW, second_BCHW, scales)
+    grown = [F.interpolate(map_B1HW, size, mode="bilinear", align_corners=False) for map_B1HW in coarse]
+    return torch.stack([fine_B1HW, *grown]).mean(dim=0)
+
+
+@_in_float32
+def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor, scales: int = GRADIENT_SCALES) -> Tensor:
+    """Return the mean of `gradient_similarity_map`, a scalar, without making the map.
+
+    It is the mean over scales of each scale's mean, as in RIAD's loss. That is the map's mean wherever a side halves
+    without a rest at each scale, since a coarse pixel is grown to as many pixels as it stands for.
+    """
+    return torch.stack([part.mean() for part in _gradient_similarities(first_BCHW, second_BCHW, scales)]).mean()
+
+
+def _gradient_similarities(first_BCHW: Tensor, second_BCHW: Tensor, scales: int) -> list[Tensor]:
+    """Return the map B×1×H×W of each scale, the finest first."""
     grey_B2HW = torch.stack([first_BCHW.mean(dim=1), second_BCHW.mean(dim=1)], dim=1)
     maps = []
     for _ in range(scales):
         first_B1HW, second_B1HW = _gradient_magnitude(grey_B2HW).chunk(2, dim=1)
-        similarity_B1HW = (2 * first_B1HW * second_B1HW + GRADIENT_C) / (
-            first_B1HW.square() + second_B1HW.square() + GRADIENT_C
-        )
         maps.append(
-            F.interpolate(similarity_B1HW, size, mode="bilinear", align_corners=False) if maps else similarity_B1HW
+            (2 * first_B1HW * second_B1HW + GRADIENT_C) / (first_B1HW.square() + second_B1HW.square() + GRADIENT_C)
         )
         if min(grey_B2HW.shape[-2:]) < 2 * SMALLEST:
             break
         grey_B2HW = F.avg_pool2d(grey_B2HW, 2)
-    return torch.stack(maps).mean(dim=0)
+    return maps
 
 
 def _gradient_magnitude(grey_BCHW: Tensor) -> Tensor:
@@ -132,10 +150,14 @@ def _blur_matrix(side: int, device: torch.device) -> Tensor:
     Two products with a banded matrix are an order of magnitude faster on a CPU than convolutions with one channel,
     forward and backward, although most of their factors are 0.
     """
-    offsets = torch.arange(-RADIUS, RADIUS + 1)
-    window = torch.exp(-offsets.double().square() / (2 * SIGMA**2))
-    source = torch.arange(side).unsqueeze(1) + offsets
+    source = torch.arange(side).unsqueeze(1) + torch.arange(-RADIUS, RADIUS + 1)
     source = (side - 1) - ((side - 1) - source.abs()).abs()  # mirrored without repeating the border
     matrix = torch.zeros(side, side, dtype=torch.float64)
-    matrix.scatter_add_(1, source.clamp(0, side - 1), (window / window.sum()).expand(side, -1))
+    matrix.scatter_add_(1, source.clamp(0, side - 1), _window().expand(side, -1))
     return matrix.float().to(device)
+
+
+def _window() -> Tensor:
+    """Return the weights of SSIM's window along one axis, float64."""
+    window = torch.exp(-torch.arange(-RADIUS, RADIUS + 1).double().square() / (2 * SIGMA**2))
+    return window / window.sum()

@@ -121,9 +121,14 @@ class ImageBatches(PlainBatches):
         """
         # Large images one by one: a whole batch of them in floating point would fill the memory.
         each = images_BHWC.permute(0, 3, 1, 2).split(1 if self._tile else len(images_BHWC))
-        clean = [self._augment(image.float().div_(255), generator, self._tile) for image in each]
-        clean_BCHW = torch.cat(clean).contiguous(memory_format=torch.channels_last)
-        return clean_BCHW, *self._corrupt(clean_BCHW, generator)
+        # Plane after plane until the end, for the masks have one channel.
+        clean = [self._augment(image.float().contiguous().div_(255), generator, self._tile) for image in each]
+        clean_BCHW = torch.cat(clean).contiguous()
+        corrupted_BCHW, mask_B1HW = self._corrupt(clean_BCHW, generator)
+        clean_BCHW, corrupted_BCHW = (
+            image.contiguous(memory_format=torch.channels_last) for image in (clean_BCHW, corrupted_BCHW)
+        )
+        return clean_BCHW, corrupted_BCHW, mask_B1HW
 
     def clean(self) -> Iterator[Encoded]:
         """Yield all good training images as they are; where there are tiles, an epoch's tiles."""

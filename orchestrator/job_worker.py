@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
 import pickle
 import platform
 import tempfile
@@ -19,7 +20,7 @@ from data_io import photographs
 from data_io.cache import cached_arrays, fingerprint, load_images
 from data_io.photographs import load_textures
 from data_io.splits import split_good_images
-from models import synthetic_defects
+from models import native, synthetic_defects
 from models.registry import count_parameters, use
 from models.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.batches import TrainingData
@@ -64,6 +65,8 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
     if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
         torch.cuda.set_per_process_memory_fraction(task.gpus)
+    if device.type == "cpu" and (reason := native.prepare(task.cache / "kernels")):
+        logging.getLogger(__name__).info("training on a CPU takes about 1.4 times as long as it could: %s", reason)
 
     def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
         told = {**metrics, "objective": metrics[task.job.objective]}

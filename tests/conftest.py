@@ -64,3 +64,19 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     sys.path.append(str(folder))
     yield folder
     sys.path.remove(str(folder))
+
+
+@pytest.fixture(scope="session")
+def libraries(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def compiled(libraries, monkeypatch):
+    """The folder of the libraries in C, which are compiled there and in use for this test."""
+    from models import native
+
+    monkeypatch.setattr(native, "_loaded", {})
+    if reason := native.prepare(libraries):
+        pytest.skip(reason)
+    return libraries

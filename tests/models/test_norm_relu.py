@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import norm_relu
+from models import native, norm_relu, norm_relu_gpu
 from models.norm_relu import NormReLU
 
 # Channels that fill a tile, that do not, and that need several; places that end amid a tile.
@@ -49,10 +49,10 @@ def compare(shape, device, dtype, run):
     assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last)
 
 
-def fused(layer, feature):
+def in_triton(layer, feature):
     norm = layer.norm
     running = norm.running_mean, norm.running_var
-    return norm_relu._Fused.apply(feature, norm.weight, norm.bias, *running, norm.momentum, norm.eps)
+    return norm_relu._Fused.apply(norm_relu_gpu, feature, norm.weight, norm.bias, *running, norm.momentum, norm.eps)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -60,12 +60,55 @@ def test_layer_on_a_cpu_is_batch_normalisation_and_relu(shape):
     compare(shape, "cpu", torch.float32, lambda layer, feature: layer(feature))
 
 
-@pytest.mark.skipif(norm_relu.triton is None, reason="needs Triton")
+@pytest.fixture
+def calls(compiled, monkeypatch):
+    """The names of the kernels in C, as they are called."""
+    calls = []
+    call = native.call
+    monkeypatch.setattr(native, "call", lambda library, name, *given: calls.append(name) or call(library, name, *given))
+    return calls
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 3, 2)])
+def test_compiled_kernels_agree_with_float64(shape, dtype, threads, calls):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        compare(shape, "cpu", dtype, lambda layer, feature: layer(feature))
+    finally:
+        torch.set_num_threads(before)
+    assert calls == ["forward", "backward"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_compiled_kernels_pass_on_what_is_not_finite(dtype, calls):
+    layer = NormReLU(2)
+    feature = torch.randn(2, 2, 8, 8).to(dtype, memory_format=torch.channels_last)
+    feature[0, 0, 0, 0] = torch.nan
+    feature.requires_grad_()
+    made = layer(feature)
+    made.sum().backward()
+    assert made[:, 0].isnan().all() and made[:, 1].isfinite().all()
+    assert feature.grad[:, 0].isnan().all() and feature.grad[:, 1].isfinite().all()
+    assert calls == ["forward", "backward"]
+
+
+def test_compiled_kernels_leave_other_layouts_and_evaluation_to_torch(calls):
+    feature = torch.randn(2, 4, 8, 8)
+    NormReLU(4)(feature)
+    NormReLU(4).eval()(feature.to(memory_format=torch.channels_last))
+    NormReLU(4).double()(feature.to(torch.float64, memory_format=torch.channels_last))
+    assert not calls
+
+
+@pytest.mark.skipif(norm_relu_gpu.triton is None, reason="needs Triton")
 def test_kernels_in_the_interpreter_agree_with_float64():
     code = (
         "import torch, importlib.util as util; spec = util.spec_from_file_location('test', FILE); "
         "test = util.module_from_spec(spec); spec.loader.exec_module(test)\n"
-        "for shape in test.SHAPES: test.compare(shape, 'cpu', torch.float16, test.fused)"
+        "for shape in test.SHAPES: test.compare(shape, 'cpu', torch.float16, test.in_triton)"
     ).replace("FILE", repr(__file__))
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -8,7 +8,8 @@ from skimage import data
 from skimage.metrics import structural_similarity
 from skimage.transform import rescale
 
-from models.similarity import gradient_similarity_map, ms_ssim, ssim_map
+from models import native
+from models.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
 
 FUNCTIONS = pytest.mark.parametrize("function", [ssim_map, ms_ssim, gradient_similarity_map])
 
@@ -135,3 +136,45 @@ def test_gradient_similarity_map_sees_a_defect_where_it_is(pair):
     defect[..., 40:60, 40:60] = 1 - defect[..., 40:60, 40:60]
     distance = 1 - gradient_similarity_map(image, defect)[0, 0]
     assert distance[36:64, 36:64].mean() > 20 * distance[90:, 90:].mean()
+
+
+@pytest.mark.parametrize("size", [(32, 48), (256, 64)])
+def test_gradient_similarity_is_the_mean_of_its_map(size):
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(2, 3, *size, generator=generator) for _ in range(2))
+    wanted = gradient_similarity_map(first, second).mean()
+    torch.testing.assert_close(gradient_similarity(first, second), wanted, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [(6, 6), (17, 40), (64, 33)])
+def test_compiled_ssim_agrees_with_torch(size, threads, compiled, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    first, second, back = (torch.rand(2, 3, *size, generator=generator) for _ in range(3))
+    first.requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = ssim_map(first, second)
+        (found_gradient,) = torch.autograd.grad(found, first, back)
+    finally:
+        torch.set_num_threads(before)
+    assert "SSIM" in type(found.grad_fn).__name__
+    monkeypatch.setattr(native, "_loaded", {})
+    wanted = ssim_map(first, second)
+    (wanted_gradient,) = torch.autograd.grad(wanted, first, back)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found_gradient, wanted_gradient, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_ssim_passes_finite_differences(compiled):
+    test_similarity_gradient_against_finite_differences(ssim_map)
+
+
+def test_compiled_ssim_leaves_scores_and_the_second_images_gradient_to_torch(compiled):
+    first, second = torch.rand(2, 1, 3, 16, 16).unbind()
+    moving = second.clone().requires_grad_()
+    assert "SSIM" not in type(ssim_map(first, moving).grad_fn).__name__
+    assert "SSIM" not in type(ssim_map(moving, moving).grad_fn).__name__
+    with torch.no_grad():
+        assert torch.equal(ssim_map(moving, first), ssim_map(second, first))

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from models import native
 from models.errors import ModelError
 from models.synthetic_defects import make_synthetic_defects
+from orchestrator import training
 from orchestrator.errors import TrainingError
 from orchestrator.job_config import SCHEDULES, JobConfig
 from orchestrator.training import TrainingData, fit
@@ -72,6 +74,22 @@ def test_fit_lowers_the_loss(data):
 
 def test_fit_twice_gives_the_same_weights(data):
     assert torch.equal(weights(run(job(), data)[0]), weights(run(job(), data)[0]))
+
+
+@pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, 1e-3), (True, 0.02)])
+def test_fit_with_kernels_in_c_follows_the_losses_of_torch(bfloat16, tolerance, data, compiled, monkeypatch):
+    monkeypatch.setattr(training, "computes_in_bfloat16", lambda _: bfloat16)
+    _, fast = run(job(), data)
+    monkeypatch.setattr(native, "_loaded", {})
+    _, slow = run(job(), data)
+    fast, slow = ([metrics["train_loss"] for metrics, _ in reports] for reports in (fast, slow))
+    assert fast == pytest.approx(slow, rel=tolerance)
+
+
+def test_fit_with_kernels_in_c_resumes_exactly(data, compiled):
+    whole, reports = run(job(), data)
+    resumed, _ = run(job(), data, reports[1][1])
+    assert torch.equal(weights(whole), weights(resumed))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -1,0 +1,112 @@
+"""The C sources of this folder, compiled for the machine they run on: what torch's operators on a CPU do too slowly.
+
+A process that is to use them calls `prepare`; without it, or without a C compiler, everything is computed by torch.
+They are plain C without torch's headers, so all of them take a second to compile, once per machine.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# By name: the source, and what it is compiled with.
+_LIBRARIES = {
+    "max_pool_bfloat16": ("max_pool.c", "-DBFLOAT16"),
+    "max_pool_float32": ("max_pool.c",),
+    "norm_relu_bfloat16": ("norm_relu.c", "-DBFLOAT16"),
+    "norm_relu_float32": ("norm_relu.c",),
+    "ssim": ("ssim.c",),
+}
+_OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
+_ON_X86 = ("-mprefer-vector-width=512",)  # compilers would use half of such registers
+_loaded: dict[str, ctypes.CDLL] = {}
+
+
+def prepare(directory: Path) -> str | None:
+    """Load the libraries from a directory, into which `$CC` or `cc` compiles those that it lacks.
+
+    Returns None, or why they cannot be had.
+    """
+    if _loaded:
+        return None
+    compiler = shlex.split(os.environ.get("CC") or "cc")
+    if shutil.which(compiler[0]) is None:
+        return f"no C compiler: {compiler[0]} is not there (set CC to one)"
+    command = [*compiler, *_OPTIONS, *(_ON_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
+    loaded = {}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, (source, *options) in _LIBRARIES.items():
+            path = Path(__file__).with_name(source)
+            header = path.with_name("element.h").read_bytes()
+            known = path.read_bytes() + header + repr((command, options, _processor())).encode()
+            file = directory / f"{name}-{hashlib.sha256(known).hexdigest()[:16]}.so"
+            if not file.exists():
+                _compile([*command, *options, str(path), "-lm"], file)
+            loaded[name] = ctypes.CDLL(str(file))
+    except subprocess.CalledProcessError as error:
+        return f"{shlex.join(compiler)}: {next(iter(error.stderr.splitlines()), error)}"
+    except OSError as error:
+        return str(error)
+    _loaded.update(loaded)
+    return None
+
+
+def ready() -> bool:
+    """Say whether `prepare` has loaded the libraries."""
+    return bool(_loaded)
+
+
+def takes(feature_BCHW: Tensor) -> bool:
+    """Say whether the libraries for features suit: on a CPU, channels interleaved, and nobody traces."""
+    return (
+        ready()
+        and feature_BCHW.device.type == "cpu"
+        and feature_BCHW.dtype in (torch.bfloat16, torch.float32)
+        and feature_BCHW.is_contiguous(memory_format=torch.channels_last)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+def of(library: str, feature: Tensor) -> str:
+    """Return the name of the library for features of this type."""
+    return f"{library}_{str(feature.dtype).removeprefix('torch.')}"
+
+
+def call(library: str, function: str, *given: Tensor | int | float) -> None:
+    """Call a function that takes pointers to the values of tensors, int64_t and float."""
+    arguments = (
+        ctypes.c_void_p(value.data_ptr())
+        if isinstance(value, Tensor)
+        else ctypes.c_int64(value)
+        if isinstance(value, int)
+        else ctypes.c_float(value)
+        for value in given
+    )
+    getattr(_loaded[library], function)(*arguments)
+
+
+def _compile(command: list[str], file: Path) -> None:
+    """Compile beside the file and move it there, so that another process finds all of it or nothing."""
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        made = Path(scratch) / file.name
+        subprocess.run([*command, "-o", str(made)], capture_output=True, text=True, check=True)
+        made.replace(file)
+
+
+def _processor() -> str:
+    """Return what tells processors apart, whose instructions differ: nodes may share a home directory."""
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
