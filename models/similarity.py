@@ -101,16 +101,15 @@ def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor, scales: int = G
 
 def _gradient_similarities(first_BCHW: Tensor, second_BCHW: Tensor, scales: int) -> list[Tensor]:
     """Return the map B×1×H×W of each scale, the finest first."""
-    grey_B2HW = torch.stack([first_BCHW.mean(dim=1), second_BCHW.mean(dim=1)], dim=1)
+    # Each image by itself: where one of them is the goal, nothing goes back through its gradients.
+    first_B1HW, second_B1HW = (image_BCHW.mean(dim=1, keepdim=True) for image_BCHW in (first_BCHW, second_BCHW))
     maps = []
     for _ in range(scales):
-        first_B1HW, second_B1HW = _gradient_magnitude(grey_B2HW).chunk(2, dim=1)
-        maps.append(
-            (2 * first_B1HW * second_B1HW + GRADIENT_C) / (first_B1HW.square() + second_B1HW.square() + GRADIENT_C)
-        )
-        if min(grey_B2HW.shape[-2:]) < 2 * SMALLEST:
+        one_B1HW, other_B1HW = _gradient_magnitude(first_B1HW), _gradient_magnitude(second_B1HW)
+        maps.append((2 * one_B1HW * other_B1HW + GRADIENT_C) / (one_B1HW.square() + other_B1HW.square() + GRADIENT_C))
+        if min(first_B1HW.shape[-2:]) < 2 * SMALLEST:
             break
-        grey_B2HW = F.avg_pool2d(grey_B2HW, 2)
+        first_B1HW, second_B1HW = F.avg_pool2d(first_B1HW, 2), F.avg_pool2d(second_B1HW, 2)
     return maps
 
 
