@@ -12,7 +12,7 @@ demo: .venv/installed
 	    --trials 2 --epochs $(DEMO_EPOCHS) --image-size $(DEMO_SIZE) --set model/base_width=8
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -142,11 +142,16 @@ def watched(say: Callable[[str], object]) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(WATCH_SECONDS):
-            if not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes()):
+            try:
+                lost = not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+                if not lost:
+                    reclaim()
+            except Exception:  # Ray's tables did not answer, in whatever way; they are asked again
+                continue
+            if lost:
                 say("Ray's node on this machine has ended, and with it the sweep: start Ray again before it is resumed")
                 _thread.interrupt_main()
                 return
-            reclaim()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

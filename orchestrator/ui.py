@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -34,9 +35,23 @@ def serve_ui(port: int, tracking_uri: str | None = None) -> int:
         "MLFLOW_BACKEND_STORE_URI": connecting(uri),  # not an option: every user of a machine sees those of a process
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 13 processes less
     }
-    with contextlib.suppress(KeyboardInterrupt):
-        return subprocess.run([*command, "--port", str(port), "--workers", "1"], env=environment).returncode
-    return 0
+    command += ["--port", str(port), "--workers", "1"]
+    return _run(command, environment)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> int:
+    """Run a program until it ends or this one is asked to; leave none of its processes behind. Return its exit code."""
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        return process.wait()
+    except (KeyboardInterrupt, SystemExit):
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
 
 
 def browse(sweep: str, tracking_uri: str) -> str:

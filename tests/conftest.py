@@ -20,12 +20,7 @@ RAY = {f"test_{name}.py" for name in ("sweep", "faults", "layouts", "notebook", 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests together in one of the parallel processes, and all that start Ray: two at once are too much.
-
-    Those come first, for they take the longest.
-    """
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path.name in RAY else item.path.name))
+    """Begin with the files that start Ray, which take the longest: at the end one process would wait for the other."""
     items.sort(key=lambda item: item.path.name not in RAY)
 
 

@@ -12,11 +12,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
+RAY = str(Path(sys.executable).with_name("ray"))
 RAY_WORKERS = ("ray::ImplicitFunc", "ray::RayTrainWorker", "ray::direct_trial", "ray::train_trial")
 
 
@@ -68,9 +70,37 @@ class MlflowServer:
 
     def kill(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            stop(self._process)
             self._process = None
+
+
+@contextlib.contextmanager
+def ray_head(variables: dict[str, str], *words: str) -> Iterator[tuple[str, str]]:
+    """Start a head node of two CPUs with ports and a folder of its own; yield its address and its dashboard's.
+
+    The dashboard answers some seconds later.
+    """
+    port, dashboard = free_port(), free_port()
+    # Ray's sockets want a short path.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        own = ["--num-cpus=2", f"--temp-dir={folder}", f"--port={port}", f"--dashboard-port={dashboard}"]
+        process = subprocess.Popen(
+            [RAY, "start", "--head", "--block", *own, *words],
+            env=variables,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+        finally:
+            stop(process)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End a session of processes at once: asked kindly, Ray takes half a minute."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 class TwoNodes:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,9 +19,9 @@ from orchestrator.job_config import JobConfig
 from orchestrator.nodes import code_digest, node_problems, require_sweep
 from orchestrator.task import Task
 from orchestrator.workspace import Workspace
+from tests.orchestrator.breakable import RAY, free_port, ray_head, stop
 
 REPOSITORY = Path(__file__).parents[2]
-RAY = str(Path(sys.executable).with_name("ray"))
 
 # Asks the other node of the cluster about each pair of a sweep's folder and a dataset, once with other code than its.
 ASK = """
@@ -63,40 +60,16 @@ class Head:
         )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def stop(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)  # asked kindly, Ray takes half a minute
-    process.wait()
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    port, jobs, client = free_port(), free_port(), free_port()
     unwanted = {"MLFLOW_TRACKING_URI", "RAY_ADDRESS"}
     environment = {name: value for name, value in os.environ.items() if name not in unwanted}
     path = os.pathsep.join(filter(None, [str(REPOSITORY), environment.get("PYTHONPATH")]))
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test" * 2, "PYTHONPATH": path}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # a job's `python` is this one
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as folder:  # Ray's sockets want a short path
-        words = ["start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--temp-dir={folder}"]
-        ports = [f"--port={port}", f"--dashboard-port={jobs}", f"--ray-client-server-port={client}"]
-        process = subprocess.Popen(
-            [RAY, *words, *ports, "--node-ip-address=127.0.0.1"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        head = Head(f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs}", environment)
-        try:
-            yield head
-        finally:
-            stop(process)
+    words = ["--num-gpus=0", f"--ray-client-server-port={free_port()}", "--node-ip-address=127.0.0.1"]
+    with ray_head(environment, *words) as (address, jobs):
+        yield Head(address, jobs, environment)
 
 
 @pytest.mark.slow

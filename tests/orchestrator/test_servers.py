@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.orchestrator.breakable import free_port, ray_head
+
 SECRETS = {
     "MLFLOW_TRACKING_PASSWORD": "Secret-of-tracking-1",
     "AWS_SECRET_ACCESS_KEY": "Secret-of-storage-2",
@@ -34,12 +34,6 @@ USER = {"MLFLOW_TRACKING_USERNAME": "admin", "AWS_ACCESS_KEY_ID": "key-of-the-st
 SMALL = ["--image-size", "32", "--epochs", "2", "--set", "model/base_width=4", "--set", "model/depth=2"]
 ASKED = ("api/jobs/", "api/cluster_status", "nodes?view=summary", "nodes?view=details", "api/train/v2/runs/v1")
 ASKED += tuple(f"api/v0/{kind}?detail=1" for kind in ("actors", "tasks", "workers", "runtime_envs", "jobs"))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -193,25 +187,12 @@ def look(driver: psutil.Process, seen: Swept) -> None:
 @pytest.fixture
 def head() -> Iterator[tuple[str, str]]:
     """The addresses of a Ray cluster of one node with a token, and of its dashboard."""
-    port, dashboard = free_port(), free_port()
-    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        words = ["start", "--head", "--block", "--num-cpus=2", f"--temp-dir={folder}", f"--port={port}"]
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name("ray"), *words, f"--dashboard-port={dashboard}"],
-            env=environment(**TOKEN),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while not answer(f"http://127.0.0.1:{dashboard}/api/version"):
-                assert process.poll() is None and time.monotonic() < deadline, "Ray did not come up"
-                time.sleep(0.5)
-            yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # asked kindly, Ray takes half a minute
-            process.wait()
+    with ray_head(environment(**TOKEN)) as (address, dashboard):
+        deadline = time.monotonic() + 120
+        while not answer(f"{dashboard}/api/version"):
+            assert time.monotonic() < deadline, "Ray did not come up"
+            time.sleep(0.5)
+        yield address, dashboard
 
 
 def answer(address: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -60,8 +59,17 @@ def ui(store):
         fetch(f"http://127.0.0.1:{port}/", process)
         yield f"http://127.0.0.1:{port}", log.read_text().splitlines()
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=30)
+        process.terminate()
+        assert process.wait(timeout=30) == 0
+        deadline = time.monotonic() + 30
+        while listens(port):  # MLflow's own processes end a moment later
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
