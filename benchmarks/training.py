@@ -69,7 +69,7 @@ def main() -> None:
     """Time all sides by turns and print the table."""
     options = _options()
     keep_freed_memory()  # as every worker does, and what follows
-    if not torch.cuda.is_available() and (reason := native.prepare((options.cache or default_cache_dir()) / "kernels")):
+    if not torch.cuda.is_available() and (reason := native.prepare(options.cache or default_cache_dir())):
         print(f"without the kernels in C: {reason}", flush=True)
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

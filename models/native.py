@@ -33,9 +33,9 @@ _loaded: dict[str, ctypes.CDLL] = {}
 
 
 def prepare(directory: Path) -> str | None:
-    """Load the libraries from a directory, into which `$CC` or `cc` compiles those that it lacks.
+    """Load the libraries from a folder of this user's own in a directory; `$CC` or `cc` compiles those that it lacks.
 
-    Returns None, or why they cannot be had.
+    Returns None, or why they cannot be had. Nothing is loaded from a folder into which others may write.
     """
     if _loaded:
         return None
@@ -45,12 +45,16 @@ def prepare(directory: Path) -> str | None:
     command = [*compiler, *_OPTIONS, *(_ON_X86 if platform.machine() in ("x86_64", "AMD64") else ())]
     loaded = {}
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        folder = directory / f"kernels-{os.getuid()}"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.lstat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o022:
+            return f"{folder}: others may write there, and this process would run it: make it yours alone (chmod 700)"
         for name, (source, *options) in _LIBRARIES.items():
             path = Path(__file__).with_name(source)
             header = path.with_name("element.h").read_bytes()
             known = path.read_bytes() + header + repr((command, options, _processor())).encode()
-            file = directory / f"{name}-{hashlib.sha256(known).hexdigest()[:16]}.so"
+            file = folder / f"{name}-{hashlib.sha256(known).hexdigest()[:16]}.so"
             if not file.exists():
                 _compile([*command, *options, str(path), "-lm"], file)
             loaded[name] = ctypes.CDLL(str(file))

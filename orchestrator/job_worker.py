@@ -65,7 +65,7 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
     if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
         torch.cuda.set_per_process_memory_fraction(task.gpus)
-    if device.type == "cpu" and (reason := native.prepare(task.cache / "kernels")):
+    if device.type == "cpu" and (reason := native.prepare(task.cache)):
         logging.getLogger(__name__).info("training on a CPU takes about 1.4 times as long as it could: %s", reason)
 
     def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,11 @@ from models import native
 
 
 def test_libraries_are_compiled_once(compiled, monkeypatch):
-    made = {path: path.stat().st_mtime_ns for path in compiled.iterdir()}
+    made = {path: path.stat().st_mtime_ns for path in compiled.glob("*/*")}
     assert len(made) == len(native._LIBRARIES)
     monkeypatch.setattr(native, "_loaded", {})
     assert native.prepare(compiled) is None
-    assert made == {path: path.stat().st_mtime_ns for path in compiled.iterdir()}
+    assert made == {path: path.stat().st_mtime_ns for path in compiled.glob("*/*")}
 
 
 @pytest.mark.parametrize(("compiler", "said"), [("no-such-cc", "no-such-cc is not there"), ("false -x", "false -x")])
@@ -24,7 +25,7 @@ def test_prepare_without_a_working_compiler_says_why(compiler, said, tmp_path, m
     monkeypatch.setenv("CC", compiler)
     assert said in native.prepare(tmp_path)
     assert not native.ready()
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.glob("*/*"))
 
 
 def test_prepare_in_a_folder_that_cannot_be_made_says_why(tmp_path, monkeypatch):
@@ -32,6 +33,25 @@ def test_prepare_in_a_folder_that_cannot_be_made_says_why(tmp_path, monkeypatch)
     (tmp_path / "file").touch()
     assert "file" in native.prepare(tmp_path / "file" / "kernels")
     assert not native.ready()
+
+
+def test_libraries_that_others_may_have_written_are_not_loaded(compiled, monkeypatch):
+    (folder,) = compiled.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(native, "_loaded", {})
+    folder.chmod(0o770)
+    assert "others may write there" in native.prepare(compiled)
+    assert not native.ready()
+    folder.chmod(0o700)
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    planted = folder.rename(compiled / f"kernels-{other}")  # as if another user had made it for this one
+    assert "others may write there" in native.prepare(compiled)
+    planted.rename(folder)
+    (compiled / f"kernels-{other}").symlink_to(folder)
+    assert "others may write there" in native.prepare(compiled)
+    assert not native.ready()
+    (compiled / f"kernels-{other}").unlink()
 
 
 def test_libraries_share_the_threads_of_torch(compiled):
