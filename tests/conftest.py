@@ -32,6 +32,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return cache
 
 
+@pytest.fixture(autouse=True)
+def torch_alone() -> Iterator[None]:
+    """End every test as a process begins, without kernels in C, which a job loads that it trains here."""
+    yield
+    if native := sys.modules.get("models.native"):
+        native._loaded.clear()
+
+
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo dataset of a few small images per category; read only."""

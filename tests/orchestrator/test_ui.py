@@ -244,15 +244,11 @@ def test_ui_of_an_empty_store_names_no_leaderboard(tmp_path, monkeypatch, capsys
     from orchestrator import ui
 
     commands = []
-    monkeypatch.setattr(ui.subprocess, "run", lambda command, env: commands.append(command) or Ended())
+    monkeypatch.setattr(ui, "_run", lambda command, _: commands.append(command) or 0)
     assert ui.serve_ui(5001, f"sqlite:///{tmp_path / 'mlflow.db'}") == 0
     assert capsys.readouterr().out == "MLflow UI: http://127.0.0.1:5001 (it takes some seconds; stop it with Ctrl-C)\n"
     assert commands[0][commands[0].index("--host") + 1] == "127.0.0.1"
     assert not MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").search_registered_models()
-
-
-class Ended:
-    returncode = 0
 
 
 def body(window) -> str:
