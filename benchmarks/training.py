@@ -7,6 +7,7 @@ All sides train in one run, by turns, `--rounds` times; the table holds medians 
 reference loop is the median of each round's ratio. The sides:
 
 - ours: `orchestrator.training.fit`, with all that a job does in an epoch (augmentation, corruption, all loss terms).
+- ours, torch alone: the same without the kernels in C (CPUs only).
 - ours, same arithmetic: the network and the loss of the reference, in single precision, without augmentation or
   corruption.
 - reference: every image decoded and resized in every epoch by two loader workers, batches of 8, Adam, L1, single
@@ -95,6 +96,8 @@ def main() -> None:
     sides: dict[str, Callable[[], float]] = {"ours": lambda: _ours(job, data, device)}
     if options.recorded:
         sides["ours, not recorded"] = lambda: _ours(job, data, device, recorded=False)
+    if device.type == "cpu":
+        sides["ours, torch alone"] = lambda: _ours(job, data, device, compiled=False)
     if options.architecture == "multiscale":
         sides["ours, same arithmetic"] = lambda: _ours(plain, data, device, mixed=False)
     sides["reference"] = lambda: _reference(paths, job.image_size, options.reference_images, device)
@@ -144,7 +147,13 @@ def _options() -> argparse.Namespace:
 
 
 def _ours(
-    job: JobConfig, data: TrainingData, device: torch.device, *, mixed: bool | None = None, recorded: bool = True
+    job: JobConfig,
+    data: TrainingData,
+    device: torch.device,
+    *,
+    mixed: bool | None = None,
+    recorded: bool = True,
+    compiled: bool = True,
 ) -> float:
     """Images per second of a job's epochs, without any validation and without its first report, which warms up."""
     seconds: list[float] = []
@@ -157,7 +166,8 @@ def _ours(
         changes["computes_in_bfloat16"] = lambda _device: mixed
     if not recorded:
         changes["Replayed"] = lambda step, _parameters, _generator: step
-    with mock.patch.dict(vars(training), changes):
+    libraries = native._loaded if compiled else {}
+    with mock.patch.dict(vars(training), changes), mock.patch.object(native, "_loaded", libraries):
         training.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
     images = len(make_batches(job, data, build(job.architecture, **job.model).to(device), device))
     return images / statistics.median(seconds[1:] or seconds)
