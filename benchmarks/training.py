@@ -70,10 +70,10 @@ def main() -> None:
     """Time all sides by turns and print the table."""
     options = _options()
     keep_freed_memory()  # as every worker does, and what follows
-    if not torch.cuda.is_available() and (reason := native.prepare(options.cache or default_cache_dir())):
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and (reason := native.prepare(options.cache or default_cache_dir())):
         print(f"without the kernels in C: {reason}", flush=True)
     torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     job = JobConfig(
         category=options.category,
         architecture=options.architecture,
@@ -173,9 +173,8 @@ def _ours(
     return images / statistics.median(seconds[1:] or seconds)
 
 
-_CHOICE = Choice(
-    Scorer(Scoring({"l1": 1.0}), {}), ValidationScore(0, 0, 0, {}), np.zeros(2), np.zeros(2)
-)  # of no validation
+# What `_ours` has in the place of a validation's.
+_CHOICE = Choice(Scorer(Scoring({"l1": 1.0}), {}), ValidationScore(0, 0, 0, {}), np.zeros(2), np.zeros(2))
 
 
 class _Photographs(torch.utils.data.Dataset):

@@ -50,11 +50,10 @@ def prepare(directory: Path) -> str | None:
         status = folder.lstat()
         if status.st_uid != os.getuid() or status.st_mode & 0o022:
             return f"{folder}: others may write there, and this process would run it: make it yours alone (chmod 700)"
+        known = Path(__file__).with_name("element.h").read_bytes() + repr((command, _processor())).encode()
         for name, (source, *options) in _LIBRARIES.items():
             path = Path(__file__).with_name(source)
-            header = path.with_name("element.h").read_bytes()
-            known = path.read_bytes() + header + repr((command, options, _processor())).encode()
-            file = folder / f"{name}-{hashlib.sha256(known).hexdigest()[:16]}.so"
+            file = folder / f"{name}-{hashlib.sha256(known + path.read_bytes()).hexdigest()[:16]}.so"
             if not file.exists():
                 _compile([*command, *options, str(path), "-lm"], file)
             loaded[name] = ctypes.CDLL(str(file))
@@ -78,9 +77,13 @@ def takes(feature_BCHW: Tensor) -> bool:
         and feature_BCHW.device.type == "cpu"
         and feature_BCHW.dtype in (torch.bfloat16, torch.float32)
         and feature_BCHW.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        and not traced()
     )
+
+
+def traced() -> bool:
+    """Say whether torch compiles, exports or maps what runs: it could not look into a kernel."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def of(library: str, feature: Tensor) -> str:

@@ -1,11 +1,10 @@
-/* Batch normalisation and the ReLU after it on a CPU; models/norm_relu_cpu.py compiles and calls it.
+/* Batch normalisation and the ReLU after it on a CPU; models/norm_relu_cpu.py calls it.
 
    A feature is `places` rows of `channels` values. Every thread takes rows that follow one another. Comparisons are
    written so that a NaN stays one. */
 
 #include <math.h>
 #include <omp.h>
-#include <stdint.h>
 
 #include "element.h"
 

@@ -52,14 +52,9 @@ class _Fused(torch.autograd.Function):
         feature_BCHW: Tensor,
         weight_C: Tensor,
         bias_C: Tensor,
-        running_mean_C: Tensor,
-        running_variance_C: Tensor,
-        momentum: float,
-        eps: float,
+        *running: Tensor | float,
     ) -> Tensor:
-        made_BCHW, mean_C, scale_C = kernels.forward(
-            feature_BCHW, weight_C, bias_C, running_mean_C, running_variance_C, momentum, eps
-        )
+        made_BCHW, mean_C, scale_C = kernels.forward(feature_BCHW, weight_C, bias_C, *running)
         ctx.kernels = kernels
         ctx.save_for_backward(feature_BCHW, mean_C, scale_C, weight_C, bias_C)
         return made_BCHW

@@ -14,6 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.native import traced
+
 try:
     import triton
     import triton.language as tl
@@ -32,8 +34,7 @@ def takes(feature_BCHW: Tensor) -> bool:
         and feature_BCHW.is_cuda
         and feature_BCHW.dtype in (torch.bfloat16, torch.float16)
         and feature_BCHW.is_contiguous(memory_format=torch.channels_last)
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        and not traced()
     )
 
 

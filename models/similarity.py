@@ -90,13 +90,14 @@ def gradient_similarity_map(first_BCHW: Tensor, second_BCHW: Tensor, scales: int
 
 
 @_in_float32
-def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor, scales: int = GRADIENT_SCALES) -> Tensor:
+def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     """Return the mean of `gradient_similarity_map`, a scalar, without making the map.
 
     It is the mean over scales of each scale's mean, as in RIAD's loss. That is the map's mean wherever a side halves
     without a rest at each scale, since a coarse pixel is grown to as many pixels as it stands for.
     """
-    return torch.stack([part.mean() for part in _gradient_similarities(first_BCHW, second_BCHW, scales)]).mean()
+    maps = _gradient_similarities(first_BCHW, second_BCHW, GRADIENT_SCALES)
+    return torch.stack([map_B1HW.mean() for map_B1HW in maps]).mean()
 
 
 def _gradient_similarities(first_BCHW: Tensor, second_BCHW: Tensor, scales: int) -> list[Tensor]:

@@ -21,10 +21,8 @@ def suits(first_BCHW: Tensor, second_BCHW: Tensor, radius: int) -> bool:
     """
     if not (native.ready() and torch.is_grad_enabled() and first_BCHW.requires_grad) or second_BCHW.requires_grad:
         return False
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False
     same = first_BCHW.shape == second_BCHW.shape and min(first_BCHW.shape[-2:]) > radius
-    return same and {first_BCHW.device.type, second_BCHW.device.type} == {"cpu"}
+    return same and not native.traced() and {first_BCHW.device.type, second_BCHW.device.type} == {"cpu"}
 
 
 class SSIM(torch.autograd.Function):

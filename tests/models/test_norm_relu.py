@@ -72,13 +72,9 @@ def calls(compiled, monkeypatch):
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 3, 3, 2)])
-def test_compiled_kernels_agree_with_float64(shape, dtype, threads, calls):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        compare(shape, "cpu", dtype, lambda layer, feature: layer(feature))
-    finally:
-        torch.set_num_threads(before)
+def test_compiled_kernels_agree_with_float64(shape, dtype, threads, calls, set_threads):
+    set_threads(threads)
+    compare(shape, "cpu", dtype, lambda layer, feature: layer(feature))
     assert calls == ["forward", "backward"]
 
 

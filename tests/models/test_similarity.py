@@ -148,17 +148,13 @@ def test_gradient_similarity_is_the_mean_of_its_map(size):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("size", [(6, 6), (17, 40), (64, 33)])
-def test_compiled_ssim_agrees_with_torch(size, threads, compiled, monkeypatch):
+def test_compiled_ssim_agrees_with_torch(size, threads, compiled, monkeypatch, set_threads):
     generator = torch.Generator().manual_seed(0)
     first, second, back = (torch.rand(2, 3, *size, generator=generator) for _ in range(3))
     first.requires_grad_()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        found = ssim_map(first, second)
-        (found_gradient,) = torch.autograd.grad(found, first, back)
-    finally:
-        torch.set_num_threads(before)
+    set_threads(threads)
+    found = ssim_map(first, second)
+    (found_gradient,) = torch.autograd.grad(found, first, back)
     assert "SSIM" in type(found.grad_fn).__name__
     monkeypatch.setattr(native, "_loaded", {})
     wanted = ssim_map(first, second)

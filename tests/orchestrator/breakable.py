@@ -75,8 +75,8 @@ class MlflowServer:
 
 
 @contextlib.contextmanager
-def ray_head(variables: dict[str, str], *words: str) -> Iterator[tuple[str, str]]:
-    """Start a head node of two CPUs with ports and a folder of its own; yield its address and its dashboard's.
+def ray_head(variables: dict[str, str], *words: str) -> Iterator[tuple[str, str, subprocess.Popen]]:
+    """Start a head node of two CPUs with ports and a folder of its own; yield its address, its dashboard's, and it.
 
     The dashboard answers some seconds later.
     """
@@ -92,7 +92,7 @@ def ray_head(variables: dict[str, str], *words: str) -> Iterator[tuple[str, str]
             start_new_session=True,
         )
         try:
-            yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}"
+            yield f"127.0.0.1:{port}", f"http://127.0.0.1:{dashboard}", process
         finally:
             stop(process)
 

@@ -68,7 +68,7 @@ def head() -> Iterator[Head]:
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a-token-of-this-test" * 2, "PYTHONPATH": path}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # a job's `python` is this one
     words = ["--num-gpus=0", f"--ray-client-server-port={free_port()}", "--node-ip-address=127.0.0.1"]
-    with ray_head(environment, *words) as (address, jobs):
+    with ray_head(environment, *words) as (address, jobs, _):
         yield Head(address, jobs, environment)
 
 

@@ -13,7 +13,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from socket import socket
 
 import mlflow
 import numpy as np
@@ -22,6 +21,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.bundles import Bundle
+from tests.orchestrator.breakable import free_port
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,7 @@ def test_row_without_an_image_is_refused(logged):
 @pytest.fixture(scope="module")
 def served(logged, uri, tmp_path_factory):
     """The address of a server of the logged model, as the command in docs/deploying.md starts it."""
-    with socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", logged, "--env-manager", "local"]
     # MLflow starts its server by name, as it finds it in an activated environment.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -187,10 +187,10 @@ def look(driver: psutil.Process, seen: Swept) -> None:
 @pytest.fixture
 def head() -> Iterator[tuple[str, str]]:
     """The addresses of a Ray cluster of one node with a token, and of its dashboard."""
-    with ray_head(environment(**TOKEN)) as (address, dashboard):
+    with ray_head(environment(**TOKEN)) as (address, dashboard, process):
         deadline = time.monotonic() + 120
         while not answer(f"{dashboard}/api/version"):
-            assert time.monotonic() < deadline, "Ray did not come up"
+            assert process.poll() is None and time.monotonic() < deadline, "Ray did not come up"
             time.sleep(0.5)
         yield address, dashboard
 

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 
 from orchestrator.ui import APP, browse
 from orchestrator.ui_pages import METRICS, PARAMS
+from tests.orchestrator.breakable import free_port
 
 # The test figures point the other way than the validation scores do.
 FIGURES = {
@@ -42,9 +43,7 @@ def store(record_sweep, tmp_path_factory, bundle):
 @pytest.fixture(scope="module")
 def ui(store):
     """`msad ui` on the store: its address, and the lines that it printed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = store / "ui.log"
     with log.open("w") as output:
         process = subprocess.Popen(

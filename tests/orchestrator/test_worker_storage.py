@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from orchestrator.nodes import code_digest, node_problems, require_sweep
 from orchestrator.task import Task
 from orchestrator.worker_storage import below, claim, fetch, remove_checkpoints, working_copy, write_file
 from orchestrator.workspace import JobDirectory
+from tests.orchestrator.breakable import free_port
 
 SMALL = ["--image-size", "32", "--set", "model/base_width=4", "--set", "model/depth=2"]
 KEYS = {"AWS_ACCESS_KEY_ID": "key-of-the-store", "AWS_SECRET_ACCESS_KEY": "secret-of-the-store"}
@@ -168,9 +168,7 @@ def s3(tmp_path_factory):
     server = shutil.which(os.environ.get("MSAD_MOTO_SERVER", "moto_server"))
     if server is None:
         pytest.skip("no moto_server: pip install 'moto[server]', and set MSAD_MOTO_SERVER where it is not on the PATH")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     log = (tmp_path_factory.mktemp("moto") / "log").open("w")
     process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
     try:
