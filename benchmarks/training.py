@@ -12,11 +12,13 @@ reference loop is the median of each round's ratio. The sides:
   corruption.
 - reference: every image decoded and resized in every epoch by two loader workers, batches of 8, Adam, L1, single
   precision, the plain multi-scale U-Net; rebuilt from the published recipe.
+- reference, decoding / network: its loader without a network, and its network on images that lie ready; the slower of
+  the two dominates.
 - anomalib: its engine and its folder data module with GANomaly, once with about as many parameters as `multiscale` and
   once with about as much arithmetic, which the column of GFLOP tells: of one image, forward.
 - limit: the job's own convolutions, forward and backward, each measured alone at its size and precision, and what
   normalisation with its activation must read and write, at the measured rate of a copy. All else is taken as free, so
-  nothing that calls these convolutions can be faster.
+  nothing that calls these convolutions can be faster. Once for ours and once for the same arithmetic.
 
 `--recorded` times the same job with and without recorded steps (GPUs only). `--to-score N` trains the reference for N
 epochs, then our job, of `--epochs`, until it separates the same synthetic defects as well; validation itself, the same
@@ -100,15 +102,25 @@ def main() -> None:
         sides["ours, torch alone"] = lambda: _ours(job, data, device, compiled=False)
     if options.architecture == "multiscale":
         sides["ours, same arithmetic"] = lambda: _ours(plain, data, device, mixed=False)
-    sides["reference"] = lambda: _reference(paths, job.image_size, options.reference_images, device)
     gflop = dict.fromkeys(sides, _gflop(build(job.architecture, **job.model), job.image_size))
-    gflop |= {"reference": _gflop(build("multiscale", **REFERENCE), job.image_size)}
+    reference = functools.partial(_reference, paths, job.image_size, options.reference_images, device)
+    sides |= {
+        "reference": reference,
+        "reference, decoding": functools.partial(reference, trains=False),
+        "reference, network": functools.partial(reference, decodes=False),
+    }
+    gflop |= dict.fromkeys(
+        ("ours, same arithmetic", "reference", "reference, network"),
+        _gflop(build("multiscale", **REFERENCE), job.image_size),
+    )
     if options.anomalib:
         for alike, features in GANOMALY.items():
             name, originals = f"GANomaly, like {alike}", options.originals or options.root
             sides[name] = functools.partial(_anomalib, originals, options.category, device, features)
             gflop[name] = _gflop(_ganomaly(features).model, job.image_size)
-    sides["limit"] = lambda: _limit(job, data, device)
+    sides["limit"] = lambda: _limit(job, data, device, training.computes_in_bfloat16(device))
+    if options.architecture == "multiscale":
+        sides["limit, same arithmetic"] = lambda: _limit(plain, data, device, False)
 
     rounds: list[dict[str, float]] = []
     for number in range(options.rounds):
@@ -192,13 +204,17 @@ class _Photographs(torch.utils.data.Dataset):
         return torch.from_numpy(np.array(small)).permute(2, 0, 1).float().div_(255)
 
 
-def _reference(paths: list[Path], size: int, count: int, device: torch.device) -> float:
+def _reference(
+    paths: list[Path], size: int, count: int, device: torch.device, *, decodes: bool = True, trains: bool = True
+) -> float:
     """Images per second of the reference loop, after its workers have started and a step has warmed up."""
     model = build("multiscale", **REFERENCE).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     began, done = 0.0, 0
-    for image_BCHW in _decoded(paths, size, count + 8, device, drop_last=True):
-        _reference_step(model, optimizer, image_BCHW.to(device))
+    batches = _decoded(paths, size, count + 8, device, drop_last=True)
+    for image_BCHW in batches if decodes else [torch.rand(8, 3, size, size)] * (count // 8 + 1):
+        if trains:
+            _reference_step(model, optimizer, image_BCHW.to(device))
         began, done = (began, done + len(image_BCHW)) if began else (time.perf_counter(), 0)
     return done / (time.perf_counter() - began)
 
@@ -314,9 +330,9 @@ def _gflop(model: nn.Module, size: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def _limit(job: JobConfig, data: TrainingData, device: torch.device) -> float:
+def _limit(job: JobConfig, data: TrainingData, device: torch.device, mixed: bool) -> float:
     """Images per second if a job did nothing but its convolutions and its normalisations' traffic."""
-    dtype = torch.bfloat16 if training.computes_in_bfloat16(device) else torch.float32
+    dtype = torch.bfloat16 if mixed else torch.float32
     model = build(job.architecture, **job.model).to(device, memory_format=torch.channels_last).train()
     layers = _layers(model, job, data, device)
     convolutions = sum(
