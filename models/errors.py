@@ -11,7 +11,7 @@ class ModelError(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that names the closest known word, and all of them."""
+    """Return the end of a sentence: the closest known word, or all of them where none is close."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=1)
-    return (f"; did you mean {close[0]!r}?" if close else ";") + f" known are {', '.join(known) or 'none'}"
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known) or 'none'}"

@@ -42,7 +42,7 @@ def forward(
         running_variance_C,
         mean_C,
         scale_C,
-        torch.empty(threads, 4, channels),
+        torch.empty(threads, 2, channels),
         feature_BCHW.numel() // channels,
         channels,
         float(momentum),

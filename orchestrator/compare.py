@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from models.errors import did_you_mean
 from orchestrator.addresses import hide_secrets, public
 from orchestrator.errors import TrackingError
-from orchestrator.job_config import nearest
 from orchestrator.selection import SEED_FIGURES
 from orchestrator.tracking import connect
 
@@ -128,7 +128,7 @@ def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> E
     if sweep is None:
         return max(sweeps.values(), key=lambda experiment: experiment.creation_time)
     if sweep not in sweeps:
-        raise TrackingError(f"{tracking_uri}: no sweep is named {sweep!r}{nearest(sweep, list(sweeps))}")
+        raise TrackingError(f"{tracking_uri}: no sweep is named {sweep!r}{did_you_mean(sweep, list(sweeps))}")
     return sweeps[sweep]
 
 

@@ -13,13 +13,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from data_io.layout import known_layout
-from models.errors import ModelError
+from models.errors import ModelError, did_you_mean
 from models.registry import architecture as architecture_class
 from models.registry import architectures as known_architectures
 from models.registry import default_parameters, use
 from orchestrator.addresses import public
 from orchestrator.errors import ConfigError
-from orchestrator.job_config import JobConfig, nearest
+from orchestrator.job_config import JobConfig
 from orchestrator.parameters import check_values, flatten, unknown_paths
 from orchestrator.plain_yaml import plain_yaml
 from orchestrator.worker_storage import storage_address
@@ -41,7 +41,9 @@ class _Part(BaseModel):
             unknown = [key for key in values if key not in cls.model_fields]
             if unknown:
                 fields = sorted(cls.model_fields)
-                raise ValueError("; ".join(f"unknown setting {key!r}{nearest(str(key), fields)}" for key in unknown))
+                raise ValueError(
+                    "; ".join(f"unknown setting {key!r}{did_you_mean(str(key), fields)}" for key in unknown)
+                )
         return values
 
 
@@ -211,9 +213,8 @@ class SweepConfig(_Part):
             raise ValueError("several workers per trial need --executor train: leave direct away")
         for name in self.search_spaces:
             if name not in self.architectures:
-                raise ValueError(
-                    f"search_spaces: {name!r} is none of this sweep's architectures{nearest(name, self.architectures)}"
-                )
+                hint = did_you_mean(name, self.architectures)
+                raise ValueError(f"search_spaces: {name!r} is none of this sweep's architectures{hint}")
         if unknown := unknown_paths(self.parameters, self.architectures):
             raise ValueError("; ".join(unknown))
         for architecture in self.architectures:

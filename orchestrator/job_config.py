@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+from models.errors import did_you_mean
 from models.tiling import TilingConfig
 
 SCHEDULES = ("constant", "plateau", "cosine", "one_cycle")
@@ -135,7 +135,7 @@ class JobConfig:
         names = [f.name for f in dataclasses.fields(cls)]
         for key in values:
             if key not in names:
-                raise ValueError(f"unknown job setting {key!r}{nearest(key, names)}")
+                raise ValueError(f"unknown job setting {key!r}{did_you_mean(key, names)}")
         return cls(**values)
 
     def with_parameters(self, parameters: Mapping[str, Any]) -> JobConfig:
@@ -165,9 +165,3 @@ class JobConfig:
         """Return 12 hex digits that are equal exactly when every setting is."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest known word, or the list of all where none is close."""
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"

@@ -9,10 +9,11 @@ from typing import Any
 
 from models.augmentation import AugmentationConfig
 from models.corruptions import CorruptionConfig
+from models.errors import did_you_mean
 from models.registry import architecture as architecture_class
 from models.registry import default_parameters
 from models.tiling import TilingConfig
-from orchestrator.job_config import OPEN_GROUPS, JobConfig, nearest
+from orchestrator.job_config import OPEN_GROUPS, JobConfig
 
 SETTINGS = {"corruption": CorruptionConfig, "augmentation": AugmentationConfig, "tiling": TilingConfig}
 
@@ -42,7 +43,7 @@ def known_paths(architecture: str) -> tuple[str, ...]:
 def unknown_paths(parameters: Collection[str], architectures: Collection[str]) -> list[str]:
     """Return a line, with the nearest name, for each path that none of the architectures has."""
     known = list(dict.fromkeys(path for name in architectures for path in known_paths(name)))
-    return [f"unknown parameter {path!r}{nearest(path, known)}" for path in parameters if path not in known]
+    return [f"unknown parameter {path!r}{did_you_mean(path, known)}" for path in parameters if path not in known]
 
 
 def check_values(job: JobConfig) -> None:

@@ -15,11 +15,10 @@ from data_io.layout import choose_categories, find_layout
 from data_io.splits import split_good_images
 from models.base import SelfTraining
 from models.contract import contract_problems
-from models.errors import ModelError
+from models.errors import ModelError, did_you_mean
 from models.registry import build, is_own
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ConfigError, ResourceError
-from orchestrator.job_config import nearest
 from orchestrator.parameters import known_paths
 from search_spaces import space
 
@@ -114,7 +113,7 @@ def _space_problems(name: str, ranges: dict[str, BaseDistribution]) -> list[str]
     """Return which searched paths an architecture's jobs do not have."""
     known = known_paths(name)
     return [
-        f"the search space of {name} has {path!r}, which its jobs have not{nearest(path, known)}"
+        f"the search space of {name} has {path!r}, which its jobs have not{did_you_mean(path, known)}"
         for path in ranges
         if path not in known
     ]

@@ -15,13 +15,14 @@ import optuna
 from rich.console import Console
 
 from data_io.cache import default_cache_dir
+from models.errors import did_you_mean
 from orchestrator import cluster, tracking
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.errors import ConfigError, Interrupted, ResourceError, first_line
 from orchestrator.finals import final_id, run_finals, run_reports
 from orchestrator.job import WAITING_CPUS, direct_trial, train_trial
-from orchestrator.job_config import JobConfig, nearest
+from orchestrator.job_config import JobConfig
 from orchestrator.live import LiveView
 from orchestrator.model_store import deliver_files
 from orchestrator.nodes import check_nodes
@@ -89,7 +90,7 @@ def resume(name: str, storage: Path, address: str | None = None) -> Outcome:
     workspace = Workspace(storage.expanduser().resolve() / name)
     if not workspace.config.exists():
         names = sorted(path.parent.name for path in workspace.root.parent.glob("*/sweep.yaml"))
-        hint = nearest(name, names) if names else f"; there is no sweep in {workspace.root.parent} (see --storage)"
+        hint = did_you_mean(name, names) if names else f"; there is no sweep in {workspace.root.parent} (see --storage)"
         raise ConfigError(f"no sweep named {name!r}{hint}")
     moved = {"address": address} if address else {}
     return _run(make_config({**load(workspace.config), **moved}), workspace)

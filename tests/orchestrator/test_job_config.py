@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from orchestrator.job_config import JobConfig, nearest
+from orchestrator.job_config import JobConfig
 
 
 def test_job_config_survives_json():
@@ -34,10 +34,6 @@ def test_unknown_setting_is_refused_with_the_nearest_name():
         JobConfig.from_dict({"category": "a", "architecture": "b", "lerning_rate": 1})
     with pytest.raises(ValueError, match="only model, loss_weights, corruption, augmentation, tiling have parts"):
         JobConfig(category="a", architecture="b").with_parameters({"optimizer/beta": 1})
-
-
-def test_nearest_without_a_close_word_lists_all():
-    assert nearest("zzz", ["one", "two"]) == "; known are one, two"
 
 
 def test_tiling_is_checked_with_the_job():
