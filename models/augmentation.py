@@ -155,7 +155,7 @@ class Augmenter:
             moved_BCHW = torch.where(outside_B1HW, shown_BCHW, moved_BCHW)
         gain_B = 1 + draw(-self.config.light, self.config.light)
         offset_B = draw(-self.config.light, self.config.light) / 4
-        return (moved_BCHW * gain_B.view(-1, 1, 1, 1) + offset_B.view(-1, 1, 1, 1)).clamp(0, 1)
+        return torch.addcmul(offset_B.view(-1, 1, 1, 1), moved_BCHW, gain_B.view(-1, 1, 1, 1)).clamp_(0, 1)
 
     def _quarters(self, unit_B: Tensor, *, square: bool) -> Tensor:
         """Turns by 90 degrees, as whole numbers."""

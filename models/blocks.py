@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError, did_you_mean
+from models.gate import gated
 from models.max_pool import max_pool
 from models.norm_relu import NormReLU
 
@@ -65,7 +66,7 @@ class Join(nn.Module):
         both_BCHW = torch.cat([skip_BCHW, decoder_BCHW], dim=1)
         if self.mode == "concat":
             return both_BCHW
-        return torch.lerp(decoder_BCHW, skip_BCHW, torch.sigmoid(self.gate(both_BCHW)))
+        return gated(decoder_BCHW, skip_BCHW, self.gate(both_BCHW))
 
 
 class EncoderDecoder(nn.Module):

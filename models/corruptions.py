@@ -158,7 +158,7 @@ class Corruptor:
         noise_N1HW, textures_NCHW = self._bank(clean_BCHW)
         product_B1hw = None if self._background is None else _product(clean_BCHW, self._background.tolerance / 255)
         centre, allowed_B1HW = draw.place(product_B1hw)
-        noise_B1HW = draw.shifted(noise_N1HW[draw.index(len(noise_N1HW))], centre)
+        noise_B1HW = _picked(noise_N1HW.flatten(0, 1), draw.index(len(noise_N1HW))[:, None], *draw.shift(centre))
         stain, perlin, cutpaste = self._families(draw)
 
         shape_B1HW = torch.where(stain, _stain(draw, noise_B1HW, centre), _patch(draw, centre))
@@ -170,7 +170,7 @@ class Corruptor:
         blended_BCHW = torch.lerp(clean_BCHW, filling_BCHW, shape_B1HW)
         change_B1HW = (blended_BCHW - clean_BCHW).abs().amax(dim=1, keepdim=True)
         # A pixel that looks as before by chance, amid others that do not, is a part of the defect all the same.
-        changed_B1HW = (F.max_pool2d(change_B1HW, 5, stride=1, padding=2) > SMALLEST_CHANGE) & (shape_B1HW > 0)
+        changed_B1HW = _grown(change_B1HW > SMALLEST_CHANGE) & (shape_B1HW > 0)
         return torch.where(changed_B1HW, blended_BCHW, clean_BCHW), changed_B1HW.to(clean_BCHW)
 
     def _families(self, draw: _Draws) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,7 +221,7 @@ class _Draws:
         return rows.view(1, 1, -1, 1), columns.view(1, 1, 1, -1)
 
     def place(self, product_B1hw: Tensor | None) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """A pixel per image, as row and column, and where around it a defect may reach, B×1×H×W.
+        """A pixel per image, as row and column, and where around it a defect may reach, B×1×H×W; B×1×1×1: anywhere.
 
         Most of the pixels lie in the product's cells, where those are known, and then so do their defects.
         """
@@ -234,22 +234,26 @@ class _Draws:
         cell = (keys_BN * cells_B1hw.flatten(1)).argmax(dim=1).view(-1, 1, 1, 1)
         row = ((cell // width + self()) * (self.height / height)).floor()
         column = ((cell % width + self()) * (self.width / width)).floor()
+        if product_B1hw is None:
+            return (row, column), cells_B1hw
         near_B1hw = F.max_pool2d(cells_B1hw, 3, stride=1, padding=1)
         near_B1HW = F.interpolate(near_B1hw, (self.height, self.width), mode="bilinear", align_corners=False) > 0.5
         return (row, column), near_B1HW.to(cells_B1hw)
 
-    def shifted(self, image_BCHW: Tensor, start: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Each image rolled until its corner is at `start`, or a random way, and mirrored by chance along both axes."""
-        batch = torch.arange(self.count, device=self.device).view(-1, 1, 1)
+    def shift(self, start: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Rows B×H and columns B×W of images rolled until their corners are at `start`, or a random way.
+
+        They are mirrored by chance along both axes.
+        """
         starts = start or ((self() * self.height).floor(), (self() * self.width).floor())
         rows, columns = (
-            (((position - first) * (1 - 2 * (self() < 0.5).long())).long() % length).squeeze(1)
+            (((position - first) * (1 - 2 * (self() < 0.5).long())).long() % length).view(self.count, length)
             for position, first, length in zip(self.grid(), starts, (self.height, self.width), strict=True)
         )
-        return image_BCHW[batch, :, rows, columns].permute(0, 3, 1, 2)
+        return rows, columns
 
-    def turned(self, image_BCHW: Tensor) -> Tensor:
-        """Each image shifted, scaled and turned by any angle, mirrored beyond its borders."""
+    def turn(self) -> Tensor:
+        """Where `grid_sample` finds images shifted, scaled and turned by any angle, B×H×W×2."""
         angle, scale = self(0, 2 * math.pi), self.log(*TEXTURE_SCALE)
         sine, cosine = angle.sin() * scale, angle.cos() * scale
         ratio = self.height / self.width
@@ -257,8 +261,15 @@ class _Draws:
             [cosine, sine * ratio, self(-1), -sine / ratio, cosine, self(-1)],
             dim=1,
         )
-        grid_BHW2 = F.affine_grid(affine_B6.view(-1, 2, 3), list(image_BCHW.shape), align_corners=False)
-        return F.grid_sample(image_BCHW, grid_BHW2, padding_mode="reflection", align_corners=False)
+        return F.affine_grid(affine_B6.view(-1, 2, 3), [self.count, 1, self.height, self.width], align_corners=False)
+
+
+def _picked(planes_NHW: Tensor, plane_BC: Tensor, rows_BH: Tensor, columns_BW: Tensor) -> Tensor:
+    """Return rows and columns of planes, B×C×H×W, in the order that they are named in."""
+    _, height, width = planes_NHW.shape
+    line_BCH = plane_BC.unsqueeze(2) * height + rows_BH.unsqueeze(1)
+    picked_BCHW = planes_NHW.reshape(-1, width).index_select(0, line_BCH.flatten()).view(*line_BCH.shape, width)
+    return picked_BCHW.gather(3, columns_BW[:, None, None].expand_as(picked_BCHW))
 
 
 def _product(image_BCHW: Tensor, tolerance: float) -> Tensor:
@@ -271,6 +282,17 @@ def _product(image_BCHW: Tensor, tolerance: float) -> Tensor:
     away_B1HW = (image_BCHW - border_BC11).abs().amax(dim=1, keepdim=True) > tolerance
     cells = [min(GRID, side) for side in image_BCHW.shape[-2:]]
     return (F.adaptive_avg_pool2d(away_B1HW.to(image_BCHW), cells) > 0.5).to(image_BCHW)
+
+
+def _grown(mask_B1HW: Tensor) -> Tensor:
+    """Return where a mask is within 2 pixels: what pooling 5×5 maxima gives, which on a CPU takes ten times as long."""
+    mask_B1HW = F.pad(mask_B1HW, (2, 2, 2, 2))
+    for axis in (2, 3):
+        side = mask_B1HW.shape[axis]
+        two_B1HW = mask_B1HW.narrow(axis, 0, side - 1) | mask_B1HW.narrow(axis, 1, side - 1)
+        four_B1HW = two_B1HW.narrow(axis, 0, side - 4) | two_B1HW.narrow(axis, 2, side - 4)
+        mask_B1HW = four_B1HW | mask_B1HW.narrow(axis, 4, side - 4)
+    return mask_B1HW
 
 
 def _in_unit(image_BCHW: Tensor, dtype: torch.dtype) -> Tensor:
@@ -325,19 +347,26 @@ def _filling(
 ) -> Tensor:
     """What shows in the shapes: a colour if `plain`, a place of the batch if `copied`, else either or a texture."""
     choice = draw()
-    pasted_BCHW = draw.shifted(clean_BCHW[draw.index(len(clean_BCHW))])
+    image_B1, shift = draw.index(len(clean_BCHW))[:, None], draw.shift()
     if textures_NCHW is not None:
-        photograph_BCHW = draw.turned(_in_unit(textures_NCHW[draw.index(len(textures_NCHW))], clean_BCHW.dtype))
-        pasted_BCHW = torch.where((choice < TEXTURE_SHARE) & ~copied, photograph_BCHW, pasted_BCHW)
-    # A copied patch keeps its own light; other fillings vary in it, so that few photographs go a long way.
+        photograph_B1, turn_BHW2 = draw.index(len(textures_NCHW))[:, None], draw.turn()
+    # Fillings vary in their light and their channels' order, so that few photographs go a long way.
     contrast = draw(0.4, 1.6) * torch.where(draw() < INVERTED_SHARE, -1.0, 1.0)
     channel_BC = (torch.arange(3, device=draw.device) + draw.index(3)[:, None]) % 3
-    permuted_BCHW = pasted_BCHW[torch.arange(draw.count, device=draw.device)[:, None], channel_BC]
-    lit_BCHW = (0.5 + (permuted_BCHW - 0.5) * contrast + draw(-0.25, 0.25)).clamp(0, 1)
-    pasted_BCHW = torch.where(copied, pasted_BCHW, lit_BCHW)
+    level = 0.5 - 0.5 * contrast + draw(-0.25, 0.25)
     colour_BC11 = torch.lerp(draw(), draw(channels=3), draw())  # from grey to vivid
+    # A copied patch keeps its own, and a plain colour has nothing else.
     flat = plain | ((choice > 1 - COLOUR_SHARE) & ~copied)
-    filling_BCHW = torch.where(flat, colour_BC11, pasted_BCHW)
+    channel_BC = torch.where(copied.flatten(1), torch.arange(3, device=draw.device), channel_BC)
+    contrast = torch.where(copied, 1.0, torch.where(flat, 0.0, contrast))
+    level_BC11 = torch.where(copied, 0.0, torch.where(flat, colour_BC11, level))
+
+    filling_BCHW = _picked(clean_BCHW.flatten(0, 1), 3 * image_B1 + channel_BC, *shift)
+    if textures_NCHW is not None:
+        texture_BCHW = _in_unit(textures_NCHW[photograph_B1, channel_BC], clean_BCHW.dtype)
+        photograph_BCHW = F.grid_sample(texture_BCHW, turn_BHW2, padding_mode="reflection", align_corners=False)
+        filling_BCHW = torch.where((choice < TEXTURE_SHARE) & ~copied, photograph_BCHW, filling_BCHW)
+    filling_BCHW = torch.addcmul(level_BC11, filling_BCHW, contrast).clamp_(0, 1)
     # In grey photographs a coloured defect would be given away by its colour alone.
     grey = (clean_BCHW.amax(dim=1) - clean_BCHW.amin(dim=1)).amax(dim=(1, 2)).view(-1, 1, 1, 1) < SMALLEST_CHANGE
     return torch.where(grey, filling_BCHW.mean(dim=1, keepdim=True), filling_BCHW)

@@ -21,6 +21,9 @@ from torch import Tensor
 
 # By name: the source, and what it is compiled with.
 _LIBRARIES = {
+    "gate_bfloat16": ("gate.c", "-DBFLOAT16"),
+    "gate_float32": ("gate.c",),
+    "gradients": ("gradients.c",),
     "max_pool_bfloat16": ("max_pool.c", "-DBFLOAT16"),
     "max_pool_float32": ("max_pool.c",),
     "norm_relu_bfloat16": ("norm_relu.c", "-DBFLOAT16"),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import ssim_cpu
+from models import similarity_cpu
 
 SIGMA = 1.5  # of SSIM's Gaussian window, in pixels
 RADIUS = 5  # its half width: 11×11 pixels
@@ -41,8 +41,8 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13(4), 2004: an
     11×11 Gaussian window of sigma 1.5, population variances. Borders are mirrored, so the map has the images' size.
     """
-    if ssim_cpu.suits(first_BCHW, second_BCHW, RADIUS):
-        return ssim_cpu.SSIM.apply(first_BCHW, second_BCHW, _window().float(), C1, C2)
+    if min(first_BCHW.shape[-2:]) > RADIUS and similarity_cpu.suits(first_BCHW, second_BCHW):
+        return similarity_cpu.SSIM.apply(first_BCHW, second_BCHW, _window().float(), C1, C2)
     luminance_BCHW, structure_BCHW = _ssim_parts(first_BCHW, second_BCHW)
     return luminance_BCHW * structure_BCHW
 
@@ -96,6 +96,9 @@ def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     It is the mean over scales of each scale's mean, as in RIAD's loss. That is the map's mean wherever a side halves
     without a rest at each scale, since a coarse pixel is grown to as many pixels as it stands for.
     """
+    if similarity_cpu.suits(first_BCHW, second_BCHW):
+        scales = _scales(*first_BCHW.shape[-2:], GRADIENT_SCALES)
+        return similarity_cpu.GradientSimilarity.apply(first_BCHW, second_BCHW, scales, GRADIENT_C)
     maps = _gradient_similarities(first_BCHW, second_BCHW, GRADIENT_SCALES)
     return torch.stack([map_B1HW.mean() for map_B1HW in maps]).mean()
 
@@ -105,13 +108,17 @@ def _gradient_similarities(first_BCHW: Tensor, second_BCHW: Tensor, scales: int)
     # Each image by itself: where one of them is the goal, nothing goes back through its gradients.
     first_B1HW, second_B1HW = (image_BCHW.mean(dim=1, keepdim=True) for image_BCHW in (first_BCHW, second_BCHW))
     maps = []
-    for _ in range(scales):
+    for scale in range(count := _scales(*first_BCHW.shape[-2:], scales)):
         one_B1HW, other_B1HW = _gradient_magnitude(first_B1HW), _gradient_magnitude(second_B1HW)
         maps.append((2 * one_B1HW * other_B1HW + GRADIENT_C) / (one_B1HW.square() + other_B1HW.square() + GRADIENT_C))
-        if min(first_B1HW.shape[-2:]) < 2 * SMALLEST:
-            break
-        first_B1HW, second_B1HW = F.avg_pool2d(first_B1HW, 2), F.avg_pool2d(second_B1HW, 2)
+        if scale < count - 1:
+            first_B1HW, second_B1HW = F.avg_pool2d(first_B1HW, 2), F.avg_pool2d(second_B1HW, 2)
     return maps
+
+
+def _scales(height: int, width: int, most: int) -> int:
+    """Return how many scales there are, each half of the one before; one at least, whatever the size."""
+    return max(1, sum(min(height, width) >> scale >= SMALLEST for scale in range(most)))
 
 
 def _gradient_magnitude(grey_BCHW: Tensor) -> Tensor:

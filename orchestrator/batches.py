@@ -37,7 +37,7 @@ VIEWS_IN_ALL = 800
 EPOCH_IMAGES = 200
 """An epoch of a smaller category goes round its features or tiles several times, to show about this many."""
 
-VERSION = 4
+VERSION = 5
 """Part of the key of kept features: raise it when the same images and seed give others."""
 
 _MOST_VIEWS = 12
@@ -117,17 +117,15 @@ class ImageBatches(PlainBatches):
     def draw(self, images_BHWC: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
         """Return images, or a tile of each, augmented, B×3×H×W in [0, 1]; the same with corruption; its mask B×1×H×W.
 
-        Nothing waits for the device, so that `orchestrator.replay` can record it.
+        All plane after plane: the masks have one channel, distances are computed so, and a network's first convolution
+        interleaves channels by itself. Nothing waits for the device, so that `orchestrator.replay` can record it.
         """
         # Large images one by one: a whole batch of them in floating point would fill the memory.
         each = images_BHWC.permute(0, 3, 1, 2).split(1 if self._tile else len(images_BHWC))
-        # Plane after plane until the end, for the masks have one channel.
-        clean = [self._augment(image.float().contiguous().div_(255), generator, self._tile) for image in each]
-        clean_BCHW = torch.cat(clean).contiguous()
+        planes = (image.to(torch.float32, memory_format=torch.contiguous_format).div_(255) for image in each)
+        clean = [self._augment(image, generator, self._tile) for image in planes]
+        clean_BCHW = torch.cat(clean) if len(clean) > 1 else clean[0]
         corrupted_BCHW, mask_B1HW = self._corrupt(clean_BCHW, generator)
-        clean_BCHW, corrupted_BCHW = (
-            image.contiguous(memory_format=torch.channels_last) for image in (clean_BCHW, corrupted_BCHW)
-        )
         return clean_BCHW, corrupted_BCHW, mask_B1HW
 
     def clean(self) -> Iterator[Encoded]:

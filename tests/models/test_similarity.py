@@ -86,7 +86,7 @@ def test_similarity_gradient_of_flat_images_is_finite(function):
     assert torch.isfinite(flat.grad).all()
 
 
-@pytest.mark.parametrize("function", [ssim_map, gradient_similarity_map])
+@pytest.mark.parametrize("function", [ssim_map, gradient_similarity_map, gradient_similarity])
 def test_similarity_gradient_against_finite_differences(function):
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.rand(1, 1, 16, 16, generator=generator) for _ in range(2))
@@ -174,3 +174,32 @@ def test_compiled_ssim_leaves_scores_and_the_second_images_gradient_to_torch(com
     assert "SSIM" not in type(ssim_map(moving, moving).grad_fn).__name__
     with torch.no_grad():
         assert torch.equal(ssim_map(moving, first), ssim_map(second, first))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [(5, 9), (17, 40), (64, 33), (131, 96)])
+def test_compiled_gradient_similarity_agrees_with_torch(size, threads, compiled, monkeypatch, set_threads):
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(2, 3, *size, generator=generator) for _ in range(2))
+    first.requires_grad_()
+    set_threads(threads)
+    found = gradient_similarity(first, second)
+    (found_gradient,) = torch.autograd.grad(3 * found, first)
+    assert "GradientSimilarity" in type(found.grad_fn).__name__
+    monkeypatch.setattr(native, "_loaded", {})
+    wanted = gradient_similarity(first.double(), second.double())
+    (wanted_gradient,) = torch.autograd.grad(3 * wanted, first)
+    torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found_gradient, wanted_gradient, rtol=1e-3, atol=1e-3 * wanted_gradient.abs().mean())
+
+
+def test_compiled_gradient_similarity_passes_finite_differences(compiled):
+    test_similarity_gradient_against_finite_differences(gradient_similarity)
+
+
+def test_compiled_gradient_similarity_leaves_scores_and_the_second_images_gradient_to_torch(compiled):
+    first, second = torch.rand(2, 1, 3, 16, 16).unbind()
+    moving = second.clone().requires_grad_()
+    assert "GradientSimilarity" not in type(gradient_similarity(first, moving).grad_fn).__name__
+    with torch.no_grad():
+        assert gradient_similarity(moving, moving) == 1

@@ -1,4 +1,4 @@
-"""Structural similarity with its gradient on a CPU, in C (`ssim.c`): eight times as fast as torch's operators there.
+"""The similarities of `models.similarity` with their gradients on a CPU, in C: several times as fast as torch there.
 
 Shapes: B images, C channels, H×W pixels.
 """
@@ -14,14 +14,14 @@ from torch.autograd.function import once_differentiable
 from models import native
 
 
-def suits(first_BCHW: Tensor, second_BCHW: Tensor, radius: int) -> bool:
+def suits(first_BCHW: Tensor, second_BCHW: Tensor) -> bool:
     """Say whether a gradient of the first image alone is wanted, on a CPU, and nobody traces.
 
     Maps for scores are left to torch: a threshold that is chosen on one machine holds on another.
     """
     if not (native.ready() and torch.is_grad_enabled() and first_BCHW.requires_grad) or second_BCHW.requires_grad:
         return False
-    same = first_BCHW.shape == second_BCHW.shape and min(first_BCHW.shape[-2:]) > radius
+    same = first_BCHW.shape == second_BCHW.shape
     return same and not native.traced() and {first_BCHW.device.type, second_BCHW.device.type} == {"cpu"}
 
 
@@ -78,3 +78,26 @@ class SSIM(torch.autograd.Function):
             threads,
         )
         return back_BCHW, None, None, None, None
+
+
+class GradientSimilarity(torch.autograd.Function):
+    """The mean over images and scales of two images' gradient-magnitude similarity, differentiable by the first one."""
+
+    @staticmethod
+    def forward(ctx: Any, first_BCHW: Tensor, second_BCHW: Tensor, scales: int, c: float) -> Tensor:
+        batch, channels, height, width = first_BCHW.shape
+        threads = torch.get_num_threads()
+        means_B, by_grey_B1HW = first_BCHW.new_empty(batch), first_BCHW.new_empty(batch, 1, height, width)
+        scratch = torch.empty(threads, 3 * scales * (height + 2) * (width + 2) + 2 * width)
+        sizes = batch, channels, height, width, scales
+        images = first_BCHW.contiguous(), second_BCHW.contiguous()
+        native.call("gradients", "forward", *images, means_B, by_grey_B1HW, scratch, *sizes, c, threads)
+        ctx.channels = channels
+        ctx.save_for_backward(by_grey_B1HW)
+        return means_B.mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (by_grey_B1HW,) = ctx.saved_tensors
+        return (by_grey_B1HW * (gradient / ctx.channels)).expand(-1, ctx.channels, -1, -1), None, None, None

@@ -1,0 +1,44 @@
+"""A gated mean of two features: on a CPU in training by `gate.c`, else by torch, with twice the passes over them.
+
+Shapes: B images, C channels, H×W pixels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from models import native
+
+
+def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:
+    """Return `g * skip + (1 - g) * decoder` with `g = sigmoid(gate)`, B×C×H×W."""
+    given = decoder_BCHW, skip_BCHW, gate_BCHW
+    trained = torch.is_grad_enabled() and any(feature.requires_grad for feature in given)
+    if trained and all(native.takes(feature) and feature.dtype == gate_BCHW.dtype for feature in given):
+        return _Gated.apply(*given)
+    return torch.lerp(decoder_BCHW, skip_BCHW, torch.sigmoid(gate_BCHW))
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *given: Tensor) -> Tensor:
+        made_BCHW = torch.empty_like(given[0])
+        native.call(
+            native.of("gate", made_BCHW), "forward", *given, made_BCHW, made_BCHW.numel(), torch.get_num_threads()
+        )
+        ctx.save_for_backward(*given)
+        return made_BCHW
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor, ...]:
+        given = ctx.saved_tensors
+        gradient_BCHW = gradient_BCHW.contiguous(memory_format=torch.channels_last)
+        back = tuple(torch.empty_like(feature_BCHW) for feature_BCHW in given)
+        sizes = gradient_BCHW.numel(), torch.get_num_threads()
+        native.call(native.of("gate", gradient_BCHW), "backward", *given, gradient_BCHW, *back, *sizes)
+        return back

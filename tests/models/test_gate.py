@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models import native
+from models.gate import gated
+
+
+def features(shape, dtype):
+    generator = torch.Generator().manual_seed(0)
+    drawn = (torch.randn(shape, generator=generator) * scale for scale in (1, 1, 4))
+    return [value.to(dtype, memory_format=torch.channels_last).requires_grad_() for value in drawn]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [(2, 32, 8, 8), (3, 5, 3, 7), (1, 1, 1, 1)])
+def test_compiled_gate_agrees_with_float64(shape, dtype, threads, compiled, set_threads):
+    set_threads(threads)
+    given = features(shape, dtype)
+    exact = [feature.detach().double().requires_grad_() for feature in given]
+    found, wanted = gated(*given), gated(*exact)
+    assert type(found.grad_fn).__name__ == "_GatedBackward" and found.dtype == dtype
+    back = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(found.double(), wanted, **tolerance)
+    pairs = zip(torch.autograd.grad(found, given, back), torch.autograd.grad(wanted, exact, back.double()), strict=True)
+    for gradient, exact_gradient in pairs:
+        torch.testing.assert_close(gradient.double(), exact_gradient, **tolerance)
+
+
+def test_compiled_gate_far_open_far_closed_and_not_a_number(compiled):
+    decoder, skip, gate = (torch.full((1, 40, 1, 1), value).requires_grad_() for value in (1.0, 3.0, 0.0))
+    with torch.no_grad():
+        gate[0, :5, 0, 0] = torch.tensor([-torch.inf, -1e4, 1e4, torch.inf, torch.nan])
+    made = gated(decoder, skip, gate)
+    assert made.flatten()[:4].tolist() == [1, 1, 3, 3] and made[0, 4].isnan() and (made[0, 5:] == 2).all()
+    made[0, :4].sum().backward()
+    assert gate.grad[0, :4].abs().max() < 1e-30
+    assert skip.grad[0, :4].flatten().tolist() == pytest.approx([0, 0, 1, 1], abs=1e-30)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda feature: feature.detach(),
+        lambda feature: feature.contiguous(),
+        lambda feature: feature[:, :, :3],
+        lambda feature: feature.double(),
+    ],
+)
+def test_gate_of_other_features_is_torchs(change, compiled, monkeypatch):
+    monkeypatch.setattr(native, "call", lambda *_: pytest.fail("not for this one"))
+    decoder, skip, gate = (change(feature) for feature in features((2, 4, 6, 6), torch.float32))
+    assert torch.equal(gated(decoder, skip, gate), torch.lerp(decoder, skip, torch.sigmoid(gate)))
