@@ -1,7 +1,7 @@
 """The C sources of this folder, compiled for the machine they run on: what torch's operators on a CPU do too slowly.
 
 A process that is to use them calls `prepare`; without it, or without a C compiler, everything is computed by torch.
-They are plain C without torch's headers, so all of them take a second to compile, once per machine.
+They are plain C without torch's headers, so all of them take a few seconds to compile, once per machine.
 """
 
 from __future__ import annotations
