@@ -81,7 +81,7 @@ def main() -> None:
         architecture=options.architecture,
         **({"image_size": options.image_size} | architecture(options.architecture).training_defaults),
     )
-    job = dataclasses.replace(job, epochs=options.epochs, evaluate_every=max(1, options.epochs // 4))
+    job = dataclasses.replace(job, epochs=options.epochs, evaluate_every=1)  # each epoch tells its seconds
     data = load_training_data(job, options.root, options.cache)
     if options.images:
         data = dataclasses.replace(data, train_NHWC=data.train_NHWC[: options.images])
@@ -92,8 +92,7 @@ def main() -> None:
     plain = dataclasses.replace(plain, gradient_clip=0.0, schedule="constant")
     paths = split_good_images(options.originals or options.root, options.category, job.seed).train_paths
     if options.to_score:
-        every_epoch = dataclasses.replace(job, evaluate_every=1)
-        _tell(options, device, _time_to_score(every_epoch, data, paths, options.to_score, device))
+        _tell(options, device, _time_to_score(job, data, paths, options.to_score, device))
         return
     # What is compared runs one after the other: the machine may be faster or slower a minute later.
     sides: dict[str, Callable[[], float]] = {

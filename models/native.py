@@ -77,10 +77,10 @@ def takes(feature_BCHW: Tensor) -> bool:
     """Say whether the libraries for features suit: on a CPU, channels interleaved, and nobody traces."""
     return (
         ready()
+        and not traced()  # first: what is mapped does not tell its layout
         and feature_BCHW.device.type == "cpu"
         and feature_BCHW.dtype in (torch.bfloat16, torch.float32)
         and feature_BCHW.is_contiguous(memory_format=torch.channels_last)
-        and not traced()
     )
 
 

@@ -129,7 +129,7 @@ def test_layer_turned_into_a_synchronised_one_keeps_its_relu():
     assert layer(torch.randn(2, 4, 8, 8)).min() == 0
 
 
-def test_layers_of_several_models_are_batched_by_vmap():
+def test_layers_of_several_models_are_batched_by_vmap(compiled):
     layers = [NormReLU(3) for _ in range(2)]
     parameters, buffers = torch.func.stack_module_state(layers)
     feature_BCHW = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
