@@ -80,3 +80,22 @@ print(sorted({"ray", "mlflow", "torch", "optuna", "pandas"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_leaderboard_is_read_without_loading_what_trains(tmp_path):
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    code = f"""
+import sys
+import mlflow
+from orchestrator.compare import leaderboard
+from orchestrator.errors import TrackingError
+mlflow.set_tracking_uri({store!r})
+mlflow.create_experiment("no sweep")
+try:
+    leaderboard(None, {store!r})
+except TrackingError as error:
+    assert "holds no sweep yet" in str(error)
+print(sorted({{"ray", "torch", "optuna"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
