@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 from skimage import data
+from torch.nn import functional as F
 
-from models.corruptions import SMALLEST_CHANGE, CorruptionConfig, Corruptor, noise_bank
+from models.corruptions import SMALLEST_CHANGE, CorruptionConfig, Corruptor, _grown, noise_bank
 from models.errors import ModelError
 from models.noise import perlin_bank
 
@@ -64,6 +65,13 @@ def test_corruptor_mask_marks_exactly_what_changed(family, photographs, textures
     assert corrupted.min() >= 0 and corrupted.max() <= 1 and corrupted.dtype == torch.float32
     assert (mask.mean(dim=(1, 2, 3)) > 0).float().mean() > 0.85  # a pasted place may happen to look the same
     assert mask.mean(dim=(1, 2, 3)).max() < 0.25
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (37, 41)])
+def test_grown_mask_is_what_pooling_maxima_gives(size):
+    mask = torch.rand(4, 1, *size, generator=torch.Generator().manual_seed(0)) > 0.95
+    mask[0, 0, -1, -1] = mask[1, 0, 0, 0] = True
+    assert torch.equal(_grown(mask).float(), F.max_pool2d(mask.float(), 5, stride=1, padding=2))
 
 
 def test_corruptor_same_generator_same_corruption(photographs, textures):
