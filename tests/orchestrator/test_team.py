@@ -94,7 +94,8 @@ def test_team_of_two_trains_as_one_worker_and_fails_as_one(data, tmp_path):
             assert trained["reports"][0][name] == pytest.approx(reports[1][name], rel=TOLERANCE), name
         # Ranks of noise among noise, which the smallest difference changes.
         assert trained["reports"][0]["validation_score"] == pytest.approx(reports[1]["validation_score"], abs=0.03)
-        assert torch.allclose(trained["weights"], weights, atol=1e-3)
+        # Where a gradient is nearly nothing rounding decides its sign, and AdamW steps as far as elsewhere.
+        assert (trained["weights"] - weights).norm() < 1e-3 * weights.norm()
         assert "not finite in epoch" in failed
     (first, why), (second, why_too) = outcomes
     assert torch.equal(first["weights"], second["weights"]) and why == why_too
