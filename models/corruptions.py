@@ -246,11 +246,10 @@ class _Draws:
         They are mirrored by chance along both axes.
         """
         starts = start or ((self() * self.height).floor(), (self() * self.width).floor())
-        rows, columns = (
+        return tuple(
             (((position - first) * (1 - 2 * (self() < 0.5).long())).long() % length).view(self.count, length)
             for position, first, length in zip(self.grid(), starts, (self.height, self.width), strict=True)
         )
-        return rows, columns
 
     def turn(self) -> Tensor:
         """Where `grid_sample` finds images shifted, scaled and turned by any angle, B×H×W×2."""
@@ -352,12 +351,11 @@ def _filling(
         photograph_B1, turn_BHW2 = draw.index(len(textures_NCHW))[:, None], draw.turn()
     # Fillings vary in their light and their channels' order, so that few photographs go a long way.
     contrast = draw(0.4, 1.6) * torch.where(draw() < INVERTED_SHARE, -1.0, 1.0)
-    channel_BC = (torch.arange(3, device=draw.device) + draw.index(3)[:, None]) % 3
+    channel_BC = (torch.arange(3, device=draw.device) + draw.index(3)[:, None] * ~copied.flatten(1)) % 3
     level = 0.5 - 0.5 * contrast + draw(-0.25, 0.25)
     colour_BC11 = torch.lerp(draw(), draw(channels=3), draw())  # from grey to vivid
     # A copied patch keeps its own, and a plain colour has nothing else.
     flat = plain | ((choice > 1 - COLOUR_SHARE) & ~copied)
-    channel_BC = torch.where(copied.flatten(1), torch.arange(3, device=draw.device), channel_BC)
     contrast = torch.where(copied, 1.0, torch.where(flat, 0.0, contrast))
     level_BC11 = torch.where(copied, 0.0, torch.where(flat, colour_BC11, level))
 

@@ -128,7 +128,7 @@ def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> E
     if sweep is None:
         return max(sweeps.values(), key=lambda experiment: experiment.creation_time)
     if sweep not in sweeps:
-        raise TrackingError(f"{tracking_uri}: no sweep is named {sweep!r}{did_you_mean(sweep, list(sweeps))}")
+        raise TrackingError(f"{tracking_uri}: no sweep is named {sweep!r}{did_you_mean(sweep, sweeps)}")
     return sweeps[sweep]
 
 

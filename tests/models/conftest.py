@@ -7,6 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
+from models import native
+
 SIZE = 96
 
 
@@ -77,6 +79,20 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(
+    params=[
+        lambda feature: feature.detach(),
+        lambda feature: feature.contiguous(),
+        lambda feature: feature[:, :, :3],
+        lambda feature: feature.double(),
+    ]
+)
+def unsuited(request, compiled, monkeypatch):
+    """What makes a feature one that no kernel in C takes; a test that calls one fails."""
+    monkeypatch.setattr(native, "call", lambda *_: pytest.fail("not for this one"))
+    return request.param
 
 
 @pytest.fixture

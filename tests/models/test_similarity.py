@@ -146,19 +146,24 @@ def test_gradient_similarity_is_the_mean_of_its_map(size):
     torch.testing.assert_close(gradient_similarity(first, second), wanted, rtol=1e-5, atol=0)
 
 
+def in_c_and_in_torch(similarity, size, back, monkeypatch):
+    """A similarity of two images and the gradient of the first one, by the kernels loaded, then without."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.rand(2, 3, *size, generator=generator) for _ in range(2))
+    first.requires_grad_()
+    for libraries in (native._loaded, {}):
+        monkeypatch.setattr(native, "_loaded", libraries)
+        made = similarity(first, second)
+        yield made, *torch.autograd.grad(made, first, back)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("size", [(6, 6), (17, 40), (64, 33)])
 def test_compiled_ssim_agrees_with_torch(size, threads, compiled, monkeypatch, set_threads):
-    generator = torch.Generator().manual_seed(0)
-    first, second, back = (torch.rand(2, 3, *size, generator=generator) for _ in range(3))
-    first.requires_grad_()
     set_threads(threads)
-    found = ssim_map(first, second)
-    (found_gradient,) = torch.autograd.grad(found, first, back)
-    assert "SSIM" in type(found.grad_fn).__name__
-    monkeypatch.setattr(native, "_loaded", {})
-    wanted = ssim_map(first, second)
-    (wanted_gradient,) = torch.autograd.grad(wanted, first, back)
+    back = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    (found, found_gradient), (wanted, wanted_gradient) = in_c_and_in_torch(ssim_map, size, back, monkeypatch)
+    assert "SSIM" in type(found.grad_fn).__name__ and "SSIM" not in type(wanted.grad_fn).__name__
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     torch.testing.assert_close(found_gradient, wanted_gradient, rtol=1e-4, atol=1e-5)
 
@@ -179,17 +184,12 @@ def test_compiled_ssim_leaves_scores_and_the_second_images_gradient_to_torch(com
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("size", [(5, 9), (17, 40), (64, 33), (131, 96)])
 def test_compiled_gradient_similarity_agrees_with_torch(size, threads, compiled, monkeypatch, set_threads):
-    generator = torch.Generator().manual_seed(0)
-    first, second = (torch.rand(2, 3, *size, generator=generator) for _ in range(2))
-    first.requires_grad_()
     set_threads(threads)
-    found = gradient_similarity(first, second)
-    (found_gradient,) = torch.autograd.grad(3 * found, first)
-    assert "GradientSimilarity" in type(found.grad_fn).__name__
-    monkeypatch.setattr(native, "_loaded", {})
-    wanted = gradient_similarity(first.double(), second.double())
-    (wanted_gradient,) = torch.autograd.grad(3 * wanted, first)
-    torch.testing.assert_close(found, wanted.float(), rtol=1e-5, atol=0)
+    back = torch.tensor(3.0)
+    (found, found_gradient), (wanted, wanted_gradient) = in_c_and_in_torch(gradient_similarity, size, back, monkeypatch)
+    kinds = [type(made.grad_fn).__name__ for made in (found, wanted)]
+    assert "GradientSimilarity" in kinds[0] and "GradientSimilarity" not in kinds[1]
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
     torch.testing.assert_close(found_gradient, wanted_gradient, rtol=1e-3, atol=1e-3 * wanted_gradient.abs().mean())
 
 

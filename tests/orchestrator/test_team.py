@@ -27,7 +27,8 @@ from orchestrator.training import computes_in_bfloat16, fit
 from orchestrator.workspace import JobDirectory
 
 # Group normalisation looks at each image by itself, and without dropout nothing is drawn for a part of a batch. The
-# last batch of an epoch has one image, and so nothing for the second worker.
+# last batch of an epoch has one image, and so nothing for the second worker. Groups of two channels: where a channel is
+# normalised alone, the bias before it has no gradient but rounding, and AdamW steps as far by that as by any other.
 SETTINGS = {
     "architecture": "multiscale",
     "image_size": 32,
@@ -35,7 +36,7 @@ SETTINGS = {
     "evaluate_every": 2,
     "batch_size": 4,
     "learning_rate": 2e-3,
-    "model": {"base_width": 8, "depth": 2, "norm": "group", "skip_dropout": 0.0},
+    "model": {"base_width": 16, "depth": 2, "norm": "group", "skip_dropout": 0.0},
 }
 # Single precision adds up 4 × 4 steps in another order; the processor's bfloat16, which rounds every gradient, is off.
 TOLERANCE = 1e-4
@@ -94,8 +95,7 @@ def test_team_of_two_trains_as_one_worker_and_fails_as_one(data, tmp_path):
             assert trained["reports"][0][name] == pytest.approx(reports[1][name], rel=TOLERANCE), name
         # Ranks of noise among noise, which the smallest difference changes.
         assert trained["reports"][0]["validation_score"] == pytest.approx(reports[1]["validation_score"], abs=0.03)
-        # Where a gradient is nearly nothing rounding decides its sign, and AdamW steps as far as elsewhere.
-        assert (trained["weights"] - weights).norm() < 1e-3 * weights.norm()
+        assert torch.allclose(trained["weights"], weights, atol=1e-3)
         assert "not finite in epoch" in failed
     (first, why), (second, why_too) = outcomes
     assert torch.equal(first["weights"], second["weights"]) and why == why_too
