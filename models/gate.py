@@ -18,10 +18,14 @@ def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:
     """Return `g * skip + (1 - g) * decoder` with `g = sigmoid(gate)`, B×C×H×W."""
     given = decoder_BCHW, skip_BCHW, gate_BCHW
     trained = torch.is_grad_enabled() and any(feature.requires_grad for feature in given)
-    alike = len({(feature.shape, feature.dtype) for feature in given}) == 1
-    if trained and alike and all(map(native.takes, given)):
+    if trained and all(native.takes(feature) and _alike(feature, gate_BCHW) for feature in given):
         return _Gated.apply(*given)
     return torch.lerp(decoder_BCHW, skip_BCHW, torch.sigmoid(gate_BCHW))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    """Say whether one kernel can go through both at once."""
+    return one.shape == other.shape and one.dtype == other.dtype
 
 
 class _Gated(torch.autograd.Function):
