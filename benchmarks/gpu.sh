@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All that is measured on one GPU, in eight minutes: benchmarks/gpu.sh ROOT OUTPUT [ORIGINALS]
+# All that is measured on one GPU, in nine minutes: benchmarks/gpu.sh ROOT OUTPUT [ORIGINALS]
 # ROOT holds bottle in MVTec AD's layout, OUTPUT gets what each command prints. Where ROOT has small copies, ORIGINALS
 # holds the photographs that the reference loop decodes. What is late or fails is given up, and the others go on.
 set -u
@@ -18,6 +18,7 @@ measure() { # seconds, name, command
 
 training=(benchmarks/training.py --root "$root" --originals "$originals" --category bottle --recorded)
 measure 60 tests -m pytest -q -m gpu tests/models tests/orchestrator
+measure 30 kernels benchmarks/kernels.py
 measure 110 training "${training[@]}" --rounds 3 --epochs 12 --reference-images 96
 measure 60 training-feature_pyramid "${training[@]}" --rounds 2 --epochs 24 --reference-images 48 \
     --architecture feature_pyramid

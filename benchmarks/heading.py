@@ -22,4 +22,5 @@ def machine(device: torch.device, threads: int) -> str:
 def command() -> str:
     """Return how the running script was called, `PATHS` left out."""
     words = [word for at, word in enumerate(sys.argv) if word not in PATHS and sys.argv[at - 1] not in PATHS]
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", "--root", "ROOT", *words[1:]])
+    root = ["--root", "ROOT"] if "--root" in sys.argv else []
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *root, *words[1:]])

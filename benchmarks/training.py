@@ -7,7 +7,7 @@ All sides train in one run, by turns, `--rounds` times; the table holds medians 
 reference loop is the median of each round's ratio. The sides:
 
 - ours: `orchestrator.training.fit`, with all that a job does in an epoch (augmentation, corruption, all loss terms).
-- ours, torch alone: the same without the kernels in C (CPUs only).
+- ours, torch alone: the same without this package's own kernels, in C on a CPU and in Triton on a GPU.
 - ours, same arithmetic: the network and the loss of the reference, in single precision, without augmentation or
   corruption.
 - reference: every image decoded and resized in every epoch by two loader workers, batches of 8, Adam, L1, single
@@ -44,6 +44,7 @@ from unittest import mock
 import heading
 import numpy as np
 import torch
+from kernels import torch_alone
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -101,8 +102,7 @@ def main() -> None:
     }
     if options.recorded:
         sides["ours, not recorded"] = lambda: _ours(job, data, device, recorded=False)
-    if device.type == "cpu":
-        sides["ours, torch alone"] = lambda: _ours(job, data, device, compiled=False)
+    sides["ours, torch alone"] = lambda: _ours(job, data, device, kernels=False)
     if options.architecture == "multiscale":
         sides["limit, same arithmetic"] = lambda: _limit(plain, data, device, False)
         sides["ours, same arithmetic"] = lambda: _ours(plain, data, device, mixed=False)
@@ -167,7 +167,7 @@ def _ours(
     *,
     mixed: bool | None = None,
     recorded: bool = True,
-    compiled: bool = True,
+    kernels: bool = True,
 ) -> float:
     """Images per second of a job's epochs, without any validation and without its first report, which warms up."""
     seconds: list[float] = []
@@ -180,8 +180,7 @@ def _ours(
         changes["computes_in_bfloat16"] = lambda _device: mixed
     if not recorded:
         changes["Replayed"] = lambda step, _parameters, _generator: step
-    libraries = native._loaded if compiled else {}
-    with mock.patch.dict(vars(training), changes), mock.patch.object(native, "_loaded", libraries):
+    with mock.patch.dict(vars(training), changes), contextlib.nullcontext() if kernels else torch_alone():
         training.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
     images = len(make_batches(job, data, build(job.architecture, **job.model).to(device), device))
     return images / statistics.median(seconds[1:] or seconds)

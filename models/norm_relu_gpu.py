@@ -14,28 +14,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.native import traced
+from models.gpu_kernels import takes_interleaved as takes
+from models.gpu_kernels import triton
 
-try:
-    import triton
+if triton is not None:
     import triton.language as tl
-except ImportError:  # torch brings it on Linux only
-    triton = None
+
+__all__ = ["backward", "forward", "takes"]
 
 _TILE = 4096  # elements that a program looks at together
 _WIDEST = 64  # channels of them
 _PROGRAMS = 1056  # that share a sum, at most: eight for each multiprocessor of an H100
-
-
-def takes(feature_BCHW: Tensor) -> bool:
-    """Say whether the kernels suit: half precision and interleaved channels on a GPU, and nobody traces."""
-    return (
-        triton is not None
-        and feature_BCHW.is_cuda
-        and feature_BCHW.dtype in (torch.bfloat16, torch.float16)
-        and feature_BCHW.is_contiguous(memory_format=torch.channels_last)
-        and not traced()
-    )
 
 
 def forward(

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models import similarity_cpu
+from models import similarity_cpu, similarity_gpu
+from models.native import traced
 
 SIGMA = 1.5  # of SSIM's Gaussian window, in pixels
 RADIUS = 5  # its half width: 11×11 pixels
@@ -41,8 +43,9 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13(4), 2004: an
     11×11 Gaussian window of sigma 1.5, population variances. Borders are mirrored, so the map has the images' size.
     """
-    if min(first_BCHW.shape[-2:]) > RADIUS and similarity_cpu.suits(first_BCHW, second_BCHW):
-        return similarity_cpu.SSIM.apply(first_BCHW, second_BCHW, _window().float(), C1, C2)
+    kernels = _kernels(first_BCHW, second_BCHW)
+    if kernels is not None and min(first_BCHW.shape[-2:]) > RADIUS:
+        return kernels.SSIM.apply(first_BCHW, second_BCHW, _window_on(first_BCHW.device), C1, C2)
     luminance_BCHW, structure_BCHW = _ssim_parts(first_BCHW, second_BCHW)
     return luminance_BCHW * structure_BCHW
 
@@ -96,11 +99,24 @@ def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     It is the mean over scales of each scale's mean, as in RIAD's loss. That is the map's mean wherever a side halves
     without a rest at each scale, since a coarse pixel is grown to as many pixels as it stands for.
     """
-    if similarity_cpu.suits(first_BCHW, second_BCHW):
+    if (kernels := _kernels(first_BCHW, second_BCHW)) is not None:
         scales = _scales(*first_BCHW.shape[-2:], GRADIENT_SCALES)
-        return similarity_cpu.GradientSimilarity.apply(first_BCHW, second_BCHW, scales, GRADIENT_C)
+        return kernels.GradientSimilarity.apply(first_BCHW, second_BCHW, scales, GRADIENT_C)
     maps = _gradient_similarities(first_BCHW, second_BCHW, GRADIENT_SCALES)
     return torch.stack([map_B1HW.mean() for map_B1HW in maps]).mean()
+
+
+def _kernels(first_BCHW: Tensor, second_BCHW: Tensor) -> ModuleType | None:
+    """Return the kernels for images of which the first alone wants a gradient, if any.
+
+    Maps for scores are left to torch: a threshold that is chosen on one machine holds on another.
+    """
+    if not (torch.is_grad_enabled() and first_BCHW.requires_grad) or second_BCHW.requires_grad:
+        return None
+    if first_BCHW.shape != second_BCHW.shape or traced():
+        return None
+    images = first_BCHW, second_BCHW
+    return next((kernels for kernels in (similarity_cpu, similarity_gpu) if all(map(kernels.takes, images))), None)
 
 
 def _gradient_similarities(first_BCHW: Tensor, second_BCHW: Tensor, scales: int) -> list[Tensor]:
@@ -162,6 +178,12 @@ def _blur_matrix(side: int, device: torch.device) -> Tensor:
     matrix = torch.zeros(side, side, dtype=torch.float64)
     matrix.scatter_add_(1, source.clamp(0, side - 1), _window().expand(side, -1))
     return matrix.float().to(device)
+
+
+@functools.cache  # as above
+@torch.inference_mode(False)
+def _window_on(device: torch.device) -> Tensor:
+    return _window().float().to(device)
 
 
 def _window() -> Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
-from models import native
+from models import gpu_kernels, native
 
 SIZE = 96
 
@@ -101,3 +105,22 @@ def set_threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def interpreted(request):
+    """Runs a function of the test's file in a process whose kernels in Triton run on the CPU, in its interpreter."""
+    if gpu_kernels.triton is None:
+        pytest.skip("needs Triton")
+    code = (
+        "import sys, importlib.util as util; spec = util.spec_from_file_location('test', sys.argv[1]); "
+        "test = util.module_from_spec(spec); spec.loader.exec_module(test); getattr(test, sys.argv[2])()"
+    )
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def run(function):
+        command = [sys.executable, "-c", code, str(request.path), function.__name__]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return run

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.gate import gated
+from models.gate import _Gated, gated
 
 
 def features(shape, dtype):
@@ -12,21 +12,46 @@ def features(shape, dtype):
     return [value.to(dtype, memory_format=torch.channels_last).requires_grad_() for value in drawn]
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("shape", [(2, 32, 8, 8), (3, 5, 3, 7), (1, 1, 1, 1)])
-def test_compiled_gate_agrees_with_float64(shape, dtype, threads, compiled, set_threads):
-    set_threads(threads)
-    given = features(shape, dtype)
-    exact = [feature.detach().double().requires_grad_() for feature in given]
-    found, wanted = gated(*given), gated(*exact)
+SHAPES = [(2, 32, 8, 8), (3, 5, 3, 7), (1, 1, 1, 1)]
+
+
+def compare(shape, dtype, run, device="cpu"):
+    """Check the result and the gradients of `run` against float64."""
+    given = [feature.detach().to(device).requires_grad_() for feature in features(shape, dtype)]
+    exact = [feature.detach().double().cpu().requires_grad_() for feature in given]
+    found, wanted = run(*given), gated(*exact)
     assert type(found.grad_fn).__name__ == "_GatedBackward" and found.dtype == dtype
     back = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
-    tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype == torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-6}
-    torch.testing.assert_close(found.double(), wanted, **tolerance)
-    pairs = zip(torch.autograd.grad(found, given, back), torch.autograd.grad(wanted, exact, back.double()), strict=True)
-    for gradient, exact_gradient in pairs:
-        torch.testing.assert_close(gradient.double(), exact_gradient, **tolerance)
+    tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
+    torch.testing.assert_close(found.double().cpu(), wanted, **tolerance)
+    gradients = torch.autograd.grad(found, given, back.to(device))
+    for gradient, exact_gradient in zip(gradients, torch.autograd.grad(wanted, exact, back.double()), strict=True):
+        torch.testing.assert_close(gradient.double().cpu(), exact_gradient, **tolerance)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_compiled_gate_agrees_with_float64(shape, dtype, threads, compiled, set_threads):
+    set_threads(threads)
+    compare(shape, dtype, gated)
+
+
+def agree_in_triton():
+    for shape in SHAPES:
+        compare(shape, torch.float16, _Gated.apply)
+
+
+def test_gate_in_triton_agrees_with_float64(interpreted):
+    interpreted(agree_in_triton)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [*SHAPES, (8, 64, 128, 128)])
+def test_gate_on_a_gpu_agrees_with_float64(shape, dtype):
+    compare(shape, dtype, gated, "cuda")
 
 
 def test_compiled_gate_far_open_far_closed_and_not_a_number(compiled):

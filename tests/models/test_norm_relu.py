@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -99,16 +96,13 @@ def test_compiled_kernels_leave_other_layouts_and_evaluation_to_torch(calls):
     assert not calls
 
 
-@pytest.mark.skipif(norm_relu_gpu.triton is None, reason="needs Triton")
-def test_kernels_in_the_interpreter_agree_with_float64():
-    code = (
-        "import torch, importlib.util as util; spec = util.spec_from_file_location('test', FILE); "
-        "test = util.module_from_spec(spec); spec.loader.exec_module(test)\n"
-        "for shape in test.SHAPES: test.compare(shape, 'cpu', torch.float16, test.in_triton)"
-    ).replace("FILE", repr(__file__))
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def agree_in_triton():
+    for shape in SHAPES:
+        compare(shape, "cpu", torch.float16, in_triton)
+
+
+def test_kernels_in_triton_agree_with_float64(interpreted):
+    interpreted(agree_in_triton)
 
 
 @pytest.mark.gpu

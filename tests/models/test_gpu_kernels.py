@@ -1,0 +1,113 @@
+"""Every kernel in Triton is compiled for a GPU here, without one; what they compute is tested beside each operation."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+
+from models import gpu_kernels
+
+needs_triton = pytest.mark.skipif(gpu_kernels.triton is None, reason="needs Triton")
+
+# Triton compiles with the arguments of a launch; this driver knows the GPU's kind, and no launch follows.
+COMPILES = """
+import sys
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+
+class Driver:
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", int(sys.argv[1]), 32))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda _device=None: 0)
+
+
+names, launch = set(), JITFunction.run
+
+
+def compile_alone(kernel, *given, grid, warmup, **constants):
+    made = launch(kernel, *given, grid=grid, warmup=True, **constants)
+    assert made.asm["cubin"]
+    names.add(f"{kernel.__module__}.{kernel.__name__}")
+
+
+driver.set_active(Driver)
+JITFunction.run = compile_alone
+
+from models import gate, gpu_kernels, max_pool, norm_relu, norm_relu_gpu, similarity, similarity_gpu
+
+feature = torch.rand(2, 32, 64, 64).to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
+image = torch.rand(2, 3, 64, 64).requires_grad_()
+layer = norm_relu.NormReLU(32).norm
+running = layer.running_mean, layer.running_var, layer.momentum, layer.eps
+gpu_kernels._increment[(1,)](torch.zeros(1))
+gate._Gated.apply(feature, feature, feature).sum().backward()
+max_pool._MaxPool.apply(feature).sum().backward()
+norm_relu._Fused.apply(norm_relu_gpu, feature, layer.weight, layer.bias, *running).sum().backward()
+similarity_gpu.SSIM.apply(image, image.detach(), similarity._window().float(), 0.01, 0.01).sum().backward()
+similarity_gpu.GradientSimilarity.apply(image, image.detach(), 2, 0.01).backward()
+print(*sorted(names))
+"""
+
+
+@needs_triton
+@pytest.mark.parametrize("capability", [80, 90])
+def test_every_kernel_compiles_for_a_gpu(capability, tmp_path):
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", COMPILES, str(capability)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {
+        "models.gate_gpu._backward",
+        "models.gate_gpu._forward",
+        "models.gpu_kernels._increment",
+        "models.max_pool_gpu._backward",
+        "models.max_pool_gpu._forward",
+        "models.norm_relu_gpu._backward",
+        "models.norm_relu_gpu._forward",
+        "models.norm_relu_gpu._merged",
+        "models.norm_relu_gpu._statistics",
+        "models.norm_relu_gpu._sums",
+        "models.similarity_gpu._across",
+        "models.similarity_gpu._across_again",
+        "models.similarity_gpu._compared",
+        "models.similarity_gpu._down_again",
+        "models.similarity_gpu._prewitt_again",
+        "models.similarity_gpu._similar",
+    }
+
+
+@needs_triton
+def test_kernels_that_cannot_be_compiled_are_named_once_and_left_to_torch(monkeypatch):
+    def fails(*_given, **_constants):
+        raise RuntimeError("Failed to find C compiler\nand more")
+
+    monkeypatch.setattr(gpu_kernels, "_increment", {(1,): fails})
+    gpu_kernels.works.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"slower.*C compiler.*RuntimeError: Failed to find C compiler\)"):
+            assert not gpu_kernels.works(torch.device("cpu"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not gpu_kernels.works(torch.device("cpu"))
+    finally:
+        gpu_kernels.works.cache_clear()
+
+
+def test_kernels_do_not_take_what_lies_on_a_cpu():
+    assert not gpu_kernels.takes(torch.zeros(1))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_kernels_work_on_this_gpu():
+    feature = torch.zeros(1, 8, 4, 4, device="cuda", dtype=torch.bfloat16)
+    assert not gpu_kernels.takes_interleaved(feature)
+    assert gpu_kernels.takes_interleaved(feature.to(memory_format=torch.channels_last))
