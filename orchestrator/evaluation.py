@@ -5,6 +5,7 @@ Shapes: N images of the split, H×W pixels; S is the model's image size.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -130,11 +131,14 @@ def evaluate(
     types = [name if label else None for name, label in zip(split.defect_types, split.labels, strict=True)]
     pixels, pixels_of_type = grouped_pixel_metrics(compared_maps(), compared_masks(), types)
     target = bundle.job.false_positive_rate
+    metrics = _metrics(scores, pixels, target) | {"latency_ms": measure_latency(bundle)}
+    if not split.has_masks:
+        metrics["pixel_prevalence"] = math.nan  # nobody marked a pixel; that is no share of 0
     return Evaluation(
         category=category,
         architecture=bundle.job.architecture,
         threshold=bundle.threshold,
-        metrics=_metrics(scores, pixels, target) | {"latency_ms": measure_latency(bundle)},
+        metrics=metrics,
         per_defect_type=_per_defect_type(scores, pixels_of_type, target),
         scores=scores,
         images=images,

@@ -82,11 +82,12 @@ def _category_cells(rows: pd.DataFrame) -> list[str]:
 
     Empty where no study of the category has been tested.
     """
-    known = rows[["image_prevalence", "pixel_prevalence", "good_images", "defective_images"]].max()
-    if known.isna().any():
+    image, pixel, good, defective = rows[
+        ["image_prevalence", "pixel_prevalence", "good_images", "defective_images"]
+    ].max()
+    if any(map(math.isnan, (image, good, defective))):
         return []
-    image, pixel, good, defective = known
-    chances = [f"({share:.2f})".replace("(0.", "(.") for share in (image, pixel)]
+    chances = ["" if math.isnan(share) else f"({share:.2f})".replace("(0.", "(.") for share in (image, pixel)]
     return ["", chances[0], "", chances[1], "", f"of {good:.0f}", f"of {defective:.0f}"]
 
 

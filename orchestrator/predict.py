@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data_io.decode import decode, read_header, resize
 from data_io.errors import DataError
+from data_io.ground_truth import mask_files, mask_folders
 from data_io.layout import IMAGE_SUFFIXES
 from data_io.parallel import thread_pool
 from orchestrator.bundles import Bundle, fit_map, to_tensor
@@ -36,13 +37,14 @@ class FolderPrediction:
     """What came of the images asked for.
 
     `scored` counts all that have a row, `earlier` those of them that had it before, `anomalous` those above the
-    threshold; `skipped` says by path why an image could not be read.
+    threshold; `skipped` says by path why an image could not be read, `masks` what was left out as ground truth.
     """
 
     scored: int = 0
     earlier: int = 0
     anomalous: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
+    masks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def predict_folder(
     bundle
         The model.
     images
-        Files, and folders that are searched to any depth for image files; what is hidden and `out` itself are left out.
+        Files, and folders that are searched to any depth for image files. What is hidden, `out` itself and the masks of
+        a dataset (`data_io.ground_truth`) are left out, unless they are named themselves.
     out
         Folder for the results, see `orchestrator.predictions`.
     batch_size
@@ -115,10 +118,10 @@ def predict_folder(
         raise ConfigError(f"the threshold is {threshold}; it must be a finite number")
     if maps not in MAPS:
         raise ConfigError(f"maps is {maps!r}; it must be one of {', '.join(MAPS)}")
-    found = _find(images, out)
+    result = FolderPrediction()
+    found = _find(images, out, result.masks)
     source = f"{bundle.job.category}, {bundle.job.architecture}, run {bundle.provenance.get('run_id', 'unknown')}"
     settings = Settings(bundle.fingerprint(), source, threshold, heatmaps, maps)
-    result = FolderPrediction()
     try:
         with Results(out, settings, overwrite=overwrite) as results:
             done = {image.path for image in found if _is_current(results, image.path)}
@@ -152,6 +155,11 @@ def format_outcome(result: FolderPrediction, out: Path) -> str:
     )
     if result.skipped:
         lines.append(f"{len(result.skipped):,} skipped; see {out / 'skipped.csv'}")
+    if result.masks:
+        lines.append(
+            f"{len(result.masks):,} left out that look like ground truth, {result.masks[0]} the first; "
+            "to score one all the same, name it"
+        )
     return "\n".join(lines)
 
 
@@ -245,8 +253,8 @@ def _state(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _find(images: Sequence[Path], out: Path) -> list[_Image]:
-    """List the files, each once, folder by folder; the results of an earlier run are no input."""
+def _find(images: Sequence[Path], out: Path, masks: list[str]) -> list[_Image]:
+    """List the files, each once, folder by folder, and add to `masks`; the results of an earlier run are no input."""
     missing = [str(path) for path in images if not path.exists()]
     if missing:
         raise ConfigError(f"no such file or folder: {', '.join(missing)}")
@@ -256,22 +264,31 @@ def _find(images: Sequence[Path], out: Path) -> list[_Image]:
     found: dict[str, _Image] = {}
     for path, root in zip(images, roots, strict=True):
         place = root.relative_to(common)
-        inside = _walk(path, place, out.resolve()) if path.is_dir() else [_Image(str(path), place)]
+        inside = _walk(path, place, out.resolve(), masks) if path.is_dir() else [_Image(str(path), place)]
         for image in inside:
             found.setdefault(image.path, image)
+    if not found and masks:
+        raise ConfigError(f"nothing but ground truth, {masks[0]} the first; to score it all the same, name it")
     if not found:
         raise ConfigError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(str(path) for path in images)}")
     return list(found.values())
 
 
-def _walk(folder: Path, place: Path, results: Path) -> Iterator[_Image]:
+def _walk(folder: Path, place: Path, results: Path, masks: list[str]) -> Iterator[_Image]:
     for name, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
         parent = Path(name)
         if parent.resolve() == results:
             folders.clear()
             continue
+        no_images = mask_folders(folders) | mask_files(files, parent.name)
+        shown = [sorted(name for name in names if not name.startswith(".")) for names in (folders, files)]
+        folders[:] = [name for name in shown[0] if name not in no_images]
+        masks += [str(parent / name) for name in shown[0] if name in no_images]
         below = place / parent.relative_to(folder)
-        for file in sorted(files):
-            if file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith("."):
+        for file in shown[1]:
+            if not file.lower().endswith(IMAGE_SUFFIXES):
+                continue
+            if file in no_images:
+                masks.append(str(parent / file))
+            else:
                 yield _Image(str(parent / file), below / file)

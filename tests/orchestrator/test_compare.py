@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 
+import numpy as np
 import pytest
 
 from orchestrator.compare import COLUMNS, leaderboard
@@ -156,3 +157,10 @@ def test_format_leaderboard_terminal_shows_seeds_errors_and_how_well_validation_
     ) in " ".join(lines)
     assert text.count("Spearman") == 1  # the others were not reported on
     assert "wood" in lines  # nothing of it is tested, so nothing is known of its images
+
+
+def test_format_leaderboard_terminal_without_masks_gives_no_chance_level_of_pixels(store):
+    table = leaderboard("first", store[0])
+    table.loc[table["category"] == "bottle", ["pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30"]] = np.nan
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", format_leaderboard(table, terminal=True, width=120)).splitlines()
+    assert "bottle (.76) of 20 of 63" in [" ".join(line.split()) for line in lines]

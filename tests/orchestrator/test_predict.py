@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 from orchestrator import predict as module
 from orchestrator.errors import ConfigError, Interrupted, ResourceError
-from orchestrator.predict import predict_folder
+from orchestrator.predict import format_outcome, predict_folder
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -224,6 +225,22 @@ def test_predict_folder_out_inside_the_input_and_hidden_files_are_not_read(bundl
     for earlier in (0, 1):
         result = predict_folder(bundle, [tmp_path], tmp_path / "out")
         assert (result.scored, result.earlier, result.skipped) == (1, earlier, {})
+
+
+def test_predict_folder_masks_among_images_are_left_out_and_named(bundle, images, tmp_path):
+    for number in range(2):  # as KolektorSDD2 has them
+        shutil.copy(images / f"{number}.png", images / f"{number}_GT.png")
+    result = predict_folder(bundle, [images], tmp_path / "out", heatmaps=False)
+    assert result.scored == 6 and result.masks == [str(images / "0_GT.png"), str(images / "1_GT.png")]
+    assert [Path(row["path"]).stem for row in read_scores(tmp_path / "out")] == [*"012345"]
+    said = format_outcome(result, tmp_path / "out").splitlines()[-1]
+    assert said.startswith(f"2 left out that look like ground truth, {images / '0_GT.png'} the first")
+    assert predict_folder(bundle, [images / "1_GT.png"], tmp_path / "named", heatmaps=False).scored == 1
+    (tmp_path / "all" / "ground_truth").mkdir(parents=True)
+    shutil.copy(images / "0.png", tmp_path / "all" / "ground_truth")
+    with pytest.raises(ConfigError, match=r"nothing but ground truth, .*ground_truth the first"):
+        predict_folder(bundle, [tmp_path / "all"], tmp_path / "none")
+    assert predict_folder(bundle, [tmp_path / "all" / "ground_truth"], tmp_path / "none", heatmaps=False).scored == 1
 
 
 def test_predict_folder_images_of_one_name_keep_a_heatmap_each(bundle, images, tmp_path):

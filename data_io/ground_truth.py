@@ -1,0 +1,40 @@
+"""Which of a folder's files and folders are masks, by their names alone: nothing that a model should score.
+
+The conventions are those of `data_io.layouts`. What could as well be a photograph is taken for one: a mask has its
+image beside it, or lies in a folder beside those of images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import PurePath
+
+from data_io.layouts.dagm import LABELS
+from data_io.layouts.folder import NAMES
+
+_ENDS = ("_mask", "_GT", "_label")  # of the masks of one's own images; of KolektorSDD2; of KolektorSDD
+_TILES = "Imgs"  # Magnetic Tile Defects: NAME.png beside NAME.jpg
+_IMAGES = {"images", *NAMES["good"], *NAMES["bad"]}  # VisA's, and those of one's own
+
+
+def mask_folders(names: Collection[str]) -> set[str]:
+    """Return which of the folders in a folder hold masks."""
+    beside_images = any(name.lower() in _IMAGES for name in names)
+    return {name for name in names if name == "ground_truth" or (beside_images and name.lower() in NAMES["masks"])}
+
+
+def mask_files(names: Collection[str], folder: str) -> set[str]:
+    """Return which of the files in a folder of this name are the masks of others there, or of those above (DAGM)."""
+    if LABELS.name in names:
+        return {*names} - {LABELS.name}
+    stems = {PurePath(name).stem for name in names}
+    masks = {name for name in names if any(_image(PurePath(name).stem, end) in stems for end in _ENDS)}
+    if folder == _TILES:
+        photographs = {PurePath(name).stem for name in names if name.lower().endswith(".jpg")}
+        masks |= {name for name in names if name.lower().endswith(".png") and PurePath(name).stem in photographs}
+    return masks
+
+
+def _image(stem: str, end: str) -> str | None:
+    """Return the stem of the image that a mask with this end would have."""
+    return stem.removesuffix(end) if stem.endswith(end) else None
