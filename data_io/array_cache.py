@@ -3,7 +3,8 @@
 An entry comes into being by renaming a finished, synced folder, so that a reader sees a whole entry or none. One
 process builds it under a file lock, which the kernel releases however that process ends; the others wait and then map
 the result. What a killed builder leaves behind is a folder that nobody reads, removed by the next build. Entries are
-never changed; the directory may be deleted whenever no process uses it.
+never changed; an entry's time of change is that of its last use. The directory may be deleted whenever no process uses
+it, entries at any time: a process that has mapped one keeps it, and the next builds it anew.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import errno
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +27,7 @@ import numpy as np
 from data_io.errors import DataError
 
 _BUILDING = "building-"
+_ENTRY = re.compile(r"[0-9a-f]{40}")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -65,6 +70,46 @@ def cached_arrays(
     return entry(key, write, directory)
 
 
+@dataclass(frozen=True)
+class Cleaned:
+    """How many entries were removed from a cache and how many stay, each with their bytes."""
+
+    removed: int = 0
+    removed_bytes: int = 0
+    kept: int = 0
+    kept_bytes: int = 0
+
+
+def remove_unused(seconds: float, directory: Path | str | None = None) -> Cleaned:
+    """Remove the entries that nobody has asked for in the last seconds, and what killed builders left behind.
+
+    Parameters
+    ----------
+    seconds : 0 removes all but those that are being built.
+    directory : the cache; None for `default_cache_dir()`.
+
+    Raises
+    ------
+    DataError : the directory cannot be written.
+    """
+    directory = Path(directory) if directory is not None else default_cache_dir()
+    counts, sizes = [0, 0], [0, 0]
+    folders = [path for path in directory.glob("*") if _ENTRY.fullmatch(path.name)]
+    with _told_apart(directory):
+        if folders:
+            _remove_leftovers(directory)
+        for folder in folders:
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            with _lock_if_free(directory, folder.name) as free:
+                remove = free and time.time() - folder.stat().st_mtime >= seconds
+                if remove:
+                    # Renamed first: who lists it now finds all of it or nothing.
+                    shutil.rmtree(folder.replace(directory / f"{_BUILDING}{folder.name}"))
+            counts[not remove] += 1
+            sizes[not remove] += size
+    return Cleaned(counts[0], sizes[0], counts[1], sizes[1])
+
+
 def entry(key: str, write: Callable[[Path], None], directory: Path | str | None = None) -> dict[str, np.memmap]:
     """As `cached_arrays`, for arrays too large to build in memory: `write` is given a folder to put .npy files into."""
     directory = Path(directory) if directory is not None else default_cache_dir()
@@ -89,7 +134,7 @@ def entry(key: str, write: Callable[[Path], None], directory: Path | str | None 
             _sync(directory)
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    arrays = _map_entry(directory / name)
+        arrays = _map_entry(directory / name)
     if arrays is None:
         raise DataError(f"{directory / name}: cannot be read back after it was written; is the disk failing?")
     return arrays
@@ -145,19 +190,28 @@ def _locked(directory: Path, name: str) -> Iterator[None]:
         yield
 
 
-def _remove_leftovers(directory: Path, own: str) -> None:
-    """Remove the folders of builders that were killed: those whose lock nobody holds."""
+@contextmanager
+def _lock_if_free(directory: Path, name: str) -> Iterator[bool]:
+    """Hold a lock, if nobody else does; yield whether."""
+    with (directory / "locks" / name).open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        yield free
+
+
+def _remove_leftovers(directory: Path, own: str | None = None) -> None:
+    """Remove the folders of builders that were killed: those whose lock nobody holds, or the caller."""
     for folder in directory.glob(f"{_BUILDING}*"):
         name = folder.name.removeprefix(_BUILDING)
         if name == own:
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        with (directory / "locks" / name).open("wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            shutil.rmtree(folder, ignore_errors=True)
+        with _lock_if_free(directory, name) as free:
+            if free:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _map_entry(folder: Path) -> dict[str, np.memmap] | None:
@@ -166,6 +220,8 @@ def _map_entry(folder: Path) -> dict[str, np.memmap] | None:
         arrays = {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.iterdir()}
     except Exception:  # a header that is none raises whatever Python's parser does; each means a damaged entry
         return None
+    with suppress(OSError):  # a cache that this process may only read
+        os.utime(folder)
     # Of an archive (.npz) numpy makes no map.
     return arrays if arrays and all(isinstance(array, np.memmap) for array in arrays.values()) else None
 

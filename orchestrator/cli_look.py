@@ -1,7 +1,8 @@
-"""The commands that only look, at a dataset or a configuration, and start nothing."""
+"""The commands around datasets and configurations, which start nothing."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def config_show(config: Path | None, json_file: str | None, **options: Any) -> i
 
 @click.group(context_settings=CONTEXT)
 def data() -> None:
-    """Look at datasets."""
+    """Look at datasets, and clear the cache of what was decoded."""
 
 
 @data.command("check", context_settings=CONTEXT)
@@ -69,6 +70,33 @@ def data_check(root: Path, layout: str | None, json_file: str | None) -> int:
     if not write_json(json_file, report.to_dict()):
         click.echo(format_report(report))
     return 0 if report.ok else 1
+
+
+@data.command("clean", context_settings=CONTEXT)
+@click.option(
+    "--unused-for",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Remove what no search asked for in so many days; 0 removes all.",
+)
+@json_option("the counts and bytes")
+def data_clean(unused_for: float, json_file: str | None) -> int:
+    """Remove decoded images and features from this machine's cache ($MSAD_CACHE, else msad in your cache folder).
+
+    Whatever is missing later is made anew, so this is safe at any time, also while a search runs.
+
+    \b
+    Example: msad data clean --unused-for 7
+    """
+    from data_io.array_cache import default_cache_dir, remove_unused
+
+    done = remove_unused(unused_for * 86400)
+    if not write_json(json_file, {"cache": default_cache_dir(), **dataclasses.asdict(done)}):
+        removed, kept = (f"{size / 1e9:.1f} GB" for size in (done.removed_bytes, done.kept_bytes))
+        click.echo(f"{default_cache_dir()}: {done.removed} removed ({removed}), {done.kept} kept ({kept})")
+    return 0
 
 
 @data.command("demo", context_settings=CONTEXT)

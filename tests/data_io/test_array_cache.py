@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_io.array_cache import cached_arrays, default_cache_dir, entry
+from data_io.array_cache import Cleaned, cached_arrays, default_cache_dir, entry, remove_unused
 from data_io.errors import DataError
 from tests.data_io.conftest import python
 
@@ -199,3 +199,43 @@ def test_cached_arrays_hostile_entry_runs_nothing_and_is_built_anew(tmp_path, ki
             target.write(b"\x93NUMPY\x01\x00" + len(header[kind]).to_bytes(2, "little") + header[kind].encode())
     assert cached_arrays("key", once(5)[0], tmp_path)["a"].tolist() == [5] * 4
     assert not (tmp_path / "touched").exists()
+
+
+def test_remove_unused_keeps_what_was_asked_for_lately(tmp_path):
+    for key in ("old", "asked for again", "new"):
+        cached_arrays(key, once(1)[0], tmp_path)
+    (tmp_path / "kernels-0").mkdir()  # not an entry
+    for folder in tmp_path.glob("?" * 40):
+        os.utime(folder, (0, time.time() - 100))
+    cached_arrays("new", once(1)[0], tmp_path)
+    build, calls = once(2)
+    assert cached_arrays("asked for again", build, tmp_path)["a"].tolist() == [1] * 4 and not calls
+    size = 128 + 4 * 8  # of an array with its header
+    assert remove_unused(50, tmp_path) == Cleaned(1, size, 2, 2 * size)
+    assert cached_arrays("old", build, tmp_path)["a"].tolist() == [2] * 4 and len(calls) == 1
+    assert {*tmp_path.glob("*-*")} == {tmp_path / "kernels-0"}
+
+
+def test_remove_unused_leaves_mapped_arrays_to_those_who_have_them(tmp_path):
+    build, calls = once(3)
+    mapped = cached_arrays("key", build, tmp_path)["a"]
+    assert remove_unused(0, tmp_path).removed == 1
+    assert mapped.tolist() == [3] * 4
+    assert cached_arrays("key", build, tmp_path)["a"].tolist() == [3] * 4 and len(calls) == 2
+
+
+def test_remove_unused_leaves_what_is_being_built_and_takes_what_a_killed_builder_left(tmp_path):
+    cached_arrays("other", once(1)[0], tmp_path)
+    builder = python(HANG_HALF_WRITTEN, tmp_path)
+    assert builder.stdout.readline() == "writing\n"
+    assert remove_unused(0, tmp_path) == Cleaned(1, 160, 0, 0)
+    assert len([*tmp_path.glob("building-*")]) == 1
+    cached_arrays("other", once(1)[0], tmp_path)
+    builder.kill()
+    builder.wait()
+    remove_unused(1000, tmp_path)
+    assert not [*tmp_path.glob("building-*")]
+
+
+def test_remove_unused_of_no_cache_is_nothing(tmp_path):
+    assert remove_unused(0, tmp_path / "nowhere") == Cleaned()

@@ -12,10 +12,12 @@ import sys
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 
+from data_io.array_cache import cached_arrays
 from orchestrator import cli
 
 REPOSITORY = Path(__file__).parents[2]
@@ -254,6 +256,18 @@ def test_tracking_store_that_cannot_be_opened_ends_a_search_before_it_starts(msa
     code, _, err = msad(*words, "--tracking-uri", f"sqlite:///{store}")
     assert code == 2 and "cannot be reached" in err and str(store) in err and "Traceback" not in err
     assert not (tmp_path / "sweeps" / "first").exists()
+
+
+def test_data_clean_says_what_it_removed_and_what_stays(msad, tmp_path, monkeypatch):
+    monkeypatch.setenv("MSAD_CACHE", str(tmp_path))
+    for key in "ab":
+        cached_arrays(key, lambda: {"a": np.zeros(1000)})
+    assert msad("data", "clean")[:2] == (0, f"{tmp_path}: 0 removed (0.0 GB), 2 kept (0.0 GB)\n")
+    code, out, _ = msad("data", "clean", "--unused-for", 0, "--json", "-")
+    assert code == 0 and json.loads(out) == {
+        "cache": str(tmp_path), "removed": 2, "removed_bytes": 2 * 8128, "kept": 0, "kept_bytes": 0
+    }  # fmt: skip
+    assert msad("data", "clean", "--unused-for", -1)[0] == 2
 
 
 def test_data_check_of_a_sound_dataset_is_0_and_of_a_broken_one_1(msad, demo, category, tmp_path):
