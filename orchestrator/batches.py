@@ -37,7 +37,7 @@ VIEWS_IN_ALL = 800
 EPOCH_IMAGES = 200
 """An epoch of a smaller category goes round its features or tiles several times, to show about this many."""
 
-VERSION = 5
+VERSION = 6
 """Part of the key of kept features: raise it when the same images and seed give others."""
 
 _MOST_VIEWS = 12
@@ -186,14 +186,11 @@ class FeatureBatches:
         count = len(index_B)
         view_B = torch.randint(self._views, (count,), generator=generator, device=self._device)
         corrupted_B = torch.rand(count, generator=generator, device=self._device) < self._probability
-        at_B = view_B * self._count + index_B % self._count
-        clean = self._take("clean", at_B)
-        corrupted = tuple(
-            torch.where(corrupted_B.view(-1, 1, 1, 1), changed, kept)
-            for kept, changed in zip(clean, self._take("corrupted", at_B), strict=True)
-        )
+        at_B, corrupted_B111 = view_B * self._count + index_B % self._count, corrupted_B.view(-1, 1, 1, 1)
+        kept, changed = self._rows("clean", at_B), self._rows("corrupted", at_B)
+        drawn = [torch.where(corrupted_B111, *pair) for pair in zip(changed, kept, strict=True)]
         (mask_B1HW,) = self._take("mask", at_B)
-        return clean, corrupted, mask_B1HW * corrupted_B.view(-1, 1, 1, 1)
+        return tuple(map(_interleaved, kept)), tuple(map(_interleaved, drawn)), mask_B1HW * corrupted_B111
 
     def clean(self) -> Iterator[Encoded]:
         """Yield the features of all training images, in every view."""
@@ -213,21 +210,25 @@ class FeatureBatches:
             yield self._take(name, index_B)
 
     def _take(self, name: str, index_B: Tensor) -> tuple[Tensor, ...]:
-        taken, stage = [], 0
-        while (kept := self._kept.get(f"{name}{stage}")) is not None:
-            rows = torch.from_numpy(kept[index_B.cpu().numpy()]) if isinstance(kept, np.ndarray) else kept[index_B]
-            taken.append(rows.to(self._device).float())
-            stage += 1
-        return tuple(taken)
+        return tuple(map(_interleaved, self._rows(name, index_B)))
+
+    def _rows(self, name: str, index_B: Tensor) -> list[Tensor]:
+        """Return what is kept of a name, stage by stage, B×H×W×C in half precision on the device."""
+        rows = []
+        while (kept := self._kept.get(f"{name}{len(rows)}")) is not None:
+            of_kept = torch.from_numpy(kept[index_B.cpu().numpy()]) if isinstance(kept, np.ndarray) else kept[index_B]
+            rows.append(of_kept.to(self._device))
+        return rows
 
     def _encode_all(self, seed: int) -> dict[str, np.ndarray]:
-        """Encode every view of the training images, clean and corrupted, and the validation images; half precision."""
+        """Encode every view of the training images, clean and corrupted, and the validation images, as `_rows` says."""
         generator = torch.Generator(self._device).manual_seed(seed)
         parts: dict[str, list[np.ndarray]] = {}
 
         def add(name: str, features: Encoded) -> None:
             for stage, feature_BCHW in enumerate(features):
-                parts.setdefault(f"{name}{stage}", []).append(feature_BCHW.half().cpu().numpy())
+                rows_BHWC = feature_BCHW.half().permute(0, 2, 3, 1)
+                parts.setdefault(f"{name}{stage}", []).append(np.ascontiguousarray(rows_BHWC.cpu().numpy()))
 
         for _ in range(self._views):
             for images_BHWC in self._images.stream(torch.arange(self._count).split(_ENCODED)):
@@ -241,6 +242,11 @@ class FeatureBatches:
             for image_BCHW in images():
                 add(name, self._model.encode(image_BCHW))
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _interleaved(rows_BHWC: Tensor) -> Tensor:
+    """Return rows as float32 B×C×H×W whose channels lie interleaved, as convolutions want them."""
+    return rows_BHWC.permute(0, 3, 1, 2).float()
 
 
 def source_digest(model: AnomalyModel) -> str:
