@@ -23,7 +23,7 @@ if triton is not None:
 
     @triton.jit
     def _forward(decoder, skip, gate, made, count, BLOCK: tl.constexpr):
-        at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         exists = at < count
         away = tl.load(decoder + at, mask=exists, other=0.0).to(tl.float32)
         near = tl.load(skip + at, mask=exists, other=0.0).to(tl.float32)
@@ -32,7 +32,7 @@ if triton is not None:
 
     @triton.jit
     def _backward(decoder, skip, gate, gradient, by_decoder, by_skip, by_gate, count, BLOCK: tl.constexpr):
-        at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+        at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         exists = at < count
         away = tl.load(decoder + at, mask=exists, other=0.0).to(tl.float32)
         near = tl.load(skip + at, mask=exists, other=0.0).to(tl.float32)

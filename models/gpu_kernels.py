@@ -20,7 +20,6 @@ try:
 except ImportError:  # torch brings it on Linux only
     triton = None
 
-_MOST = 2**31  # elements that a kernel's numbers can count
 _TALL, _WIDE = 8, 64  # pixels of a tile of a plane: four a thread, so that twice as many threads fit as with eight
 
 
@@ -31,7 +30,6 @@ def takes(tensor: Tensor) -> bool:
         and not traced()
         and tensor.is_cuda
         and tensor.device.index == torch.cuda.current_device()
-        and tensor.numel() < _MOST
         and works(tensor.device)
     )
 
@@ -77,8 +75,9 @@ if triton is not None:
 
     @triton.jit
     def plane_tile(height, width, TALL: tl.constexpr, WIDE: tl.constexpr):
-        """Return where a program's plane begins, its tile's rows and columns, and which of its pixels exist."""
-        start = tl.program_id(0) * height * width
+        """Return where a program's plane begins, its tile's rows and columns, which of its pixels exist, and how many
+        pixels all planes have."""
+        start = tl.program_id(0).to(tl.int64) * height * width
         row = (tl.program_id(1) * TALL + tl.arange(0, TALL))[:, None]
         column = (tl.program_id(2) * WIDE + tl.arange(0, WIDE))[None, :]
-        return start, row, column, (row < height) & (column < width)
+        return start, row, column, (row < height) & (column < width), tl.num_programs(0).to(tl.int64) * height * width

@@ -31,7 +31,7 @@ if triton is not None:
     @triton.jit
     def _tile(places, width, channels, TALL: tl.constexpr, WIDE: tl.constexpr):
         """Return where a tile's maxima are, where the first of their four places is, and which exist."""
-        place = tl.program_id(0) * TALL + tl.arange(0, TALL)
+        place = tl.program_id(0).to(tl.int64) * TALL + tl.arange(0, TALL)
         channel = tl.program_id(1) * WIDE + tl.arange(0, WIDE)
         first = place // (width // 2) * 2 * width + place % (width // 2) * 2
         exists = (place < places)[:, None] & (channel < channels)[None, :]

@@ -31,9 +31,9 @@ class SSIM(torch.autograd.Function):
         first_BCHW, second_BCHW = first_BCHW.contiguous(), second_BCHW.contiguous()
         size, grid, constants = _planes(first_BCHW, window_K)
         across_4BCHW = first_BCHW.new_empty(4, *first_BCHW.shape)
-        _across[grid](first_BCHW, second_BCHW, window_K, across_4BCHW, first_BCHW.numel(), *size, **constants)
+        _across[grid](first_BCHW, second_BCHW, window_K, across_4BCHW, *size, **constants)
         made_BCHW, by_3BCHW = torch.empty_like(first_BCHW), first_BCHW.new_empty(3, *first_BCHW.shape)
-        _compared[grid](across_4BCHW, window_K, made_BCHW, by_3BCHW, first_BCHW.numel(), *size, c1, c2, **constants)
+        _compared[grid](across_4BCHW, window_K, made_BCHW, by_3BCHW, *size, c1, c2, **constants)
         ctx.save_for_backward(first_BCHW, second_BCHW, window_K, by_3BCHW)
         return made_BCHW
 
@@ -45,8 +45,7 @@ class SSIM(torch.autograd.Function):
         flowing_3BCHW, back_BCHW = by_3BCHW * gradient_BCHW, torch.empty_like(first_BCHW)
         down_3BCHW = torch.empty_like(flowing_3BCHW)
         _down_again[(3 * grid[0], *grid[1:])](flowing_3BCHW, window_K, down_3BCHW, *size, **constants)
-        images = first_BCHW, second_BCHW
-        _across_again[grid](down_3BCHW, *images, window_K, back_BCHW, first_BCHW.numel(), *size, **constants)
+        _across_again[grid](down_3BCHW, first_BCHW, second_BCHW, window_K, back_BCHW, *size, **constants)
         return back_BCHW, None, None, None, None
 
 
@@ -68,8 +67,8 @@ class GradientSimilarity(torch.autograd.Function):
             size = tuple(grey.shape[-2:])
             share = 1 / (scales * batch * size[0] * size[1])
             by_axis, fine = grey.new_empty(2, batch, *size), grey.new_empty(batch, 1, *size)
-            _similar[grid](grey, by_axis, part, by_axis[0].numel(), *size, c, share, **sides)
-            _prewitt_again[grid](by_axis, back, fine, by_axis[0].numel(), *size, *small, **sides)
+            _similar[grid](grey, by_axis, part, *size, c, share, **sides)
+            _prewitt_again[grid](by_axis, back, fine, *size, *small, **sides)
             back, small = fine, size
         ctx.save_for_backward(back)
         return part_P.sum()
@@ -100,7 +99,6 @@ if triton is not None:
         second,
         window,
         made,
-        count,
         height,
         width,
         RADIUS: tl.constexpr,
@@ -108,19 +106,19 @@ if triton is not None:
         WIDE: tl.constexpr,
     ):
         """Apply the window along rows to both images, the sum of their squares and their product."""
-        start, row, column, exists = plane_tile(height, width, TALL, WIDE)
+        start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
         means, others = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
         squares, products = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
         for k in tl.static_range(2 * RADIUS + 1):
             weight = tl.load(window + k)
-            at = start + row * width + _mirrored(column + k - RADIUS, width)
-            one = tl.load(first + at, mask=exists, other=0.5) - 0.5  # smaller squares lose fewer digits
-            other = tl.load(second + at, mask=exists, other=0.5) - 0.5
+            at = row * width + _mirrored(column + k - RADIUS, width)
+            one = tl.load(first + start + at, mask=exists, other=0.5) - 0.5  # smaller squares lose fewer digits
+            other = tl.load(second + start + at, mask=exists, other=0.5) - 0.5
             means += weight * one
             others += weight * other
             squares += weight * (one * one + other * other)
             products += weight * one * other
-        to = made + start + row * width + column
+        to = made + start + (row * width + column)
         tl.store(to, means, mask=exists)
         tl.store(to + count, others, mask=exists)
         tl.store(to + 2 * count, squares, mask=exists)
@@ -132,7 +130,6 @@ if triton is not None:
         window,
         made,
         by,
-        count,
         height,
         width,
         c1,
@@ -142,12 +139,12 @@ if triton is not None:
         WIDE: tl.constexpr,
     ):
         """Apply the window along columns; write the map, and its derivatives by mean, squares and product."""
-        start, row, column, exists = plane_tile(height, width, TALL, WIDE)
+        start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
         mean, other = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
         squares, product = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
         for k in tl.static_range(2 * RADIUS + 1):
             weight = tl.load(window + k)
-            at = across + start + _mirrored(row + k - RADIUS, height) * width + column
+            at = across + start + (_mirrored(row + k - RADIUS, height) * width + column)
             mean += weight * tl.load(at, mask=exists, other=0.0)
             other += weight * tl.load(at + count, mask=exists, other=0.0)
             squares += weight * tl.load(at + 2 * count, mask=exists, other=0.0)
@@ -160,8 +157,9 @@ if triton is not None:
         by_product = 2 * luminance / spread
         by_squares = -luminance * structure / spread
         by_mean = 2 * structure * (lit - luminance * light) / lights - 2 * mean * by_squares - other * by_product
-        at = start + row * width + column
-        tl.store(made + at, luminance * structure, mask=exists)
+        at = row * width + column
+        tl.store(made + start + at, luminance * structure, mask=exists)
+        by += start
         tl.store(by + at, by_mean, mask=exists)
         tl.store(by + count + at, by_squares, mask=exists)
         tl.store(by + 2 * count + at, by_product, mask=exists)
@@ -194,12 +192,12 @@ if triton is not None:
         WIDE: tl.constexpr,
     ):
         """Send gradients back through the window along columns."""
-        start, row, column, exists = plane_tile(height, width, TALL, WIDE)
+        start, row, column, exists, _ = plane_tile(height, width, TALL, WIDE)
         sums = tl.zeros((TALL, WIDE), tl.float32)
         for k in tl.static_range(2 * RADIUS + 1):
             value = _returned(values + start + column, row, height, width, k, exists, RADIUS)
             sums += tl.load(window + k) * value
-        tl.store(made + start + row * width + column, sums, mask=exists)
+        tl.store(made + start + (row * width + column), sums, mask=exists)
 
     @triton.jit
     def _across_again(
@@ -208,7 +206,6 @@ if triton is not None:
         second,
         window,
         made,
-        count,
         height,
         width,
         RADIUS: tl.constexpr,
@@ -216,7 +213,7 @@ if triton is not None:
         WIDE: tl.constexpr,
     ):
         """Send the gradients of mean, squares and product back through the window along rows, to the first image."""
-        start, row, column, exists = plane_tile(height, width, TALL, WIDE)
+        start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
         line = values + start + row * width
         mean, squares = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
         product = tl.zeros((TALL, WIDE), tl.float32)
@@ -225,10 +222,10 @@ if triton is not None:
             mean += weight * _returned(line, column, width, 1, k, exists, RADIUS)
             squares += weight * _returned(line + count, column, width, 1, k, exists, RADIUS)
             product += weight * _returned(line + 2 * count, column, width, 1, k, exists, RADIUS)
-        at = start + row * width + column
-        one = tl.load(first + at, mask=exists, other=0.5) - 0.5
-        other = tl.load(second + at, mask=exists, other=0.5) - 0.5
-        tl.store(made + at, mean + 2 * one * squares + other * product, mask=exists)
+        at = row * width + column
+        one = tl.load(first + start + at, mask=exists, other=0.5) - 0.5
+        other = tl.load(second + start + at, mask=exists, other=0.5) - 0.5
+        tl.store(made + start + at, mean + 2 * one * squares + other * product, mask=exists)
 
     @triton.jit
     def _prewitt(grey, row, column, height, width, exists):
@@ -248,12 +245,12 @@ if triton is not None:
         return across / 3, down / 3
 
     @triton.jit
-    def _similar(greys, by, part, count, height, width, c, share, TALL: tl.constexpr, WIDE: tl.constexpr):
+    def _similar(greys, by, part, height, width, c, share, TALL: tl.constexpr, WIDE: tl.constexpr):
         """Write a tile's sum of similarities, times `share`, and its derivatives by the first image's gradients.
 
         Of the 2B grey images the first B are compared with the others.
         """
-        start, row, column, exists = plane_tile(height, width, TALL, WIDE)
+        start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
         across, down = _prewitt(greys + start, row, column, height, width, exists)
         other_across, other_down = _prewitt(greys + count + start, row, column, height, width, exists)
         one = tl.sqrt(across * across + down * down + 1e-12)  # the root has no gradient at 0
@@ -261,7 +258,7 @@ if triton is not None:
         squares = one * one + other * other + c
         similarity = (2 * one * other + c) / squares
         by_one = share * 2 * (other - similarity * one) / (squares * one)
-        at = by + start + row * width + column
+        at = by + start + (row * width + column)
         tl.store(at, by_one * across, mask=exists)
         tl.store(at + count, by_one * down, mask=exists)
         sums = tl.sum(tl.sum(tl.where(exists, similarity, 0.0), axis=1), axis=0)
@@ -278,9 +275,9 @@ if triton is not None:
         return difference, total
 
     @triton.jit
-    def _prewitt_again(by, coarse, made, count, height, width, low, narrow, TALL: tl.constexpr, WIDE: tl.constexpr):
+    def _prewitt_again(by, coarse, made, height, width, low, narrow, TALL: tl.constexpr, WIDE: tl.constexpr):
         """Send the derivatives back through Prewitt's filters; add those of the next scale, low×narrow, or of none."""
-        start, row, column, exists = plane_tile(height, width, TALL, WIDE)
+        start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
         back = tl.zeros((TALL, WIDE), tl.float32)
         for i in tl.static_range(3):
             down, over_rows = _factors(row, i - 1, height)
@@ -288,10 +285,10 @@ if triton is not None:
                 across, over_columns = _factors(column, j - 1, width)
                 at_row, at_column = row + i - 1, column + j - 1
                 inside = exists & (at_row >= 0) & (at_row < height) & (at_column >= 0) & (at_column < width)
-                at = by + start + at_row * width + at_column
+                at = by + start + (at_row * width + at_column)
                 back += tl.load(at, mask=inside, other=0.0) * (across * over_rows)
                 back += tl.load(at + count, mask=inside, other=0.0) * (down * over_columns)
         halved = exists & (row // 2 < low) & (column // 2 < narrow)
-        at = tl.program_id(0) * low * narrow + row // 2 * narrow + column // 2
-        back = back / 3 + tl.load(coarse + at, mask=halved, other=0.0) / 4
-        tl.store(made + start + row * width + column, back, mask=exists)
+        coarse += tl.program_id(0).to(tl.int64) * low * narrow
+        back = back / 3 + tl.load(coarse + (row // 2 * narrow + column // 2), mask=halved, other=0.0) / 4
+        tl.store(made + start + (row * width + column), back, mask=exists)
