@@ -17,7 +17,7 @@ measure() { # seconds, name, command
 }
 
 training=(benchmarks/training.py --root "$root" --originals "$originals" --category bottle --recorded)
-measure 60 tests -m pytest -q -m gpu tests/models tests/orchestrator
+measure 90 tests -m pytest -q -m gpu tests/models tests/orchestrator
 measure 30 kernels benchmarks/kernels.py
 measure 110 training "${training[@]}" --rounds 3 --epochs 12 --reference-images 96
 measure 60 training-feature_pyramid "${training[@]}" --rounds 2 --epochs 24 --reference-images 48 \
