@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.task import Task
-from orchestrator.watchdog import Watchdog, hung_at
+from orchestrator.watchdog import NOTE, Watchdog, hung_at
 
 Report = Callable[[dict[str, Any], Path | None], None]
 
@@ -19,7 +19,7 @@ def attempt(run: Callable[..., None], task: Task, *, report: Report, first: bool
     ended. One whose last attempt hung fails with the place. Of several workers on one job only the `first` is watched:
     where another hangs it waits for it, and they all end together.
     """
-    directory, note = task.directory, task.directory.path / "hung.txt"
+    directory, note = task.directory, task.directory.path / NOTE
     if directory.read("result"):
         progress, objective = directory.progress(), task.job.objective
         last, best = progress[-1], max(metrics[objective] for metrics in progress)

@@ -90,10 +90,11 @@ def _run_all(
 
 def _train(values: dict[str, Any], train_storage: str) -> None:
     from orchestrator.job import train_job
+    from orchestrator.watchdog import NOTE
     from orchestrator.worker_storage import working_copy
 
     with working_copy(Task.from_dict(values)) as (task, _):
-        for name in ("failure.json", "hung.txt"):  # of an earlier attempt of the sweep
+        for name in ("failure.json", NOTE):  # of an earlier attempt of the sweep
             (task.directory.path / name).unlink(missing_ok=True)
         if task.directory.read("result"):
             return

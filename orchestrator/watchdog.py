@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+NOTE = "hung.txt"  # in the job's folder
+
 
 class Watchdog:
     """Ends this process when a job has not reported for so many minutes; use as a context manager.

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.addresses import hide_secrets, public
 from orchestrator.errors import ConfigError, ResourceError, first_line
+from orchestrator.survivor import survived
 from orchestrator.task import Task
 from orchestrator.workspace import JobDirectory, Workspace
 
@@ -143,8 +144,7 @@ def working_copy(task: Task) -> Iterator[tuple[Task, Callable[[], None]]]:
         yield task, lambda: None
         return
     fs, folder = open_storage(task.store)
-    with tempfile.TemporaryDirectory() as place:
-        here = Path(place) / task.job_id
+    with tempfile.TemporaryDirectory() as place, survived(here := Path(place) / task.job_id, task.store):
         here.mkdir()
         for path in _files(fs, folder):
             _download(fs, path, here / _inside(path, folder))

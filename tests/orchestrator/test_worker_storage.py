@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.attempt import attempt
 from orchestrator.config import make_config
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.job_config import JobConfig
@@ -81,9 +83,58 @@ def test_failure_of_an_earlier_attempt_goes_and_the_sweeps_own_files_stay(task, 
     assert task.directory.read("failure") is None and task.directory.read("tracking") == {"run_id": "r"}
 
 
-def test_without_a_store_the_folder_is_the_shared_one(task):
-    import dataclasses
+DIES = """
+import json, sys, time
+from orchestrator.attempt import attempt
+from orchestrator.task import Task
+from orchestrator.worker_storage import working_copy
 
+def stands_still(task, *, report):
+    (task.directory.path / "large").write_bytes(b"0" * 1000)
+    print("stands still", flush=True)
+    time.sleep(600)
+
+with working_copy(Task.from_dict(json.loads(sys.argv[1]))) as (task, _):
+    attempt(stands_still, task, report=None)
+"""
+
+
+def dies(task, temporary, kill=None):
+    """Run a worker that stands still in its copy of a job's folder until it is ended; wait for what survives it."""
+    temporary.mkdir()
+    environment = {**os.environ, "TMPDIR": str(temporary), "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", DIES, json.dumps(task.to_dict())]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
+        assert worker.stdout.readline() == b"stands still\n"
+        assert len([*temporary.rglob("large")]) == 1
+        if kill:
+            worker.send_signal(kill)
+    deadline = time.monotonic() + 60
+    while any(temporary.iterdir()):
+        assert time.monotonic() < deadline, [*temporary.rglob("*")]
+        time.sleep(0.05)
+    return worker.returncode
+
+
+def test_worker_that_hangs_is_known_to_the_next_attempt_and_leaves_no_copy(task, tmp_path):
+    task = dataclasses.replace(task, timeout=0.01)  # minutes
+    assert dies(task, tmp_path / "temporary") == 1
+    reports = []
+    with working_copy(task) as (copied, _):
+        attempt(pytest.fail, copied, report=lambda metrics, state: reports.append(metrics))
+    assert "it hung in stands_still (<string>:" in reports[-1]["failure"]
+
+
+def test_worker_that_is_killed_leaves_no_copy_and_is_tried_again(task, tmp_path):
+    task = dataclasses.replace(task, timeout=60)
+    assert dies(task, tmp_path / "temporary", kill=signal.SIGKILL) == -signal.SIGKILL
+    tried = []
+    with working_copy(task) as (copied, _):
+        attempt(lambda _task, report: tried.append(1), copied, report=None)
+    assert tried
+
+
+def test_without_a_store_the_folder_is_the_shared_one(task):
     with working_copy(dataclasses.replace(task, store=None)) as (same, upload):
         upload()
         assert same.directory == task.directory
