@@ -26,7 +26,7 @@ from models.registry import is_own
 from models.synthetic_defects import SyntheticSet
 from models.tiling import Tiled
 from orchestrator.job_config import JobConfig
-from orchestrator.rows import Rows, fits
+from orchestrator.rows import Rows, fits, shared
 
 Arrays = Mapping[str, np.ndarray]
 Keep = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
@@ -138,7 +138,7 @@ class ImageBatches(PlainBatches):
     def _textures(self) -> Tensor | None:
         if self._data.textures_NHWC is None:
             return None
-        return torch.from_numpy(np.array(self._data.textures_NHWC)).to(self._device).permute(0, 3, 1, 2)
+        return shared(self._data.textures_NHWC).to(self._device).permute(0, 3, 1, 2)
 
 
 class FeatureBatches:
@@ -169,9 +169,7 @@ class FeatureBatches:
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
         self.on_device = fits(sum(array.nbytes for array in kept.values()), device)
         self._kept: Mapping[str, np.ndarray | Tensor] = (
-            {name: torch.from_numpy(np.array(array)).to(device) for name, array in kept.items()}
-            if self.on_device
-            else kept
+            {name: shared(array).to(device) for name, array in kept.items()} if self.on_device else kept
         )
 
     def __len__(self) -> int:
@@ -266,7 +264,7 @@ def _noise(job: JobConfig, data: TrainingData) -> Tensor:
     """Make the corruption's noise, once for all trials on the images."""
     side = job.view_size
     kept = data.keep(f"noise-v{NOISE_VERSION}-{side}", lambda: {"noise": noise_bank(side, side).numpy()})
-    return torch.from_numpy(np.array(kept["noise"]))
+    return shared(kept["noise"])
 
 
 def _epoch(count: int) -> int:
@@ -283,5 +281,5 @@ def make_batches(
 def batches(images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> Iterator[Tensor]:
     """Yield float32 B×3×H×W batches in [0, 1] of uint8 images, in order."""
     for first in range(0, len(images_NHWC), batch_size):
-        batch_BHWC = torch.from_numpy(np.array(images_NHWC[first : first + batch_size])).to(device)
+        batch_BHWC = shared(images_NHWC[first : first + batch_size]).to(device)
         yield batch_BHWC.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,13 @@ def fits(nbytes: int, device: torch.device) -> bool:
     return nbytes <= min(MOST_BYTES, free // 2)
 
 
+def shared(array: np.ndarray) -> Tensor:
+    """Return an array as a tensor on the same memory, or the same pages of a file: it must not be written to."""
+    with warnings.catch_warnings():  # tensors cannot be read-only, and torch says so of every array that is
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(array)
+
+
 class Rows:
     """The rows of an array, by their numbers.
 
@@ -38,7 +46,7 @@ class Rows:
 
     def __init__(self, array: np.ndarray, device: torch.device) -> None:
         self._array, self._device = array, device
-        self._kept = torch.from_numpy(np.array(array)).to(device) if fits(array.nbytes, device) else None
+        self._kept = shared(array).to(device) if fits(array.nbytes, device) else None
 
     def __len__(self) -> int:
         return len(self._array)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 
 from orchestrator import rows
-from orchestrator.rows import Rows
+from orchestrator.rows import Rows, shared
 
 INDICES = list(torch.randperm(50, generator=torch.Generator().manual_seed(0)).split(8))
 
@@ -36,3 +38,12 @@ def test_stream_to_a_gpu_gives_the_same_rows_whether_they_fit_or_not(mapped, mos
         assert len(streamed) == count
         for index_B, rows_BHWC in zip(INDICES, streamed, strict=False):
             assert rows_BHWC.is_cuda and np.array_equal(rows_BHWC.cpu().numpy(), mapped[index_B.numpy()])
+
+
+def test_shared_array_is_read_from_its_file_without_a_copy_or_a_warning(tmp_path):
+    np.save(tmp_path / "a.npy", np.arange(6).reshape(2, 3))
+    array = np.load(tmp_path / "a.npy", mmap_mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = shared(array)
+    assert tensor.data_ptr() == array.ctypes.data and tensor.tolist() == [[0, 1, 2], [3, 4, 5]]
