@@ -43,16 +43,21 @@ JITFunction.run = compile_alone
 
 from models import gate, gpu_kernels, max_pool, norm_relu, norm_relu_gpu, similarity, similarity_gpu
 
-feature = torch.rand(2, 32, 64, 64).to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
-image = torch.rand(2, 3, 64, 64).requires_grad_()
-layer = norm_relu.NormReLU(32).norm
-running = layer.running_mean, layer.running_var, layer.momentum, layer.eps
 gpu_kernels._increment[(1,)](torch.zeros(1))
-gate._Gated.apply(feature, feature, feature).sum().backward()
-max_pool._MaxPool.apply(feature).sum().backward()
-norm_relu._Fused.apply(norm_relu_gpu, feature, layer.weight, layer.bias, *running).sum().backward()
-similarity_gpu.SSIM.apply(image, image.detach(), similarity._window().float(), 0.01, 0.01).sum().backward()
-similarity_gpu.GradientSimilarity.apply(image, image.detach(), 2, 0.01).backward()
+# Triton makes constants of sizes of 1, and has other code for sizes that 16 divides.
+for channels, side, scales in ((32, 64, 2), (1, 6, 1), (3, 2, 1), (1, 1, 1)):
+    feature = torch.rand(1, channels, side, side).to(torch.bfloat16, memory_format=torch.channels_last).requires_grad_()
+    image = torch.rand(1, channels, side, side).requires_grad_()
+    layer = norm_relu.NormReLU(channels).norm
+    running = layer.running_mean, layer.running_var, layer.momentum, layer.eps
+    gate._Gated.apply(feature, feature, feature).sum().backward()
+    norm_relu._Fused.apply(norm_relu_gpu, feature, layer.weight, layer.bias, *running).sum().backward()
+    similarity_gpu.GradientSimilarity.apply(image, image.detach(), scales, 0.01).backward()
+    if side > 1:
+        max_pool._MaxPool.apply(feature).sum().backward()
+    if side > 5:
+        window = similarity._window().float()
+        similarity_gpu.SSIM.apply(image, image.detach(), window, 0.01, 0.01).sum().backward()
 print(*sorted(names))
 """
 
