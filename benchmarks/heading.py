@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 import shlex
 import sys
@@ -17,6 +18,14 @@ def machine(device: torch.device, threads: int) -> str:
     """Return the device, the versions and the date, in a line."""
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{platform.machine()} CPU, {threads} threads"
     return f"{where}; torch {torch.__version__}; Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}"
+
+
+def tell(options: argparse.Namespace, device: torch.device, result: str) -> None:
+    """Print a result below its heading, and write both to `--output`."""
+    text = f"{machine(device, options.threads)}\n{command()}\n\n{result}"
+    print(text)
+    if options.output:
+        options.output.write_text(text + "\n")
 
 
 def command() -> str:

@@ -45,10 +45,8 @@ def main() -> None:
     for name, run in _operations(options.batch, options.image_size, device):
         lines.append(_compare(name, run, device, options.rounds))
         print(lines[-1], flush=True)
-    text = "\n".join([heading.machine(device, options.threads), heading.command(), "", *lines])
-    print(f"\n{text}")
-    if options.output:
-        options.output.write_text(text + "\n")
+    print()
+    heading.tell(options, device, "\n".join(lines))
 
 
 def _options() -> argparse.Namespace:
@@ -74,9 +72,7 @@ def _operations(batch: int, size: int, device: torch.device) -> Iterator[tuple[s
         wanted = [value for value in given if value.requires_grad]
         made = function(*given)
         drawn = torch.randn(made.shape, generator=generator)
-        back = torch.empty_like(made, requires_grad=False).copy_(
-            drawn
-        )  # with interleaved channels where the result has them
+        back = torch.empty_like(made, requires_grad=False).copy_(drawn)  # laid out as the result is
 
         def run() -> tuple[Tensor, ...]:
             made = function(*given)

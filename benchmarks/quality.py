@@ -88,10 +88,7 @@ def main() -> None:
             print(_table(rows[-1:]), flush=True)
             if options.ablations:
                 rows += _ablations(best, options, device)
-    text = f"{heading.machine(device, options.threads)}\n{heading.command()}\n\n{_table(rows)}\n\n{_published(rows)}"
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    heading.tell(options, device, f"{_table(rows)}\n\n{_published(rows)}")
 
 
 def _options() -> argparse.Namespace:

@@ -93,7 +93,7 @@ def main() -> None:
     plain = dataclasses.replace(plain, gradient_clip=0.0, schedule="constant")
     paths = split_good_images(options.originals or options.root, options.category, job.seed).train_paths
     if options.to_score:
-        _tell(options, device, _time_to_score(job, data, paths, options.to_score, device))
+        heading.tell(options, device, _time_to_score(job, data, paths, options.to_score, device))
         return
     # What is compared runs one after the other: the machine may be faster or slower a minute later.
     sides: dict[str, Callable[[], float]] = {
@@ -130,14 +130,7 @@ def main() -> None:
         for name, side in sides.items():
             rounds[-1][name] = side()
             print(f"  round {number + 1}, {name}: {rounds[-1][name]:.1f} images/s", flush=True)
-    _tell(options, device, _table(rounds, gflop))
-
-
-def _tell(options: argparse.Namespace, device: torch.device, result: str) -> None:
-    text = f"{heading.machine(device, options.threads)}\n{heading.command()}\n\n{result}"
-    print(text)
-    if options.output:
-        options.output.write_text(text + "\n")
+    heading.tell(options, device, _table(rounds, gflop))
 
 
 def _options() -> argparse.Namespace:

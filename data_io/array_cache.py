@@ -93,7 +93,8 @@ def remove_unused(seconds: float, directory: Path | str | None = None) -> Cleane
     DataError : the directory cannot be written.
     """
     directory = Path(directory) if directory is not None else default_cache_dir()
-    counts, sizes = [0, 0], [0, 0]
+    removed: list[int] = []
+    kept: list[int] = []
     folders = [path for path in directory.glob("*") if _ENTRY.fullmatch(path.name)]
     with _told_apart(directory):
         if folders:
@@ -101,13 +102,12 @@ def remove_unused(seconds: float, directory: Path | str | None = None) -> Cleane
         for folder in folders:
             size = sum(path.stat().st_size for path in folder.iterdir())
             with _lock_if_free(directory, folder.name) as free:
-                remove = free and time.time() - folder.stat().st_mtime >= seconds
-                if remove:
+                unused = free and time.time() - folder.stat().st_mtime >= seconds
+                if unused:
                     # Renamed first: who lists it now finds all of it or nothing.
                     shutil.rmtree(folder.replace(directory / f"{_BUILDING}{folder.name}"))
-            counts[not remove] += 1
-            sizes[not remove] += size
-    return Cleaned(counts[0], sizes[0], counts[1], sizes[1])
+            (removed if unused else kept).append(size)
+    return Cleaned(len(removed), sum(removed), len(kept), sum(kept))
 
 
 def entry(key: str, write: Callable[[Path], None], directory: Path | str | None = None) -> dict[str, np.memmap]:

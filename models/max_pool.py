@@ -8,6 +8,7 @@ Shapes: B images, C channels, H×W pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,18 +23,16 @@ def max_pool(feature_BCHW: Tensor) -> Tensor:
     """Return the maxima, B×C×H/2×W/2, as `torch.nn.functional.max_pool2d` does."""
     height, width = feature_BCHW.shape[-2:]
     trained = torch.is_grad_enabled() and feature_BCHW.requires_grad
-    if trained and height % 2 == width % 2 == 0 and _taken(feature_BCHW):
-        return _MaxPool.apply(feature_BCHW)
+    if trained and height % 2 == width % 2 == 0:
+        for takes, run in ((native.takes, _run), (gpu_kernels.takes_interleaved, max_pool_gpu.run)):
+            if takes(feature_BCHW):
+                return _MaxPool.apply(run, feature_BCHW)
     return F.max_pool2d(feature_BCHW, 2)
-
-
-def _taken(feature_BCHW: Tensor) -> bool:
-    return native.takes(feature_BCHW) or gpu_kernels.takes_interleaved(feature_BCHW)
 
 
 class _MaxPool(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, feature_BCHW: Tensor) -> Tensor:
+    def forward(ctx: Any, run: Callable[..., None], feature_BCHW: Tensor) -> Tensor:
         batch, channels, height, width = feature_BCHW.shape
         made_BCHW = torch.empty(
             (batch, channels, height // 2, width // 2),
@@ -41,23 +40,22 @@ class _MaxPool(torch.autograd.Function):
             device=feature_BCHW.device,
             memory_format=torch.channels_last,
         )
-        _run("forward", feature_BCHW, made_BCHW)
+        run("forward", feature_BCHW, made_BCHW)
+        ctx.run = run
         ctx.save_for_backward(feature_BCHW)
         return made_BCHW
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient_BCHW: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
         (feature_BCHW,) = ctx.saved_tensors
         back_BCHW = torch.empty_like(feature_BCHW)
-        _run("backward", feature_BCHW, gradient_BCHW.contiguous(memory_format=torch.channels_last), back_BCHW)
-        return back_BCHW
+        ctx.run("backward", feature_BCHW, gradient_BCHW.contiguous(memory_format=torch.channels_last), back_BCHW)
+        return None, back_BCHW
 
 
 def _run(direction: str, feature_BCHW: Tensor, *others: Tensor) -> None:
-    if native.takes(feature_BCHW):
-        batch, channels, height, width = feature_BCHW.shape
-        sizes = batch * height, width, channels, torch.get_num_threads()
-        native.call(native.of("max_pool", feature_BCHW), direction, feature_BCHW, *others, *sizes)
-    else:
-        max_pool_gpu.run(direction, feature_BCHW, *others)
+    """As `max_pool_gpu.run`, on a CPU."""
+    batch, channels, height, width = feature_BCHW.shape
+    sizes = batch * height, width, channels, torch.get_num_threads()
+    native.call(native.of("max_pool", feature_BCHW), direction, feature_BCHW, *others, *sizes)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from models import similarity_cpu, similarity_gpu
@@ -45,7 +46,7 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     """
     kernels = _kernels(first_BCHW, second_BCHW)
     if kernels is not None and min(first_BCHW.shape[-2:]) > RADIUS:
-        return kernels.SSIM.apply(first_BCHW, second_BCHW, _window_on(first_BCHW.device), C1, C2)
+        return SSIM.apply(kernels, first_BCHW, second_BCHW, _window_on(first_BCHW.device))
     luminance_BCHW, structure_BCHW = _ssim_parts(first_BCHW, second_BCHW)
     return luminance_BCHW * structure_BCHW
 
@@ -100,8 +101,7 @@ def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     without a rest at each scale, since a coarse pixel is grown to as many pixels as it stands for.
     """
     if (kernels := _kernels(first_BCHW, second_BCHW)) is not None:
-        scales = _scales(*first_BCHW.shape[-2:], GRADIENT_SCALES)
-        return kernels.GradientSimilarity.apply(first_BCHW, second_BCHW, scales, GRADIENT_C)
+        return GradientSimilarity.apply(kernels, first_BCHW, second_BCHW)
     maps = _gradient_similarities(first_BCHW, second_BCHW, GRADIENT_SCALES)
     return torch.stack([map_B1HW.mean() for map_B1HW in maps]).mean()
 
@@ -117,6 +117,41 @@ def _kernels(first_BCHW: Tensor, second_BCHW: Tensor) -> ModuleType | None:
         return None
     images = first_BCHW, second_BCHW
     return next((kernels for kernels in (similarity_cpu, similarity_gpu) if all(map(kernels.takes, images))), None)
+
+
+class SSIM(torch.autograd.Function):
+    """The map of two images by kernels, differentiable by the first one."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: ModuleType, first_BCHW: Tensor, second_BCHW: Tensor, window_K: Tensor) -> Tensor:
+        images = first_BCHW.contiguous(), second_BCHW.contiguous()
+        made_BCHW, by_3BCHW = kernels.ssim(*images, window_K, C1, C2)
+        ctx.kernels = kernels
+        ctx.save_for_backward(*images, window_K, by_3BCHW)
+        return made_BCHW
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
+        return None, ctx.kernels.ssim_gradient(*ctx.saved_tensors, gradient_BCHW.contiguous()), None, None
+
+
+class GradientSimilarity(torch.autograd.Function):
+    """The mean over images and scales by kernels, differentiable by the first image."""
+
+    @staticmethod
+    def forward(ctx: Any, kernels: ModuleType, first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
+        scales, ctx.channels = _scales(*first_BCHW.shape[-2:], GRADIENT_SCALES), first_BCHW.shape[1]
+        images = first_BCHW.contiguous(), second_BCHW.contiguous()
+        mean, by_grey_B1HW = kernels.gradient_similarity(*images, scales, GRADIENT_C)
+        ctx.save_for_backward(by_grey_B1HW)
+        return mean
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (by_grey_B1HW,) = ctx.saved_tensors
+        return None, (by_grey_B1HW * (gradient / ctx.channels)).expand(-1, ctx.channels, -1, -1), None
 
 
 def _gradient_similarities(first_BCHW: Tensor, second_BCHW: Tensor, scales: int) -> list[Tensor]:

@@ -1,15 +1,14 @@
-"""The similarities of `models.similarity` with their gradients on a GPU, in Triton: two dozen kernels, not hundreds.
+"""The kernels of `models.similarity` on a GPU, in Triton: two dozen where torch has hundreds.
 
 Shapes: B images, C channels, H×W pixels; kernels take planes, P = B·C of them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from models.gpu_kernels import plane_grid, plane_tile, takes, triton
@@ -17,67 +16,53 @@ from models.gpu_kernels import plane_grid, plane_tile, takes, triton
 if triton is not None:
     import triton.language as tl
 
-__all__ = ["SSIM", "GradientSimilarity", "takes"]
+__all__ = ["gradient_similarity", "ssim", "ssim_gradient", "takes"]
 
 
-class SSIM(torch.autograd.Function):
-    """The map B×C×H×W of two images in float32, differentiable by the first one.
+def ssim(first_BCHW: Tensor, second_BCHW: Tensor, window_K: Tensor, c1: float, c2: float) -> tuple[Tensor, Tensor]:
+    """Return the map, and its derivatives 3×B×C×H×W by the mean of the first image, the squares and the product.
 
     `window_K` holds the weights of the window along one axis, an odd number of them.
     """
-
-    @staticmethod
-    def forward(ctx: Any, first_BCHW: Tensor, second_BCHW: Tensor, window_K: Tensor, c1: float, c2: float) -> Tensor:
-        first_BCHW, second_BCHW = first_BCHW.contiguous(), second_BCHW.contiguous()
-        size, grid, constants = _planes(first_BCHW, window_K)
-        across_4BCHW = first_BCHW.new_empty(4, *first_BCHW.shape)
-        _across[grid](first_BCHW, second_BCHW, window_K, across_4BCHW, *size, **constants)
-        made_BCHW, by_3BCHW = torch.empty_like(first_BCHW), first_BCHW.new_empty(3, *first_BCHW.shape)
-        _compared[grid](across_4BCHW, window_K, made_BCHW, by_3BCHW, *size, c1, c2, **constants)
-        ctx.save_for_backward(first_BCHW, second_BCHW, window_K, by_3BCHW)
-        return made_BCHW
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        first_BCHW, second_BCHW, window_K, by_3BCHW = ctx.saved_tensors
-        size, grid, constants = _planes(first_BCHW, window_K)
-        flowing_3BCHW, back_BCHW = by_3BCHW * gradient_BCHW, torch.empty_like(first_BCHW)
-        down_3BCHW = torch.empty_like(flowing_3BCHW)
-        _down_again[(3 * grid[0], *grid[1:])](flowing_3BCHW, window_K, down_3BCHW, *size, **constants)
-        _across_again[grid](down_3BCHW, first_BCHW, second_BCHW, window_K, back_BCHW, *size, **constants)
-        return back_BCHW, None, None, None, None
+    size, grid, constants = _planes(first_BCHW, window_K)
+    across_4BCHW = first_BCHW.new_empty(4, *first_BCHW.shape)
+    _across[grid](first_BCHW, second_BCHW, window_K, across_4BCHW, *size, **constants)
+    made_BCHW, by_3BCHW = torch.empty_like(first_BCHW), first_BCHW.new_empty(3, *first_BCHW.shape)
+    _compared[grid](across_4BCHW, window_K, made_BCHW, by_3BCHW, *size, c1, c2, **constants)
+    return made_BCHW, by_3BCHW
 
 
-class GradientSimilarity(torch.autograd.Function):
-    """The mean over images and scales of two images' gradient-magnitude similarity, differentiable by the first one."""
+def ssim_gradient(
+    first_BCHW: Tensor, second_BCHW: Tensor, window_K: Tensor, by_3BCHW: Tensor, gradient_BCHW: Tensor
+) -> Tensor:
+    """Return the gradient of the first image from that of the map."""
+    size, grid, constants = _planes(first_BCHW, window_K)
+    flowing_3BCHW, back_BCHW = by_3BCHW * gradient_BCHW, torch.empty_like(first_BCHW)
+    down_3BCHW = torch.empty_like(flowing_3BCHW)
+    _down_again[(3 * grid[0], *grid[1:])](flowing_3BCHW, window_K, down_3BCHW, *size, **constants)
+    _across_again[grid](down_3BCHW, first_BCHW, second_BCHW, window_K, back_BCHW, *size, **constants)
+    return back_BCHW
 
-    @staticmethod
-    def forward(ctx: Any, first_BCHW: Tensor, second_BCHW: Tensor, scales: int, c: float) -> Tensor:
-        batch, ctx.channels, *_ = first_BCHW.shape
-        greys = [torch.cat([image_BCHW.mean(dim=1, keepdim=True) for image_BCHW in (first_BCHW, second_BCHW)])]
-        for _ in range(scales - 1):
-            greys.append(F.avg_pool2d(greys[-1], 2))
-        grids = [plane_grid(batch, *grey.shape[-2:]) for grey in greys]
-        programs = [rows * columns * batch for (_, rows, columns), _ in grids]
-        part_P = first_BCHW.new_empty(sum(programs))
-        back, small = greys[0].new_empty(0), (0, 0)
-        places = zip(greys, grids, part_P.split(programs), strict=True)
-        for grey, (grid, sides), part in reversed(list(places)):
-            size = tuple(grey.shape[-2:])
-            share = 1 / (scales * batch * size[0] * size[1])
-            by_axis, fine = grey.new_empty(2, batch, *size), grey.new_empty(batch, 1, *size)
-            _similar[grid](grey, by_axis, part, *size, c, share, **sides)
-            _prewitt_again[grid](by_axis, back, fine, *size, *small, **sides)
-            back, small = fine, size
-        ctx.save_for_backward(back)
-        return part_P.sum()
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (by_grey_B1HW,) = ctx.saved_tensors
-        return (by_grey_B1HW * (gradient / ctx.channels)).expand(-1, ctx.channels, -1, -1), None, None, None
+def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor, scales: int, c: float) -> tuple[Tensor, Tensor]:
+    """Return the mean, a scalar, and its derivative B×1×H×W by the first image's grey values."""
+    batch = len(first_BCHW)
+    greys = [torch.cat([image_BCHW.mean(dim=1, keepdim=True) for image_BCHW in (first_BCHW, second_BCHW)])]
+    for _ in range(scales - 1):
+        greys.append(F.avg_pool2d(greys[-1], 2))
+    grids = [plane_grid(batch, *grey.shape[-2:]) for grey in greys]
+    programs = [math.prod(grid) for grid, _ in grids]
+    part_P = first_BCHW.new_empty(sum(programs))
+    back, small = greys[0].new_empty(0), (0, 0)
+    places = zip(greys, grids, part_P.split(programs), strict=True)
+    for grey, (grid, sides), part in reversed(list(places)):
+        size = tuple(grey.shape[-2:])
+        share = 1 / (scales * batch * size[0] * size[1])
+        by_axis, fine = grey.new_empty(2, batch, *size), grey.new_empty(batch, 1, *size)
+        _similar[grid](grey, by_axis, part, *size, c, share, **sides)
+        _prewitt_again[grid](by_axis, back, fine, *size, *small, **sides)
+        back, small = fine, size
+    return part_P.sum(), back
 
 
 def _planes(image_BCHW: Tensor, window_K: Tensor) -> tuple[tuple[int, int], tuple[int, int, int], dict[str, int]]:
@@ -94,26 +79,21 @@ if triton is not None:
         return tl.where(at < side, at, 2 * (side - 1) - at)
 
     @triton.jit
+    def _shifted(at, exists):
+        """Return values less a half: smaller squares lose fewer digits."""
+        return tl.load(at, mask=exists, other=0.5) - 0.5
+
+    @triton.jit
     def _across(
-        first,
-        second,
-        window,
-        made,
-        height,
-        width,
-        RADIUS: tl.constexpr,
-        TALL: tl.constexpr,
-        WIDE: tl.constexpr,
+        first, second, window, made, height, width, RADIUS: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr
     ):
         """Apply the window along rows to both images, the sum of their squares and their product."""
         start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
-        means, others = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
-        squares, products = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
+        means, others, squares, products = 0.0, 0.0, 0.0, 0.0
         for k in tl.static_range(2 * RADIUS + 1):
             weight = tl.load(window + k)
             at = row * width + _mirrored(column + k - RADIUS, width)
-            one = tl.load(first + start + at, mask=exists, other=0.5) - 0.5  # smaller squares lose fewer digits
-            other = tl.load(second + start + at, mask=exists, other=0.5) - 0.5
+            one, other = _shifted(first + start + at, exists), _shifted(second + start + at, exists)
             means += weight * one
             others += weight * other
             squares += weight * (one * one + other * other)
@@ -126,22 +106,11 @@ if triton is not None:
 
     @triton.jit
     def _compared(
-        across,
-        window,
-        made,
-        by,
-        height,
-        width,
-        c1,
-        c2,
-        RADIUS: tl.constexpr,
-        TALL: tl.constexpr,
-        WIDE: tl.constexpr,
+        across, window, made, by, height, width, c1, c2, RADIUS: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr
     ):
         """Apply the window along columns; write the map, and its derivatives by mean, squares and product."""
         start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
-        mean, other = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
-        squares, product = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
+        mean, other, squares, product = 0.0, 0.0, 0.0, 0.0
         for k in tl.static_range(2 * RADIUS + 1):
             weight = tl.load(window + k)
             at = across + start + (_mirrored(row + k - RADIUS, height) * width + column)
@@ -181,19 +150,10 @@ if triton is not None:
         return value
 
     @triton.jit
-    def _down_again(
-        values,
-        window,
-        made,
-        height,
-        width,
-        RADIUS: tl.constexpr,
-        TALL: tl.constexpr,
-        WIDE: tl.constexpr,
-    ):
+    def _down_again(values, window, made, height, width, RADIUS: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr):
         """Send gradients back through the window along columns."""
         start, row, column, exists, _ = plane_tile(height, width, TALL, WIDE)
-        sums = tl.zeros((TALL, WIDE), tl.float32)
+        sums = 0.0
         for k in tl.static_range(2 * RADIUS + 1):
             value = _returned(values + start + column, row, height, width, k, exists, RADIUS)
             sums += tl.load(window + k) * value
@@ -201,30 +161,19 @@ if triton is not None:
 
     @triton.jit
     def _across_again(
-        values,
-        first,
-        second,
-        window,
-        made,
-        height,
-        width,
-        RADIUS: tl.constexpr,
-        TALL: tl.constexpr,
-        WIDE: tl.constexpr,
+        values, first, second, window, made, height, width, RADIUS: tl.constexpr, TALL: tl.constexpr, WIDE: tl.constexpr
     ):
         """Send the gradients of mean, squares and product back through the window along rows, to the first image."""
         start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
         line = values + start + row * width
-        mean, squares = tl.zeros((TALL, WIDE), tl.float32), tl.zeros((TALL, WIDE), tl.float32)
-        product = tl.zeros((TALL, WIDE), tl.float32)
+        mean, squares, product = 0.0, 0.0, 0.0
         for k in tl.static_range(2 * RADIUS + 1):
             weight = tl.load(window + k)
             mean += weight * _returned(line, column, width, 1, k, exists, RADIUS)
             squares += weight * _returned(line + count, column, width, 1, k, exists, RADIUS)
             product += weight * _returned(line + 2 * count, column, width, 1, k, exists, RADIUS)
         at = row * width + column
-        one = tl.load(first + start + at, mask=exists, other=0.5) - 0.5
-        other = tl.load(second + start + at, mask=exists, other=0.5) - 0.5
+        one, other = _shifted(first + start + at, exists), _shifted(second + start + at, exists)
         tl.store(made + start + at, mean + 2 * one * squares + other * product, mask=exists)
 
     @triton.jit
@@ -278,7 +227,7 @@ if triton is not None:
     def _prewitt_again(by, coarse, made, height, width, low, narrow, TALL: tl.constexpr, WIDE: tl.constexpr):
         """Send the derivatives back through Prewitt's filters; add those of the next scale, low×narrow, or of none."""
         start, row, column, exists, count = plane_tile(height, width, TALL, WIDE)
-        back = tl.zeros((TALL, WIDE), tl.float32)
+        back = 0.0
         for i in tl.static_range(3):
             down, over_rows = _factors(row, i - 1, height)
             for j in tl.static_range(3):

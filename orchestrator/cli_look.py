@@ -92,10 +92,11 @@ def data_clean(unused_for: float, json_file: str | None) -> int:
     """
     from data_io.array_cache import default_cache_dir, remove_unused
 
-    done = remove_unused(unused_for * 86400)
-    if not write_json(json_file, {"cache": default_cache_dir(), **dataclasses.asdict(done)}):
+    cache = default_cache_dir()
+    done = remove_unused(unused_for * 86400, cache)
+    if not write_json(json_file, {"cache": cache, **dataclasses.asdict(done)}):
         removed, kept = (f"{size / 1e9:.1f} GB" for size in (done.removed_bytes, done.kept_bytes))
-        click.echo(f"{default_cache_dir()}: {done.removed} removed ({removed}), {done.kept} kept ({kept})")
+        click.echo(f"{cache}: {done.removed} removed ({removed}), {done.kept} kept ({kept})")
     return 0
 
 

@@ -20,8 +20,16 @@ RAY = {f"test_{name}.py" for name in ("sweep", "faults", "layouts", "notebook", 
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that start Ray, which take the longest: at the end one process would wait for the other."""
+    """Skip what needs a GPU where there is none, and begin with the files that start Ray.
+
+    Those take the longest: at the end one process would wait for the other.
+    """
     items.sort(key=lambda item: item.path.name not in RAY)
+    if on_gpu := [item for item in items if item.get_closest_marker("gpu")]:
+        import torch
+
+        for item in on_gpu if not torch.cuda.is_available() else []:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -108,7 +108,20 @@ def set_threads():
 
 
 @pytest.fixture
-def interpreted(request):
+def run_python():
+    """Runs code in a process of its own, with words and variables given; returns what it prints."""
+
+    def run(code, *words, **variables):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+        done = subprocess.run([sys.executable, "-c", code, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def interpreted(request, run_python):
     """Runs a function of the test's file in a process whose kernels in Triton run on the CPU, in its interpreter."""
     if gpu_kernels.triton is None:
         pytest.skip("needs Triton")
@@ -116,11 +129,4 @@ def interpreted(request):
         "import sys, importlib.util as util; spec = util.spec_from_file_location('test', sys.argv[1]); "
         "test = util.module_from_spec(spec); spec.loader.exec_module(test); getattr(test, sys.argv[2])()"
     )
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-
-    def run(function):
-        command = [sys.executable, "-c", code, str(request.path), function.__name__]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-
-    return run
+    return lambda function: run_python(code, str(request.path), function.__name__, TRITON_INTERPRET="1")

@@ -106,7 +106,6 @@ def test_kernels_in_triton_agree_with_float64(interpreted):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [*SHAPES, (8, 32, 256, 256)])
 def test_layer_on_a_gpu_agrees_with_float64(shape, dtype, monkeypatch):

@@ -172,7 +172,6 @@ def test_threshold_refuses_what_has_no_meaning(scores, rate):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_scorer_from_the_cpu_scores_maps_on_the_gpu_alike():
     maps = good_maps()
     scorer = fit_scorer(Scoring({"a": 1, "b": 1}, 2.0, "top1", "position"), maps)

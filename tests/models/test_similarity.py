@@ -163,17 +163,27 @@ def compare(function, shape, device="cpu"):
         wanted = function(first, second)
     kinds = [type(made.grad_fn).__name__ for made in (found, wanted)]
     assert [kind in KERNELS for kind in kinds] == [True, False]
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     gradient, right = (torch.autograd.grad(made, first, back)[0] for made in (found, wanted))
-    torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-4 * right.abs().mean().item())
+    if function is ssim_map:
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+        torch.testing.assert_close(gradient, right, rtol=1e-4, atol=1e-5)
+    else:
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
+        torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-4 * right.abs().mean().item())
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("size", [(6, 6), (7, 9), (17, 40), (64, 33), (131, 96)])
+@pytest.mark.parametrize("size", [(6, 6), (17, 40), (64, 33), (131, 96)])
 @SIMILARITIES
 def test_compiled_similarity_agrees_with_torch(function, size, threads, compiled, set_threads):
     set_threads(threads)
     compare(function, (2, 3, *size))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_compiled_gradient_similarity_of_images_below_a_window_agrees_with_torch(threads, compiled, set_threads):
+    set_threads(threads)
+    compare(gradient_similarity, (2, 3, 5, 9))
 
 
 def agree_in_triton():
@@ -189,7 +199,6 @@ def test_similarity_in_triton_agrees_with_torch(interpreted):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("shape", [(2, 3, 6, 7), (1, 2, 17, 40), (3, 3, 131, 96), (8, 3, 256, 256)])
 @SIMILARITIES
 def test_similarity_on_a_gpu_agrees_with_torch(function, shape):
@@ -209,3 +218,4 @@ def test_compiled_similarity_leaves_scores_and_the_second_images_gradient_to_tor
         assert type(function(one, other).grad_fn).__name__ not in KERNELS
     with torch.no_grad():
         assert torch.equal(function(moving, first), function(second, first))
+        assert gradient_similarity(moving, moving) == 1

@@ -14,7 +14,7 @@ from orchestrator.batches import TrainingData
 from orchestrator.job_config import JobConfig
 from orchestrator.replay import Replayed
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = pytest.mark.gpu
 
 SETTINGS = {
     "multiscale": {"model": {"base_width": 8, "depth": 2}},

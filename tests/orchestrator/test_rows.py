@@ -27,7 +27,6 @@ def test_stream_on_a_cpu_reads_rows_from_the_map_and_keeps_no_copy(mapped):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("most_bytes", [0, 1 << 30])
 def test_stream_to_a_gpu_gives_the_same_rows_whether_they_fit_or_not(mapped, most_bytes, monkeypatch):
     monkeypatch.setattr(rows, "MOST_BYTES", most_bytes)

@@ -128,14 +128,12 @@ def test_measured_trial_that_diverges_has_a_size_and_one_without_images_a_reason
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_measured_trial_on_a_gpu_takes_a_part_of_it(task):
     need = _train(task(gpus=1.0).to_dict())
     assert 0 < need["device"] < need["total"] == torch.cuda.get_device_properties(0).total_memory
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_trial_that_needs_more_than_its_share_of_a_gpu_says_which(task, tmp_path):
     from orchestrator.job_worker import run
 
