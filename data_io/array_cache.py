@@ -100,13 +100,14 @@ def remove_unused(seconds: float, directory: Path | str | None = None) -> Cleane
         if folders:
             _remove_leftovers(directory)
         for folder in folders:
-            size = sum(path.stat().st_size for path in folder.iterdir())
-            with _lock_if_free(directory, folder.name) as free:
+            # Two who clean at once: what the other has removed meanwhile is the other's to count.
+            with _lock_if_free(directory, folder.name) as free, suppress(FileNotFoundError):
+                size = sum(path.stat().st_size for path in folder.iterdir())
                 unused = free and time.time() - folder.stat().st_mtime >= seconds
                 if unused:
                     # Renamed first: who lists it now finds all of it or nothing.
                     shutil.rmtree(folder.replace(directory / f"{_BUILDING}{folder.name}"))
-            (removed if unused else kept).append(size)
+                (removed if unused else kept).append(size)
     return Cleaned(len(removed), sum(removed), len(kept), sum(kept))
 
 

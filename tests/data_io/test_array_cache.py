@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +236,15 @@ def test_remove_unused_leaves_what_is_being_built_and_takes_what_a_killed_builde
     builder.wait()
     remove_unused(1000, tmp_path)
     assert not [*tmp_path.glob("building-*")]
+
+
+def test_remove_unused_by_several_at_once_counts_each_entry_once(tmp_path):
+    for key in range(60):
+        cached_arrays(str(key), once(key)[0], tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        cleaned = list(pool.map(lambda _: remove_unused(0, tmp_path), range(4)))
+    assert sum(each.removed for each in cleaned) == 60
+    assert {path.name for path in tmp_path.iterdir()} == {"locks"}
 
 
 def test_remove_unused_of_no_cache_is_nothing(tmp_path):
