@@ -35,9 +35,9 @@ from PIL import Image
 from data_io.cache import load_images
 from data_io.splits import split_good_images
 from models.registry import build
-from orchestrator.batches import batches, make_batches
+from orchestrator.fitting.batches import batches, make_batches
 from orchestrator.job_config import JobConfig
-from orchestrator.job_worker import load_training_data
+from orchestrator.workers.job_worker import load_training_data
 
 BATCH = 8
 PARTS = ("cold", "epoch", "warm", "memory")

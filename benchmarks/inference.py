@@ -39,8 +39,8 @@ from models.registry import build
 from models.scorer import Scorer, Scoring, fit_scorer
 from orchestrator.allocation import keep_freed_memory
 from orchestrator.bundles import Bundle, to_tensor
+from orchestrator.delivery.export import INPUT, OUTPUTS, Run, export
 from orchestrator.errors import MsadError
-from orchestrator.export import INPUT, OUTPUTS, Run, export
 from orchestrator.job_config import JobConfig
 
 OWN_SIZE = 900  # pixels of a photograph's side

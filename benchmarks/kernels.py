@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from data_io.array_cache import default_cache_dir
-from models import gpu_kernels, native
-from models.gate import gated
-from models.max_pool import max_pool
-from models.norm_relu import NormReLU
-from models.similarity import gradient_similarity, ssim_map
+from models.kernels import gpu_kernels, native
+from models.kernels.gate import gated
+from models.kernels.max_pool import max_pool
+from models.kernels.norm_relu import NormReLU
+from models.kernels.similarity import gradient_similarity, ssim_map
 from orchestrator.allocation import keep_freed_memory
 
 Run = Callable[[], tuple[Tensor, ...]]

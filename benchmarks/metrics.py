@@ -35,7 +35,7 @@ import torch
 from scipy import ndimage
 
 from data_io.test_split import TestSplit
-from models.pixel_metrics import PixelMetrics, grouped_pixel_metrics, pixel_metrics
+from models.metrics.pixel_metrics import PixelMetrics, grouped_pixel_metrics, pixel_metrics
 
 PEERS = ("anomalib", "scikit-learn", "adeval")
 LIBRARIES = (*PEERS, "numpy", "scipy", "torch")

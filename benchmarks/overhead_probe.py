@@ -60,7 +60,7 @@ def watch_worker() -> None:
     mark("worker")
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from orchestrator import job_worker
+    from orchestrator.workers import job_worker
 
     mark("worker-imports")
     if not hasattr(job_worker, "watched"):
@@ -95,7 +95,7 @@ def recorded_trial(config: dict[str, Any]) -> None:
     """Leave in the job's folder, and report, what a short training would."""
     from ray import tune
 
-    from orchestrator.task import Task
+    from orchestrator.workers.task import Task
 
     task = Task.from_dict(config["task"])
     task.directory.write("job", task.job.to_dict())

@@ -41,13 +41,13 @@ from data_io.array_cache import cached_arrays
 from data_io.photographs import cut_texture, load_photograph, load_textures
 from models.backbones import untrained
 from models.registry import architecture, build
-from models.synthetic_defects import SyntheticSet, make_synthetic_defects
-from orchestrator.batches import TrainingData, make_batches
+from models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.errors import first_line
+from orchestrator.fitting.batches import TrainingData, make_batches
+from orchestrator.fitting.replay import Replayed
+from orchestrator.fitting.validation import validate
 from orchestrator.job_config import JobConfig
-from orchestrator.replay import Replayed
 from orchestrator.training import computes_in_bfloat16, fit
-from orchestrator.validation import validate
 
 TRIALS: dict[str, dict[str, Any]] = {
     "feature_pyramid": {"image_size": 256, "model": {}},

@@ -32,13 +32,13 @@ from data_io.table import list_categories
 from models.registry import architecture, architectures, default_parameters
 from models.scorer import Scoring, fit_scorer
 from models.scoring import choose_scoring, threshold
-from orchestrator.batches import TrainingData, make_batches
 from orchestrator.bundles import Bundle
 from orchestrator.evaluation import Evaluation, evaluate
+from orchestrator.fitting.batches import TrainingData, make_batches
+from orchestrator.fitting.validation import anomaly_maps
 from orchestrator.job_config import JobConfig
-from orchestrator.job_worker import load_training_data
 from orchestrator.training import fit
-from orchestrator.validation import anomaly_maps
+from orchestrator.workers.job_worker import load_training_data
 
 # Image AUROC, where others report the same data; sources in the README's table of references.
 PUBLISHED = {

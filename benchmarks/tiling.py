@@ -25,8 +25,8 @@ from data_io.photographs import load_photograph
 from orchestrator.bundles import Bundle
 from orchestrator.evaluation import evaluate
 from orchestrator.job_config import JobConfig
-from orchestrator.job_worker import load_training_data
 from orchestrator.training import fit
+from orchestrator.workers.job_worker import load_training_data
 
 
 def main() -> None:

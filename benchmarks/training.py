@@ -52,17 +52,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data_io.array_cache import default_cache_dir
 from data_io.splits import split_good_images
-from models import native
 from models.base import AnomalyModel
-from models.norm_relu import NormReLU
+from models.kernels import native
+from models.kernels.norm_relu import NormReLU
 from models.registry import architecture, build, count_parameters
 from models.scoring import Choice, Scorer, Scoring, ValidationScore
 from orchestrator import training
 from orchestrator.allocation import keep_freed_memory
-from orchestrator.batches import TrainingData, make_batches
+from orchestrator.fitting.batches import TrainingData, make_batches
+from orchestrator.fitting.validation import figures, validate
 from orchestrator.job_config import JobConfig
-from orchestrator.job_worker import load_training_data
-from orchestrator.validation import figures, validate
+from orchestrator.workers.job_worker import load_training_data
 
 REFERENCE = {"skip": "concat", "first_skip": 0, "skip_dropout": 0.0}  # the plain U-Net: 1,927,075 parameters
 GANOMALY = {"parameters": 5, "arithmetic": 60}  # features: 1,865,210 parameters, and 15.4 GFLOP

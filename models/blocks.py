@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError, did_you_mean
-from models.gate import gated
-from models.max_pool import max_pool
-from models.norm_relu import NormReLU
+from models.kernels.gate import gated
+from models.kernels.max_pool import max_pool
+from models.kernels.norm_relu import NormReLU
 
 SKIPS = ("concat", "add", "gated", "none")
 NORMS = ("batch", "group")

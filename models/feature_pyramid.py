@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from models.backbones import LITE0, STRIDES, load_backbone, terms
 from models.base import AnomalyModel, Encoded
 from models.errors import ModelError
-from models.norm_relu import NormReLU
+from models.kernels.norm_relu import NormReLU
 from models.registry import register
 from models.segmentation import dice_loss, evidence, focal_loss, start_rare
 

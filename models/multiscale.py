@@ -6,7 +6,7 @@ level, they reconstruct better than none and detect no better. The remedy of Col
 lose channels at random and leave out the full resolution, where an image passes unchanged most easily.
 
 Changed: the U-Net of Ronneberger et al. (arXiv 1505.04597) with variable depth and joins, the corruptions of
-`models.corruptions`, and the structural losses of RIAD (Zavrtanik et al., Pattern Recognition 112, 2021).
+`models.synthesis.corruptions`, and the structural losses of RIAD (Zavrtanik et al., Pattern Recognition 112, 2021).
 """
 
 from __future__ import annotations

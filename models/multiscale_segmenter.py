@@ -6,7 +6,8 @@ reconstruction alone, 93.9 to the segmentation alone, 98.0 to both.
 
 Changed: a quarter of the width and one level less, for minutes instead of hours; one logit per pixel instead of a
 softmax over two; a Dice loss beside the focal one; L1 and gradient-magnitude similarity beside L2 and SSIM; AdamW with
-one cycle of the step size; the corruptions of `models.corruptions`; and the map below instead of the probability.
+one cycle of the step size; the corruptions of `models.synthesis.corruptions`; and the map below instead of the
+probability.
 """
 
 from __future__ import annotations

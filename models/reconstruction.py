@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.base import AnomalyModel
+from models.kernels.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
 from models.perceptual import perceptual_distance
-from models.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
 
 
 class ReconstructionModel(AnomalyModel):

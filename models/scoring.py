@@ -31,7 +31,7 @@ from models.scorer import (
     threshold,
     weighted,
 )
-from models.synthetic_defects import FAMILIES, GRADES, SyntheticSet
+from models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet
 
 __all__ = [
     "Choice",
@@ -302,7 +302,7 @@ class _Judge:
 
 
 def _average_precisions(score_RL: Tensor, label_RL: Tensor, count_RL: Tensor) -> Tensor:
-    """Return what `models.metrics.average_precision` does for each row: Σ (recall step × precision), shape R, float64.
+    """Return `average_precision` of `models.metrics` for each row: Σ (recall step × precision), shape R, float64.
 
     `label_RL` is 0 or 1; `count_RL` says how many items each one stands for.
     """

@@ -33,10 +33,10 @@ from models.errors import ModelError
 from models.registry import PREFIX, build, is_own, provider
 from models.scoring import Scorer, Scoring
 from models.tiling import Tiled, tiled
-from orchestrator import bundle_files
+from orchestrator.delivery import bundle_files
+from orchestrator.delivery.replayed_scoring import ReplayedScoring
 from orchestrator.errors import BundleError, ConfigError, first_line
 from orchestrator.job_config import JobConfig
-from orchestrator.replayed_scoring import ReplayedScoring
 
 NORMALISATION = "RGB / 255"
 _LARGEST_NUMBER = 1 << 15  # of a width, a depth, an image's side in a description that may come from anywhere
@@ -72,18 +72,18 @@ class Prediction:
     source: ImageLike | None = field(default=None, repr=False, compare=False)
 
     def overlay(self) -> np.ndarray:
-        """Return the image with the map over it, uint8 H×W×3; see `orchestrator.heatmaps.overlay`."""
-        from orchestrator.heatmaps import overlay
+        """Return the image with the map over it, uint8 H×W×3; see `orchestrator.pictures.heatmaps.overlay`."""
+        from orchestrator.pictures.heatmaps import overlay
 
         return overlay(_to_array(self.source), self.anomaly_map, self.threshold)
 
     def _repr_png_(self) -> bytes | None:
-        from orchestrator.inline import png
+        from orchestrator.pictures.inline import png
 
         return None if self.source is None else png(self.overlay(), SHOWN_SIZE)
 
     def _repr_html_(self) -> str | None:
-        from orchestrator.inline import image_tag
+        from orchestrator.pictures.inline import image_tag
 
         if self.source is None:
             return None
@@ -205,7 +205,7 @@ class Bundle:
             raise BundleError(
                 f"{path_or_run_id}: no such folder; give a bundle's folder, a run ID or CATEGORY@champion"
             )
-        from orchestrator.model_store import pull
+        from orchestrator.delivery.model_store import pull
 
         with tempfile.TemporaryDirectory(prefix="msad-") as temporary:
             directory = Path(temporary) / "bundle"
@@ -266,7 +266,7 @@ class Bundle:
         -------
         Prediction or list of Prediction
             One for one, a list for a list; all maps of a list are in memory at once, float32 at their images' own size
-            (`orchestrator.predict.predict_folder` keeps only a few).
+            (`orchestrator.delivery.predict.predict_folder` keeps only a few).
 
         Raises
         ------

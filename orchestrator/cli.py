@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from orchestrator import completion
 from orchestrator.cli_look import config, data
-from orchestrator.options import (
+from orchestrator.terminal import completion
+from orchestrator.terminal.options import (
     CONTEXT,
     demo_folder,
     json_option,
@@ -146,8 +146,8 @@ def _demo() -> Path:
 
 def _report(outcome: Any, json_file: str | None) -> int:
     from orchestrator.compare import leaderboard
-    from orchestrator.leaderboard_text import format_leaderboard
-    from orchestrator.ui import browse
+    from orchestrator.terminal.leaderboard_text import format_leaderboard
+    from orchestrator.ui.server import browse
 
     for study, reason in outcome.failed_studies.items():
         click.echo(f"{study} has no result: {reason}", err=True)
@@ -195,7 +195,7 @@ def compare(
       msad compare first --html report.html
     """
     from orchestrator.compare import leaderboard
-    from orchestrator.leaderboard_text import format_leaderboard
+    from orchestrator.terminal.leaderboard_text import format_leaderboard
     from orchestrator.tracking import default_tracking_uri
 
     uri = tracking_uri or default_tracking_uri()
@@ -206,7 +206,7 @@ def compare(
         Path(csv_file).write_text(table.to_csv(index=False))
     write_json(json_file, table.to_dict("records"))
     if html:
-        from orchestrator.report_page import write_report
+        from orchestrator.report.page import write_report
 
         click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
     if not csv_file and not json_file and not html:
@@ -225,8 +225,8 @@ def pull(run_id: str, to: Path, tracking_uri: str | None, json_file: str | None)
     \b
     Example: msad pull bottle@champion --to models/bottle
     """
-    from orchestrator.bundle_files import summary
-    from orchestrator.model_store import pull as pull_bundle
+    from orchestrator.delivery.bundle_files import summary
+    from orchestrator.delivery.model_store import pull as pull_bundle
 
     folder = pull_bundle(run_id, to, tracking_uri)
     if not write_json(json_file, {"folder": folder, **summary(folder)}):
@@ -246,8 +246,8 @@ def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None, jso
     \b
     Example: msad promote 6804951eb3324a02954720bfd0faa50a --reason "fewer false alarms on line 2"
     """
-    from orchestrator.champion import ALIAS
-    from orchestrator.champion import promote as move
+    from orchestrator.delivery.champion import ALIAS
+    from orchestrator.delivery.champion import promote as move
 
     done = move(run_id, tracking_uri, reason=reason, force=force)
     before = f"; before it was run {done.before}" if done.before else ""
@@ -275,7 +275,7 @@ def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str |
     Example: msad export bottle@champion --to bottle.onnx
     """
     from orchestrator.bundles import Bundle
-    from orchestrator.export import export as write
+    from orchestrator.delivery.export import export as write
 
     bundle = Bundle.load(model, device="cpu", tracking_uri=tracking_uri)
     click.echo("exporting and checking, some ten seconds", err=True)
@@ -323,7 +323,7 @@ def predict(
     Example: msad predict models/bottle new_photographs --out predictions
     """
     from orchestrator.bundles import Bundle
-    from orchestrator.predict import format_outcome, predict_folder
+    from orchestrator.delivery.predict import format_outcome, predict_folder
 
     bundle = Bundle.load(model, device, tracking_uri)
     result = predict_folder(bundle, list(images), out, **options)
@@ -366,9 +366,9 @@ def evaluate(
     from orchestrator.bundles import Bundle
     from orchestrator.evaluation import evaluate as measure
     from orchestrator.evaluation import save_tables
-    from orchestrator.evaluation_text import format_evaluation
-    from orchestrator.pictures import save_evaluation
-    from orchestrator.progress import reading_files
+    from orchestrator.pictures.gallery import save_evaluation
+    from orchestrator.terminal.evaluation_text import format_evaluation
+    from orchestrator.terminal.progress import reading_files
 
     bundle = Bundle.load(model, tracking_uri=tracking_uri)
     category, cache = category or bundle.job.category, default_cache_dir()
@@ -391,7 +391,7 @@ def ui(port: int, tracking_uri: str | None) -> int:
     \b
     Example: msad ui --port 5001
     """
-    from orchestrator.ui import serve_ui
+    from orchestrator.ui.server import serve_ui
 
     return serve_ui(port, tracking_uri)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from orchestrator.options import (
+from orchestrator.terminal.options import (
     CONTEXT,
     demo_folder,
     json_option,
@@ -36,7 +36,7 @@ def config_show(config: Path | None, json_file: str | None, **options: Any) -> i
     Example: msad config show sweep.yaml --trials 50
     """
     from orchestrator.config import make_config
-    from orchestrator.config_show import describe, to_yaml
+    from orchestrator.terminal.config_show import describe, to_yaml
 
     sweep = make_config({"dataset": demo_folder(), **settings_of(config, options)})
     if not sweep.dataset.exists() and sweep.dataset != demo_folder():
@@ -63,7 +63,7 @@ def data_check(root: Path, layout: str | None, json_file: str | None) -> int:
     Example: msad data check mvtec
     """
     from data_io.check import check, format_report
-    from orchestrator.progress import count_files, reading_files
+    from orchestrator.terminal.progress import count_files, reading_files
 
     with reading_files("Checking", expected=count_files(root)):
         report = check(root, layout=layout or "auto")

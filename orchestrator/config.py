@@ -22,7 +22,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig
 from orchestrator.parameters import check_values, flatten, unknown_paths
 from orchestrator.plain_yaml import plain_yaml
-from orchestrator.worker_storage import storage_address
+from orchestrator.workers.worker_storage import storage_address
 from orchestrator.workspace import study_id
 
 MOST_BYTES = 1 << 18  # of a configuration file
@@ -53,8 +53,8 @@ class Resources(_Part):
     `cpus` and `gpus` may be fractions; `gpus` of None means one where the cluster has any, else none, and `auto` what
     the memory of a trial comes to, measured before the first (`orchestrator.sharing`). `concurrency` of None means as
     many as fit. On a cluster that adds nodes as they are asked for (`autoscaling`), both must be given: the nodes that
-    are there do not tell them, and may be none. `workers` train a trial together (`orchestrator.team`), and each of
-    them gets `cpus` and `gpus`.
+    are there do not tell them, and may be none. `workers` train a trial together (`workers/team.py`), and each of them
+    gets `cpus` and `gpus`.
     """
 
     cpus: float = Field(1.0, gt=0)

@@ -19,11 +19,11 @@ import torch
 
 from data_io.decode import resize_mask
 from data_io.test_split import TestSplit
-from models.metrics import image_metrics, prevalence
-from models.pixel_metrics import PixelMetrics, grouped_pixel_metrics
+from models.metrics.image_metrics import image_metrics, prevalence
+from models.metrics.pixel_metrics import PixelMetrics, grouped_pixel_metrics
 from orchestrator.bundles import Bundle, fit_map, to_tensor
 from orchestrator.errors import ConfigError
-from orchestrator.progress import track
+from orchestrator.terminal.progress import track
 
 MASKS_AT = ("model", "native")
 BATCH_SIZE = 16

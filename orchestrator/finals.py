@@ -13,8 +13,8 @@ from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
 from orchestrator.errors import USER_ERRORS, crash_reason, first_line
 from orchestrator.job import WAITING_CPUS
-from orchestrator.task import Task
-from orchestrator.worker_storage import fetch
+from orchestrator.workers.task import Task
+from orchestrator.workers.worker_storage import fetch
 from orchestrator.workspace import study_id
 
 if TYPE_CHECKING:
@@ -90,8 +90,8 @@ def _run_all(
 
 def _train(values: dict[str, Any], train_storage: str) -> None:
     from orchestrator.job import train_job
-    from orchestrator.watchdog import NOTE
-    from orchestrator.worker_storage import working_copy
+    from orchestrator.workers.watchdog import NOTE
+    from orchestrator.workers.worker_storage import working_copy
 
     with working_copy(Task.from_dict(values)) as (task, _):
         for name in ("failure.json", NOTE):  # of an earlier attempt of the sweep
@@ -110,10 +110,10 @@ def _train(values: dict[str, Any], train_storage: str) -> None:
 
 def _evaluate(values: dict[str, Any], _trained: None) -> None:
     """Measure a trained winner on the test split; the first time in a sweep that a test file is opened."""
-    from orchestrator.bundle_files import amend
+    from orchestrator.delivery.bundle_files import amend
     from orchestrator.evaluation import save_tables
-    from orchestrator.pictures import save_evaluation
-    from orchestrator.worker_storage import working_copy
+    from orchestrator.pictures.gallery import save_evaluation
+    from orchestrator.workers.worker_storage import working_copy
 
     with working_copy(Task.from_dict(values)) as (task, _):
         if task.directory.read("failure"):
@@ -133,7 +133,7 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
 
 
 def _report(values: dict[str, Any]) -> None:
-    from orchestrator.worker_storage import working_copy
+    from orchestrator.workers.worker_storage import working_copy
 
     with working_copy(Task.from_dict(values)) as (task, _):
         (task.directory.path / "test_report_failure.json").unlink(missing_ok=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import TrainingError
-from orchestrator.task import Task
-from orchestrator.worker_storage import remove_checkpoints, working_copy
+from orchestrator.workers.task import Task
+from orchestrator.workers.worker_storage import remove_checkpoints, working_copy
 from orchestrator.workspace import write_atomically
 
 # Train polls its workers every 2 s by default, and every report waits for a poll; the preemption watcher is a process
@@ -35,8 +35,8 @@ def direct_trial(config: dict[str, Any]) -> None:
     """Run a task inside the Tune trial itself; its checkpoint lies in the job's folder."""
     from ray import tune
 
-    from orchestrator.attempt import attempt
-    from orchestrator.job_worker import run
+    from orchestrator.workers.attempt import attempt
+    from orchestrator.workers.job_worker import run
 
     with working_copy(Task.from_dict(config["task"])) as (task, upload):
         checkpoint = task.directory.checkpoint
@@ -141,10 +141,10 @@ def _control_here(**parts: Any) -> Any:
 def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
-    from orchestrator.attempt import attempt
-    from orchestrator.job_worker import run
     from orchestrator.nodes import require_sweep
-    from orchestrator.team import Team
+    from orchestrator.workers.attempt import attempt
+    from orchestrator.workers.job_worker import run
+    from orchestrator.workers.team import Team
 
     shared, context = Task.from_dict(config), ray.train.get_context()
     require_sweep(shared)

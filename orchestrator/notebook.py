@@ -12,7 +12,7 @@ import pandas as pd
 from orchestrator import compare
 from orchestrator.config import SweepConfig, default_name, load, make_config, overlay
 from orchestrator.finals import final_id
-from orchestrator.inline import image_tag
+from orchestrator.pictures.inline import image_tag
 from orchestrator.sweep import Outcome, resolved, resume, start
 from orchestrator.tracking import default_tracking_uri
 from orchestrator.workspace import Workspace

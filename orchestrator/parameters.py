@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 from numbers import Real
 from typing import Any
 
-from models.augmentation import AugmentationConfig
-from models.corruptions import CorruptionConfig
 from models.errors import did_you_mean
 from models.registry import architecture as architecture_class
 from models.registry import default_parameters
+from models.synthesis.augmentation import AugmentationConfig
+from models.synthesis.corruptions import CorruptionConfig
 from models.tiling import TilingConfig
 from orchestrator.job_config import OPEN_GROUPS, JobConfig
 

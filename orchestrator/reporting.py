@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.finals import final_id
-from orchestrator.live import LiveView
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
 from orchestrator.study_note import study_note
 from orchestrator.study_record import describe_search
+from orchestrator.terminal.live import LiveView
 from orchestrator.tracking import RunRecord, Tracker
 from orchestrator.workspace import JobDirectory, Workspace, study_id
 
@@ -167,7 +167,7 @@ class Reporter:
         found = describe_search(study, {job_id: test for job_id, test in reports.items() if test}, kept)
         if kept != found:
             # Here, because matplotlib takes seconds to import, which the start of a sweep has not.
-            from orchestrator.study_pictures import save_study_pictures
+            from orchestrator.pictures.study_pictures import save_study_pictures
 
             save_study_pictures(found, final.path / "pictures")
             final.write("search", found)

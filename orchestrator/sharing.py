@@ -27,7 +27,7 @@ from orchestrator.config import SweepConfig
 from orchestrator.errors import ResourceError
 from orchestrator.job_config import JobConfig
 from orchestrator.preflight import Plan
-from orchestrator.task import Task
+from orchestrator.workers.task import Task
 from orchestrator.workspace import JobDirectory, Workspace
 
 MARGIN = 1.15
@@ -175,7 +175,7 @@ def _train(values: dict[str, Any]) -> dict[str, Any]:
     """Run a job in a folder of its own; return the bytes it took, or its failure."""
     import torch
 
-    from orchestrator.job_worker import run
+    from orchestrator.workers.job_worker import run
 
     with tempfile.TemporaryDirectory() as folder:
         task = dataclasses.replace(Task.from_dict(values), directory=JobDirectory(Path(folder)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.champion import registered_name
+from orchestrator.delivery.champion import registered_name
 from orchestrator.study import Study, study_id
 from orchestrator.tracking import Note
-from orchestrator.ui_pages import SWEEP_ID, Pages
+from orchestrator.ui.pages import SWEEP_ID, Pages
 
 TRAINING = {"training": "training.png"}
 PICTURES = {"gallery": "gallery.png", "ROC and PR": "roc_pr.png", "scores": "scores.png"} | TRAINING

@@ -19,22 +19,22 @@ from models.errors import did_you_mean
 from orchestrator import cluster, tracking
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
+from orchestrator.delivery.model_store import deliver_files
 from orchestrator.errors import ConfigError, Interrupted, ResourceError, first_line
 from orchestrator.finals import final_id, run_finals, run_reports
 from orchestrator.job import WAITING_CPUS, direct_trial, train_trial
 from orchestrator.job_config import JobConfig
-from orchestrator.live import LiveView
-from orchestrator.model_store import deliver_files
 from orchestrator.nodes import check_nodes
 from orchestrator.preflight import Plan, prepare
-from orchestrator.progress import reading_files
 from orchestrator.reporting import Reporter
 from orchestrator.sharing import share
 from orchestrator.study import Study
 from orchestrator.sweep_report import SweepReport, counted
-from orchestrator.task import Task
+from orchestrator.terminal.live import LiveView
+from orchestrator.terminal.progress import reading_files
 from orchestrator.tracking import Tracker
-from orchestrator.worker_storage import below, claim, fetch, remove_checkpoints, train_storage
+from orchestrator.workers.task import Task
+from orchestrator.workers.worker_storage import below, claim, fetch, remove_checkpoints, train_storage
 from orchestrator.workspace import Workspace, write_atomically
 
 # How long a sweep waits for MLflow at its end while deliveries fail.

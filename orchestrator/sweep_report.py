@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.champion import registered_name
 from orchestrator.compare import leaderboard
 from orchestrator.config import SweepConfig
+from orchestrator.delivery.champion import registered_name
 from orchestrator.reporting import Reporter, study_title
 from orchestrator.study import Study, study_id
 from orchestrator.tracking import Note, RunRecord, Tracker
-from orchestrator.ui_pages import SWEEP_ID, Pages
+from orchestrator.ui.pages import SWEEP_ID, Pages
 from orchestrator.workspace import JobDirectory, Workspace
 
 LONGEST_NOTE = 8000  # characters that MLflow keeps of a run's description
@@ -52,8 +52,8 @@ class SweepReport:
         """
         if self._tracker.flush(patience):
             return None  # the sweep's outcome tells of what could not be delivered
-        from orchestrator.heat_table import save_heat_table  # matplotlib takes seconds, and the end has time
-        from orchestrator.report_page import write_report
+        from orchestrator.report.heat_table import save_heat_table  # matplotlib takes seconds, and the end has time
+        from orchestrator.report.page import write_report
 
         try:
             frame = leaderboard(self._config.name, self._config.tracking_uri)

@@ -21,7 +21,7 @@ from ray.tune.search import Searcher
 from orchestrator.errors import ResourceError, crash_reason
 from orchestrator.job_config import JobConfig
 from orchestrator.study import Study
-from orchestrator.task import Task
+from orchestrator.workers.task import Task
 
 _FULL_DISK = (ResourceError.__name__, os.strerror(errno.ENOSPC))
 

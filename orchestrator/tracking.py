@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.addresses import connecting, hide_secrets, public
 from orchestrator.errors import ConfigError, TrackingError, first_line
-from orchestrator.ui_pages import VIEW_TAG, Pages, saved_view
+from orchestrator.ui.pages import VIEW_TAG, Pages, saved_view
 from orchestrator.workspace import JobDirectory
 
 if TYPE_CHECKING:

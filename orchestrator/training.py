@@ -2,8 +2,8 @@
 
 Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set, T figures.
 
-The whole category lives on the device (`orchestrator.batches`), batches and their corruption are made there, a GPU
-repeats its steps by itself (`orchestrator.replay`), and the host waits for it once an epoch (the habit of airbench,
+The whole category lives on the device (`fitting/batches.py`), batches and their corruption are made there, a GPU
+repeats its steps by itself (`fitting/replay.py`), and the host waits for it once an epoch (the habit of airbench,
 github.com/KellerJordan/airbench). Every epoch draws from a seed of its own, so a run that resumes after epoch k goes on
 exactly as the uninterrupted one would: no generator has to be saved.
 """
@@ -20,13 +20,13 @@ from torch import Tensor
 from models.base import AnomalyModel, SelfTraining
 from models.registry import build
 from models.tiling import tiled
-from orchestrator.batches import TrainingData, make_batches
 from orchestrator.errors import OutOfMemory, TrainingError, first_line
+from orchestrator.fitting.batches import TrainingData, make_batches
+from orchestrator.fitting.replay import Replayed
+from orchestrator.fitting.self_training import fit_itself
+from orchestrator.fitting.validation import Best, Fitted, GetCheckpoint, Report, figures, fitted, validate
 from orchestrator.job_config import JobConfig
-from orchestrator.replay import Replayed
-from orchestrator.self_training import fit_itself
-from orchestrator.team import ALONE, Team
-from orchestrator.validation import Best, Fitted, GetCheckpoint, Report, figures, fitted, validate
+from orchestrator.workers.team import ALONE, Team
 
 
 def fit(

@@ -44,7 +44,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def torch_alone() -> Iterator[None]:
     """End every test as a process begins, without kernels in C, which a job loads that it trains here."""
     yield
-    if native := sys.modules.get("models.native"):
+    if native := sys.modules.get("models.kernels.native"):
         native._loaded.clear()
 
 
@@ -85,7 +85,7 @@ def libraries(tmp_path_factory):
 @pytest.fixture
 def compiled(libraries, monkeypatch):
     """The folder of the libraries in C, which are compiled there and in use for this test."""
-    from models import native
+    from models.kernels import native
 
     monkeypatch.setattr(native, "_loaded", {})
     if reason := native.prepare(libraries):

@@ -18,9 +18,18 @@ FORBIDDEN = {
 }
 # What a machine with torch and numpy but without Ray and MLflow must be able to import.
 WITHOUT_RAY = [
-    *(f"models.{path.stem}" for path in (REPOSITORY / "models").glob("[a-z]*.py") if path.stem != "anomalib_training"),
-    *(f"data_io.{path.stem}" for path in (REPOSITORY / "data_io").glob("[a-z]*.py")),
-    *(f"orchestrator.{name}" for name in ("training", "job_config", "bundles", "evaluation", "predict", "job_worker")),
+    *(
+        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        for folder in ("models", "data_io")
+        for path in (REPOSITORY / folder).rglob("[a-z]*.py")
+        if path.stem != "anomalib_training"
+    ),
+    "orchestrator.bundles",
+    "orchestrator.delivery.predict",
+    "orchestrator.evaluation",
+    "orchestrator.job_config",
+    "orchestrator.training",
+    "orchestrator.workers.job_worker",
 ]
 
 

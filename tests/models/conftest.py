@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models import gpu_kernels, native
+from models.kernels import gpu_kernels, native
 
 SIZE = 96
 

@@ -10,10 +10,10 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models import scoring
 from models.errors import ModelError
-from models.metrics import average_precision
+from models.metrics.image_metrics import average_precision
 from models.scorer import IMAGE_SCORE, smooth
 from models.scoring import Scoring, choose_scoring, default_candidates, fit_scorer
-from models.synthetic_defects import FAMILIES, GRADES, make_synthetic_defects
+from models.synthesis.synthetic_defects import FAMILIES, GRADES, make_synthetic_defects
 
 SIZE = 64
 

@@ -74,7 +74,7 @@ def experiment(client, uri):
 @pytest.fixture(scope="module")
 def log(client, experiment, bundle, tmp_path_factory):
     """Return a function that delivers a run with a bundle and returns its run ID and record."""
-    from orchestrator.model_store import deliver_files
+    from orchestrator.delivery.model_store import deliver_files
     from orchestrator.tracking import RunRecord
 
     def log(category, score, fingerprint="f1", register=True):
@@ -117,11 +117,11 @@ def record_sweep():
     from rich.console import Console
 
     from orchestrator.config import make_config
-    from orchestrator.live import LiveView
-    from orchestrator.model_store import deliver_files
+    from orchestrator.delivery.model_store import deliver_files
     from orchestrator.reporting import Reporter
     from orchestrator.study import Study
     from orchestrator.sweep_report import SweepReport
+    from orchestrator.terminal.live import LiveView
     from orchestrator.tracking import Tracker, connect, open_experiment
     from orchestrator.workspace import Workspace
 

@@ -16,8 +16,16 @@ from data_io.decode import resize
 from data_io.errors import DataError
 from models import registry
 from models.scoring import Scoring, fit_scorer
-from orchestrator.bundle_files import CARD_FILE, DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE, amend, verify
 from orchestrator.bundles import Bundle, to_tensor
+from orchestrator.delivery.bundle_files import (
+    CARD_FILE,
+    DESCRIPTION_FILE,
+    FORMAT,
+    MODEL_FILE,
+    SCORER_FILE,
+    amend,
+    verify,
+)
 from orchestrator.errors import BundleError, ConfigError, ResourceError
 from orchestrator.job_config import JobConfig
 
@@ -82,7 +90,7 @@ def test_save_that_fails_midway_leaves_no_bundle(bundle, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("orchestrator.bundle_files.os.fsync", full)
+    monkeypatch.setattr("orchestrator.delivery.bundle_files.os.fsync", full)
     with pytest.raises(ResourceError, match="No space left on device"):
         bundle.save(tmp_path / "bundle")
     assert not list(tmp_path.iterdir())
@@ -262,7 +270,9 @@ def test_fingerprint_is_the_models_own_wherever_it_lies(bundle, make_bundle, sav
 
 
 def test_bundles_import_without_ray_and_mlflow():
-    modules = ", ".join(f"orchestrator.{name}" for name in ("bundles", "predict", "evaluation", "pictures"))
+    modules = ", ".join(
+        f"orchestrator.{name}" for name in ("bundles", "delivery.predict", "evaluation", "pictures.gallery")
+    )
     code = f"import sys; sys.modules['ray'] = sys.modules['mlflow'] = None; import {modules}"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
 

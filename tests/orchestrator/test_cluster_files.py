@@ -23,7 +23,7 @@ from orchestrator.cli import msad
 from orchestrator.cluster import divide
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.errors import ResourceError
-from orchestrator.options import settings_of
+from orchestrator.terminal.options import settings_of
 
 REPOSITORY = Path(__file__).parents[2]
 AWS = REPOSITORY / "cluster.yaml"

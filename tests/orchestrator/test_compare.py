@@ -10,8 +10,8 @@ import pytest
 
 from orchestrator.compare import COLUMNS, leaderboard
 from orchestrator.errors import TrackingError
-from orchestrator.leaderboard_text import format_leaderboard
 from orchestrator.selection import SEED_FIGURES
+from orchestrator.terminal.leaderboard_text import format_leaderboard
 
 FIGURES = {
     "test_image_auroc": 0.9,

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from optuna.distributions import FloatDistribution
 
-from models.corruptions import CorruptionConfig
 from models.registry import architecture, architectures
+from models.synthesis.corruptions import CorruptionConfig
 from orchestrator.config import load, make_config, overlay
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig

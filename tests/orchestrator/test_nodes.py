@@ -17,7 +17,7 @@ import pytest
 from orchestrator.errors import ResourceError
 from orchestrator.job_config import JobConfig
 from orchestrator.nodes import code_digest, node_problems, require_sweep
-from orchestrator.task import Task
+from orchestrator.workers.task import Task
 from orchestrator.workspace import Workspace
 from tests.orchestrator.breakable import RAY, free_port, ray_head, stop
 

@@ -11,9 +11,9 @@ from optuna.distributions import FloatDistribution
 from rich.console import Console
 
 from orchestrator.job_config import JobConfig
-from orchestrator.live import LiveView
 from orchestrator.reporting import Reporter
 from orchestrator.study import Study
+from orchestrator.terminal.live import LiveView
 from orchestrator.workspace import Workspace
 
 RESULT = {"epoch": 2, "threshold": 0.5, "parameters": 9, "score": 0.8, "image_auroc": 0.9, "pixel_ap": 0.4}

@@ -20,11 +20,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from orchestrator import bundle_files
-from orchestrator.bundle_files import CARD_FILE, DESCRIPTION_FILE, MODEL_FILE, SCORER_FILE
 from orchestrator.bundles import Bundle
+from orchestrator.delivery import bundle_files
+from orchestrator.delivery.bundle_files import CARD_FILE, DESCRIPTION_FILE, MODEL_FILE, SCORER_FILE
+from orchestrator.delivery.model_store import pull
 from orchestrator.errors import BundleError, ConfigError, TrackingError
-from orchestrator.model_store import pull
 
 
 class Touch:
@@ -245,7 +245,9 @@ def _pull_at(moment, reference, target, uri):
 def processes():
     """Starts processes that have everything imported, so that they can be killed in the middle of a pull."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["orchestrator.bundles", "orchestrator.model_store", "mlflow.tracking", __name__])
+    context.set_forkserver_preload(
+        ["orchestrator.bundles", "orchestrator.delivery.model_store", "mlflow.tracking", __name__]
+    )
     return context
 
 

@@ -14,7 +14,7 @@ from orchestrator.config import make_config
 from orchestrator.errors import ResourceError
 from orchestrator.job_config import JobConfig
 from orchestrator.sharing import _train, fit, gpu_kind, heaviest, resident_bytes
-from orchestrator.task import Task
+from orchestrator.workers.task import Task
 from orchestrator.workspace import JobDirectory
 from search_spaces import space
 
@@ -135,7 +135,7 @@ def test_measured_trial_on_a_gpu_takes_a_part_of_it(task):
 
 @pytest.mark.gpu
 def test_trial_that_needs_more_than_its_share_of_a_gpu_says_which(task, tmp_path):
-    from orchestrator.job_worker import run
+    from orchestrator.workers.job_worker import run
 
     wide = {"base_width": 128, "depth": 4}
     try:

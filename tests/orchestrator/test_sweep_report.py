@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator import report_page
 from orchestrator.errors import TrackingError
+from orchestrator.report import page
 from orchestrator.sweep_report import LONGEST_NOTE, MOST_WINNERS, experiment_note, sweep_note
 from orchestrator.tracking import connect
-from orchestrator.ui_pages import Pages
+from orchestrator.ui.pages import Pages
 
 # The test figures point the other way: only the validation score may give a star.
 FIGURES = {
@@ -113,7 +113,7 @@ def test_report_that_fails_leaves_the_results_and_is_made_by_the_next_resume(rec
         def refuse(*_):
             raise TrackingError("the store does not answer")
 
-        broken.setattr(report_page, "write_report", refuse)
+        broken.setattr(page, "write_report", refuse)
         uri, unreported = record_sweep(tmp_path, figures)
     assert unreported == "the store does not answer"
     _, _, by_id = runs(uri)

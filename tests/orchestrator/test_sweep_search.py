@@ -15,7 +15,7 @@ from orchestrator.errors import crash_reason
 from orchestrator.job_config import JobConfig
 from orchestrator.study import Study
 from orchestrator.sweep_search import OptunaPruning, SweepSearch
-from orchestrator.task import Task
+from orchestrator.workers.task import Task
 from orchestrator.workspace import JobDirectory
 
 

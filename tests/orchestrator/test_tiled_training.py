@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from data_io.cache import load_images
-from models.synthetic_defects import make_synthetic_defects
+from models.synthesis.synthetic_defects import make_synthetic_defects
 from models.tiling import Tiled
-from orchestrator.batches import TrainingData
 from orchestrator.bundles import Bundle
-from orchestrator.export import export
+from orchestrator.delivery.export import export
+from orchestrator.fitting.batches import TrainingData
 from orchestrator.job_config import JobConfig
 from orchestrator.training import fit
 
@@ -33,8 +33,8 @@ def data(demo):
 @pytest.fixture
 def few(monkeypatch):
     """As few tiles as images, to be quick."""
-    monkeypatch.setattr("orchestrator.batches.VIEWS_IN_ALL", 24)
-    monkeypatch.setattr("orchestrator.batches.EPOCH_IMAGES", 24)
+    monkeypatch.setattr("orchestrator.fitting.batches.VIEWS_IN_ALL", 24)
+    monkeypatch.setattr("orchestrator.fitting.batches.EPOCH_IMAGES", 24)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

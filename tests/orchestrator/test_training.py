@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from models import native
 from models.errors import ModelError
-from models.synthetic_defects import make_synthetic_defects
+from models.kernels import native
+from models.synthesis.synthetic_defects import make_synthetic_defects
 from orchestrator import training
 from orchestrator.errors import TrainingError
 from orchestrator.job_config import SCHEDULES, JobConfig

@@ -6,11 +6,11 @@ import torch
 from optuna.distributions import CategoricalDistribution
 
 import search_spaces
-from models.augmentation import AugmentationConfig
-from models.corruptions import CorruptionConfig, Corruptor
 from models.errors import ModelError
 from models.references import named_entry_points
 from models.registry import architecture, architectures, build, default_parameters, use
+from models.synthesis.augmentation import AugmentationConfig
+from models.synthesis.corruptions import CorruptionConfig, Corruptor
 from orchestrator.job_config import JobConfig
 
 EVERY = pytest.mark.parametrize("name", architectures())

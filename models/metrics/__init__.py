@@ -1,0 +1,1 @@
+"""Metrics of image scores and of pixels, exact, on arrays."""

@@ -1,0 +1,1 @@
+"""What is made of good images: augmented, corrupted, with synthetic defects; and what the images themselves allow."""

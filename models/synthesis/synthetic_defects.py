@@ -1,0 +1,179 @@
+"""Good images with synthetic defects: what a search is judged on instead of test images.
+
+Shapes: N good images, D defect images, H×W pixels, 3 colours, uint8. Every defect is of one family (see
+`defect_families`) and one grade: `faint` is hard to see, `plain` cannot be missed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.errors import ModelError
+from models.synthesis.defect_families import FAMILY_FUNCTIONS
+from models.synthesis.foreground import object_weight
+
+FAMILIES: tuple[str, ...] = tuple(FAMILY_FUNCTIONS)
+GRADES: tuple[str, ...] = ("faint", "medium", "plain")
+
+VERSION = 2
+"""Part of every cache key: raise it when the same seed draws other defects."""
+
+_SMALLEST_SIDE = 32
+_VISIBLE = 2  # grey levels: a smaller change is undone, so that the mask is exactly what changed
+_ATTEMPTS = 8
+
+# Half the extent of a defect, as a share of the image's side, per grade.
+_EXTENT = {"faint": (0.03, 0.05), "medium": (0.05, 0.09), "plain": (0.08, 0.15)}
+# Strength per family and grade: grey levels (scratch, fade), opacity (blend, missing), share of the side (warp, blur).
+_STRENGTH = {
+    "scratch": {"faint": (12, 22), "medium": (28, 45), "plain": (60, 110)},
+    "blend": {"faint": (0.5, 0.7), "medium": (0.7, 0.9), "plain": (0.9, 1.0)},
+    "warp": {"faint": (0.008, 0.014), "medium": (0.016, 0.028), "plain": (0.035, 0.06)},
+    "blur": {"faint": (0.006, 0.009), "medium": (0.01, 0.016), "plain": (0.02, 0.035)},
+    "fade": {"faint": (9, 15), "medium": (18, 28), "plain": (38, 60)},
+    "missing": {"faint": (0.4, 0.6), "medium": (0.7, 0.9), "plain": (1.0, 1.0)},
+}
+# The mean change inside the mask, in grey levels, below which another place is tried: a flat spot hides a warp.
+_CONTRAST = {"faint": 4.0, "medium": 7.0, "plain": 12.0}
+
+
+@dataclass(frozen=True)
+class SyntheticSet:
+    """Defect images made of good ones; every field is an array, so the set can be cached.
+
+    `images` uint8 D×H×W×3; `masks` bool D×H×W, true exactly where the image differs from its source; `family`, `grade`
+    int64 D, positions in `FAMILIES` and `GRADES`; `source` int64 D, position of the good image it was made of.
+    """
+
+    images: np.ndarray
+    masks: np.ndarray
+    family: np.ndarray
+    grade: np.ndarray
+    source: np.ndarray
+
+
+def make_synthetic_defects(
+    good_NHWC: np.ndarray, seed: int, per_group: int = 6, view_size: int | None = None
+) -> SyntheticSet:
+    """Draw `per_group` defects of every family and grade on the good images.
+
+    Parameters
+    ----------
+    good_NHWC
+        uint8, N×H×W×3, held-out good images of one category.
+    seed
+        The same seed and images give the same set; a larger `per_group` adds to it.
+    per_group
+        Defects per family and grade; the sources go round all good images, so none is used much more than another.
+    view_size
+        Side in pixels that sizes are shares of, if not the images' own: that of a tile, where large images are looked
+        at tile by tile, so that a large image gets defects as small as a tile's.
+
+    Returns
+    -------
+    SyntheticSet
+        18 × `per_group` images, ordered by family, then grade.
+
+    Raises
+    ------
+    ModelError
+        The images are not uint8 N×H×W×3, there is none, or a side is shorter than 32 pixels.
+    """
+    good = np.asarray(good_NHWC)
+    if good.dtype != np.uint8 or good.ndim != 4 or good.shape[3] != 3 or not len(good):
+        raise ModelError(f"synthetic defects need uint8 images N×H×W×3, got {good.dtype} of shape {good.shape}")
+    if min(good.shape[1:3]) < _SMALLEST_SIDE or per_group < 1:
+        raise ModelError(
+            f"synthetic defects need images of at least {_SMALLEST_SIDE}×{_SMALLEST_SIDE} pixels and per_group >= 1, "
+            f"got {good.shape[1]}×{good.shape[2]} and {per_group}"
+        )
+    side = min(good.shape[1:3]) if view_size is None else min(view_size, *good.shape[1:3])
+    weights = object_weight(good)
+    grey = bool(np.abs(good.astype(np.int16) - good[..., :1]).max(axis=3).mean() < 2)
+    groups = [(family, grade) for family in range(len(FAMILIES)) for grade in range(len(GRADES))]
+    count = len(groups) * per_group
+    images, masks = np.empty((count, *good.shape[1:]), np.uint8), np.empty((count, *good.shape[1:3]), bool)
+    kinds: list[tuple[int, int, int]] = []
+    for group, (family, grade) in enumerate(groups):
+        order = np.random.default_rng([seed, group]).permutation(len(good))
+        for position in range(per_group):
+            rng = np.random.default_rng([seed, group, position])
+            source = int(order[position % len(good)])
+            images[len(kinds)], masks[len(kinds)] = _defect(
+                good, weights, source, FAMILIES[family], GRADES[grade], side, grey, rng
+            )
+            kinds.append((family, grade, source))
+    family, grade, source = np.array(kinds, dtype=np.int64).T.copy()
+    return SyntheticSet(images, masks, family, grade, source)
+
+
+def _defect(
+    good: np.ndarray,
+    weights: np.ndarray,
+    source: int,
+    family: str,
+    grade: str,
+    side: int,
+    grey: bool,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Try a few places and keep the first defect of enough contrast, else the strongest; never an unchanged image."""
+    best, most = None, 0.0
+    for attempt in range(_ATTEMPTS):
+        image, mask = _attempt(good, weights, source, family, grade, side, grey, attempt, rng)
+        change = np.abs(image.astype(np.float32) - good[source]).max(axis=2)
+        # The square root keeps a large faint change comparable with a small strong one.
+        evidence = float(change.sum() / max(mask.sum(), 1) ** 0.5)
+        if evidence > most:
+            best, most = (image, mask), evidence
+        if mask.sum() >= 6 and change[mask].mean() >= _CONTRAST[grade]:
+            return image, mask
+    # Nothing to blend, warp or blur on an even picture: only a change of shade can be seen there.
+    if best is None or (best[1].sum() < 6 and family != "fade"):
+        return _defect(good, weights, source, "scratch" if family == "fade" else "fade", grade, side, grey, rng)
+    return best
+
+
+def _attempt(
+    good: np.ndarray,
+    weights: np.ndarray,
+    source: int,
+    family: str,
+    grade: str,
+    side: int,
+    grey: bool,
+    attempt: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    extent = max(2.5, side * rng.uniform(*_EXTENT[grade])) * (1.6 if family == "scratch" else 1.0)
+    strength = rng.uniform(*_STRENGTH[family][grade])
+    if family in ("warp", "blur"):
+        # A smooth surface shows neither at first: every further attempt does more, and the last ones roughen it.
+        strength = max(0.7, strength * side) * 1.2**attempt
+        strength = -strength if family == "blur" and 2 * attempt >= _ATTEMPTS else strength
+    reach = min(int(np.ceil(1.6 * extent)) + 2, (min(good.shape[1:3]) - 1) // 2)
+    other = int(rng.integers(len(good)))
+    window = _window(weights[source], reach, rng)
+    patch = good[source][window].astype(np.float32)
+    donor = good[other][_window(weights[other], reach, rng)].astype(np.float32)
+    changed = FAMILY_FUNCTIONS[family](patch, donor, extent, strength, grey, rng)
+    changed = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
+    touched = np.abs(changed.astype(np.int16) - good[source][window]).max(axis=2) >= _VISIBLE
+    image, mask = good[source].copy(), np.zeros(good.shape[1:3], dtype=bool)
+    image[window][touched] = changed[touched]
+    mask[window] = touched
+    return image, mask
+
+
+def _window(weight: np.ndarray, reach: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Choose a square of side 2 × reach + 1 whose centre lies on the product, if the image's border allows it."""
+    inner = weight[reach : weight.shape[0] - reach, reach : weight.shape[1] - reach]
+    total = np.cumsum(inner, dtype=np.float64)
+    if total[-1] == 0:
+        flat = int(rng.integers(inner.size))
+    else:
+        flat = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
+    y, x = divmod(min(flat, inner.size - 1), inner.shape[1])
+    return slice(y, y + 2 * reach + 1), slice(x, x + 2 * reach + 1)

@@ -1,0 +1,1 @@
+"""What happens to a trained model: its folder, its card, its place in MLflow, its export, its predictions."""

@@ -1,0 +1,186 @@
+"""Bundles in MLflow: a finished run's files and logged model, and the way back by run ID."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.addresses import hide_secrets
+from orchestrator.delivery import bundle_files
+from orchestrator.delivery.champion import enter, find_run, logged_model, without_model
+from orchestrator.errors import BundleError, ConfigError, TrackingError
+from orchestrator.terminal.progress import filling
+from orchestrator.tracking import RunRecord, connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+TEST_TABLES = ("scores.csv", "per_defect_type.csv")
+
+
+def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
+    """Upload a finished record's pictures, tables, bundle and logged model; register the model where it says so.
+
+    Doing it twice leaves one logged model and one model version, and uploads a bundle that is there only once.
+    """
+    pictures = record.directory.path / "pictures"
+    if pictures.is_dir():
+        client.log_artifacts(run_id, str(pictures), "pictures")
+    for name in ("search.json", "selection.json", "report.html"):
+        if (file := record.directory.path / name).is_file():
+            client.log_artifact(run_id, str(file))
+    _upload_tables(client, run_id, record.directory.path)
+    bundle = record.directory.bundle
+    if record.status != "complete" or not bundle.is_dir():
+        return
+    bundle_files.amend(bundle, _learnt_since(record, run_id))
+    digest = _digest(bundle / "bundle.json")
+    if client.get_run(run_id).data.tags.get("msad.bundle_sha256") != digest:  # the tag comes when all of it is there
+        client.log_artifacts(run_id, str(bundle), "bundle")
+        client.set_tag(run_id, "msad.bundle_sha256", digest)
+    run = client.get_run(run_id)
+    if logged_model(client, run) is None:
+        _log_model(client, run, record)
+    if record.register_as:
+        card = (bundle / bundle_files.CARD_FILE).read_text()
+        enter(client, run, record.register_as, card, record.metrics["validation_score"], record.tags)
+
+
+def pull(reference: str, to: Path, tracking_uri: str | None = None) -> Path:
+    """Fetch the bundle of a run, verified, into a folder that does not exist yet or is empty.
+
+    Parameters
+    ----------
+    reference
+        The run ID of a trial or a study, or `CATEGORY@champion`.
+
+    Returns
+    -------
+    Path
+        The folder.
+
+    Raises
+    ------
+    TrackingError
+        The server cannot be reached, or there is no such run, category or model.
+    BundleError
+        What arrived is not what was logged.
+    ConfigError
+        The folder holds something already.
+    """
+    from orchestrator.bundles import Bundle
+
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ConfigError(f"{to} exists and is not an empty folder: choose another with --to, or remove it")
+    client = connect(tracking_uri)
+    run = find_run(client, reference)
+    with _fetching(run):
+        sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run.info.run_id, "bundle")}
+    if not sizes:
+        raise without_model(run)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=to.parent, prefix=f".{to.name}.") as folder:
+        # A bundle's files by name, and not whatever lies there or whatever a server says that lies there.
+        paths = [path for name in bundle_files.FILES if (path := f"bundle/{name}") in sizes]
+        fetched = Path(folder) / "bundle"
+        fetched.mkdir()
+        with filling(fetched, sum(sizes[path] for path in paths), "Pulling"), _fetching(run):
+            for path in paths:
+                client.download_artifacts(run.info.run_id, path, str(fetched))
+        bundle_files.verify(fetched)
+        expected = run.data.tags.get("msad.bundle_sha256")
+        if expected != _digest(fetched / "bundle.json"):
+            raise BundleError(
+                f"the bundle of run {run.info.run_id} is not the one that was logged (the checksum of bundle.json "
+                "differs from the run's tag msad.bundle_sha256): someone or something has changed it"
+            )
+        Bundle.load(fetched)  # and it can be read
+        try:
+            fetched.rename(to)  # onto an empty folder too, in one step: of two pulls at once one wins
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise ConfigError(f"{to} was filled by another command meanwhile, and is left as it is") from None
+    return to
+
+
+@contextlib.contextmanager
+def _fetching(run: Run) -> Iterator[None]:
+    """Say which run's files MLflow does not give, a path that leaves their folder among the reasons."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        reason = hide_secrets(str(error)).splitlines()[0]
+        raise TrackingError(
+            f"the bundle of run {run.info.run_id} cannot be fetched: {reason}; look at its artifacts in MLflow"
+        ) from error
+
+
+def _learnt_since(record: RunRecord, run_id: str) -> dict[str, Any]:
+    """Return what a bundle's worker could not know: its run, the search it came from, and how other seeds did."""
+    known: dict[str, Any] = {
+        "run_id": run_id,
+        "selection": {"kind": record.kind, "trials": int(record.tags.get("msad.trials", 0))},
+    }
+    if "final_seeds" in record.metrics:
+        tests = {name.removeprefix("test_"): value for name, value in record.metrics.items()}
+        spread = {name: value for name, value in tests.items() if name.endswith(("_mean", "_sd"))}
+        known["test_over_seeds"] = {"seeds": record.metrics["final_seeds"], **spread}
+    return known
+
+
+def _upload_tables(client: MlflowClient, run_id: str, directory: Path) -> None:
+    """Upload `test_NAME.csv` as `test/NAME.csv`."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in TEST_TABLES:
+            if (table := directory / f"test_{name}").is_file():
+                shutil.copyfile(table, Path(folder) / name)
+                client.log_artifact(run_id, str(Path(folder) / name), "test")
+
+
+def _log_model(client: MlflowClient, run: Run, record: RunRecord) -> None:
+    import mlflow.pyfunc
+    from mlflow.entities import LoggedModelOutput
+
+    from orchestrator.delivery.pyfunc_model import input_example, signature
+
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it advises on signatures and pip at every model
+    params = {name: str(value) for name, value in record.params.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model"
+        mlflow.pyfunc.save_model(
+            path,
+            loader_module="orchestrator.delivery.pyfunc_model",
+            data_path=str(record.directory.bundle),
+            signature=signature(),
+            input_example=input_example(),
+            pip_requirements=["msad"],  # named here, because MLflow's own search for them takes half a minute
+        )
+        model = client.create_logged_model(
+            run.info.experiment_id,
+            name="model",
+            source_run_id=run.info.run_id,
+            params=params,
+            tags={name: value for name, value in record.tags.items() if name.startswith("msad.")},
+            model_type="anomaly detector",
+        )
+        client.log_model_artifacts(model.model_id, str(path))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])  # the link on the run's page
+    for name, value in run.data.metrics.items():
+        if name.startswith(("validation_", "test_")):
+            client.log_metric(run.info.run_id, name, value, model_id=model.model_id)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Pictures: of images and their anomaly maps, of a training, of a study."""

@@ -1,0 +1,1 @@
+"""A sweep as one page to look at, print and pass on."""

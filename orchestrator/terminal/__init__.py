@@ -1,0 +1,1 @@
+"""What the terminal asks and shows: options, completion, progress, tables."""

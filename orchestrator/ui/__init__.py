@@ -1,0 +1,1 @@
+"""The MLflow UI as `msad ui` serves it."""

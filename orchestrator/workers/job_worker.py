@@ -1,0 +1,196 @@
+"""What a worker does with one job, whichever executor brought it here: data, fit, bundle. No Ray, no MLflow."""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import pickle
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data_io import photographs
+from data_io.cache import cached_arrays, fingerprint, load_images
+from data_io.photographs import load_textures
+from data_io.splits import split_good_images
+from models.kernels import native
+from models.registry import count_parameters, use
+from models.synthesis import synthetic_defects
+from models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
+from orchestrator.bundles import Bundle
+from orchestrator.errors import MsadError, OutOfMemory, ResourceError, TrainingError, first_line
+from orchestrator.fitting.batches import TrainingData
+from orchestrator.job_config import JobConfig
+from orchestrator.training import fit
+from orchestrator.workers.task import Task
+from orchestrator.workers.team import ALONE, Team
+from orchestrator.workspace import full_disk_told
+
+
+def run(
+    task: Task,
+    *,
+    report: Callable[[dict[str, Any], Path | None], None],
+    resume_from: Callable[[], Path | None],
+    team: Team = ALONE,
+) -> None:
+    """Train a task's model and leave its bundle, or the reason why there is none, in the task's folder.
+
+    Parameters
+    ----------
+    task
+        The job, where its data is and where its results belong.
+    report
+        Called after every evaluation with the metrics and a file that holds the state to go on from, which the first
+        worker of a team alone has.
+    resume_from
+        Returns such a file of an earlier attempt, None for a fresh start.
+    team
+        The workers that train this model together. Only the first one writes.
+
+    A job that cannot succeed (a loss that is not finite, too little memory, unreadable data) is reported as
+    `{"failure": reason}` and returns: another attempt would end alike. Any other exception is raised, to be retried; so
+    is too little memory for one worker of a team, for which the others would wait.
+    """
+    directory = task.directory
+    if team.rank == 0:
+        directory.write("job", task.job.to_dict())
+    torch.set_num_threads(max(1, int(task.cpus)))
+    device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
+    if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
+        torch.cuda.set_per_process_memory_fraction(task.gpus)
+    if device.type == "cpu" and (reason := native.prepare(task.cache)):
+        logging.getLogger(__name__).info("training on a CPU takes about 1.4 times as long as it could: %s", reason)
+
+    def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
+        told = {**metrics, "objective": metrics[task.job.objective]}
+        if team.rank:
+            report(told, None)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "checkpoint.pt"
+            content = io.BytesIO()  # where a disk is full, torch's own writing ends in an error of its internals
+            torch.save(state, content)
+            with full_disk_told(file):
+                file.write_bytes(content.getbuffer())
+            directory.append_progress(metrics)
+            report(told, file)
+
+    def get_checkpoint() -> dict[str, Any] | None:
+        return load_checkpoint(file, device) if (file := resume_from()) else None
+
+    try:
+        use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
+        data = load_training_data(task.job, task.dataset, task.cache, task.layout)
+        fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, team=team)
+        if team.rank:
+            return
+        provenance = {
+            **task.provenance,
+            "job_id": task.job_id,
+            "images": {
+                "train": len(data.train_NHWC),
+                "validation": len(data.validation_NHWC),
+                "synthetic": len(data.synthetic.images),
+            },
+            "epoch": fitted.epoch,
+            "validation": fitted.validation,
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
+        }
+        parameters = count_parameters(fitted.model)  # before the bundle freezes them
+        bundle = Bundle(
+            model=fitted.model,
+            scorer=fitted.scorer,
+            threshold=fitted.threshold,
+            job=task.job,
+            provenance=provenance,
+        )
+        bundle.save(directory.bundle)
+        from orchestrator.pictures.curves import save_training_curves  # matplotlib is not to delay the first step
+
+        save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
+    except ResourceError:  # the disk is full: not this job's fault, and another attempt may find space
+        raise
+    except (MsadError, ValueError) as error:  # ModelError and DataError are ValueErrors
+        reason = str(error)
+        if isinstance(error, OutOfMemory):
+            if team.size > 1:
+                raise
+            if 0 < task.gpus < 1:
+                reason += f"; this trial had {task.gpus:g} of a GPU: raise --gpus-per-trial"
+        if team.rank == 0:
+            directory.write("failure", {"reason": reason, "kind": type(error).__name__})
+        report({"failure": reason, "objective": 0.0, "best_objective": 0.0}, None)
+        return
+    directory.write(
+        "result",
+        {"epoch": fitted.epoch, "threshold": fitted.threshold, "parameters": parameters, **fitted.validation},
+    )
+
+
+def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
+    """Return the state to go on from; nothing but tensors, numbers and their containers is unpickled.
+
+    Raises
+    ------
+    TrainingError
+        The file is damaged, or holds anything else.
+    """
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise TrainingError(
+            f"{file}: no checkpoint of msad, or a damaged one ({first_line(error)}); remove it and search anew"
+        ) from error
+
+
+def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str = "auto") -> TrainingData:
+    """Return a job's arrays, decoded or made once per machine and memory-mapped after that; opens no test file.
+
+    Raises
+    ------
+    data_io.errors.DataError
+        The category or an image cannot be read.
+    """
+    split = split_good_images(dataset, job.category, job.seed, layout=layout)
+    validation_NHWC = load_images(split.validation_paths, job.image_size, cache)
+
+    view = job.view_size
+
+    def make() -> dict[str, np.ndarray]:
+        return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
+
+    def textures() -> dict[str, np.ndarray]:
+        return {"textures": load_textures(view)}
+
+    @functools.cache
+    def images() -> str:
+        return fingerprint([*split.train_paths, *split.validation_paths], cache)
+
+    def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return cached_arrays(f"{name}-{images()}", make_arrays, cache)
+
+    content = fingerprint(split.validation_paths, cache)
+    key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{view}-{job.seed}"
+    return TrainingData(
+        train_NHWC=load_images(split.train_paths, job.image_size, cache),
+        validation_NHWC=validation_NHWC,
+        synthetic=SyntheticSet(**cached_arrays(key, make, cache)),
+        textures_NHWC=cached_arrays(f"textures-v{photographs.VERSION}-{view}", textures, cache)["textures"],
+        keep=keep,
+    )

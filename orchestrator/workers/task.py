@@ -1,0 +1,69 @@
+"""What is sent to a worker: one job, its data and the folder its results belong in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.job_config import JobConfig
+from orchestrator.workspace import JobDirectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One job for a worker.
+
+    `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
+    `directory` are paths that every node sees, `cache` is each node's own. With a `store`, the address of the job's
+    folder there, `directory` is of the sweep's own machine (see `orchestrator.workers.worker_storage`). `layout` is the
+    dataset's, see `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of
+    its `workers` is given. `timeout` is the most minutes between two reports, 0 for any. `provenance` goes into the
+    bundle.
+    """
+
+    job_id: str
+    job: JobConfig
+    dataset: Path
+    cache: Path
+    directory: JobDirectory
+    store: str | None = None
+    layout: str = "auto"
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory: int = 0
+    workers: int = 1
+    timeout: float = 0.0
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, for a Ray configuration."""
+        return {
+            "job_id": self.job_id,
+            "job": self.job.to_dict(),
+            "dataset": str(self.dataset),
+            "cache": str(self.cache),
+            "directory": str(self.directory.path),
+            "store": self.store,
+            "layout": self.layout,
+            "cpus": self.cpus,
+            "gpus": self.gpus,
+            "memory": self.memory,
+            "workers": self.workers,
+            "timeout": self.timeout,
+            "provenance": dict(self.provenance),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Task:
+        """Rebuild from `to_dict`."""
+        return cls(
+            **{
+                **values,
+                "job": JobConfig.from_dict(values["job"]),
+                "dataset": Path(values["dataset"]),
+                "cache": Path(values["cache"]),
+                "directory": JobDirectory(Path(values["directory"])),
+            }
+        )
