@@ -3,9 +3,10 @@
     python benchmarks/kernels.py
     python benchmarks/kernels.py --image-size 128 --rounds 20
 
-The sizes are those of a training step of `multiscale`. Both sides run by turns; the table holds medians, the ratio is
-the median of each round's ratio. On a GPU both are recorded as CUDA graphs, as a training step is: the host's time
-does not count. What differs is the largest difference of results and gradients, as a share of the largest value.
+The sizes are those of a training step of `multiscale`, and on a CPU, where alone they are, of `feature_pyramid`.
+Both sides run by turns; the table holds medians, the ratio is the median of each round's ratio. On a GPU both are
+recorded as CUDA graphs, as a training step is: the host's time does not count. What differs is the largest difference
+of results and gradients, as a share of the largest value.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torch import Tensor
 
 from data_io.array_cache import default_cache_dir
 from models.kernels import gpu_kernels, native
+from models.kernels.enlarge import doubled
+from models.kernels.feature_distance import feature_distances
 from models.kernels.gate import gated
 from models.kernels.max_pool import max_pool
 from models.kernels.norm_relu import NormReLU
@@ -91,6 +94,17 @@ def _operations(batch: int, size: int, device: torch.device) -> Iterator[tuple[s
     first.requires_grad_()
     yield f"SSIM, 3 × {size} × {size}", both_ways(ssim_map, first, second)
     yield f"gradient similarity, 3 × {size} × {size}", both_ways(gradient_similarity, first, second)
+    if device.type != "cpu":
+        return
+    for channels, side in ((24, size // 4), (40, size // 8)):
+        made, wanted = feature(channels, side), feature(channels, side).detach().float()
+        shape = f"{channels} × {side} × {side}"
+        yield (
+            f"feature distances, {shape}",
+            both_ways(lambda *pair: torch.stack(feature_distances(*pair)), made, wanted),
+        )
+    for channels, side in ((48, size // 8), (96, size // 16)):
+        yield f"doubling, {channels} × {side} × {side}", both_ways(doubled, feature(channels, side))
 
 
 def _compare(name: str, run: Run, device: torch.device, rounds: int) -> str:

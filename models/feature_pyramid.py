@@ -12,8 +12,7 @@ Tensors are named by shape: B images, C channels, H×W pixels or places of a sta
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +22,8 @@ from torch.nn import functional as F
 from models.backbones import LITE0, STRIDES, load_backbone, terms
 from models.base import AnomalyModel, Encoded
 from models.errors import ModelError
+from models.kernels.enlarge import doubled
+from models.kernels.feature_distance import cosine_distance, feature_distances
 from models.kernels.norm_relu import NormReLU
 from models.registry import register
 from models.segmentation import dice_loss, evidence, focal_loss, start_rare
@@ -125,11 +126,13 @@ class FeaturePyramid(AnomalyModel):
         """Restore standardised features; and give the log odds B×1×H/4×W/4 that a place is not as it should be."""
         gathered_BCHW = torch.cat([gather(f) for gather, f in zip(self.gather, features, strict=True)], dim=1)
         level_BCHW, made = self.restore(self.squeeze(gathered_BCHW)), []
-        for decode, head, seen in reversed(list(zip(self.decode, self.heads, features, strict=True))):
-            level_BCHW = decode(level_BCHW, seen.shape[-2:])
+        for decode, head, f in reversed(list(zip(self.decode, self.heads, features, strict=True))):
+            level_BCHW = decode(level_BCHW, f.shape[-2:])
             made.insert(0, head(level_BCHW))
+        # In the precision of what was made, bfloat16 in training: what is left of a feature is no more precise anyway.
+        seen = [f.to(m.dtype) for f, m in zip(features, made, strict=True)]
         compared = [
-            compare(torch.cat([f, f - m], dim=1)) for compare, f, m in zip(self.compare, features, made, strict=True)
+            compare(torch.cat([f, f - m], dim=1)) for compare, f, m in zip(self.compare, seen, made, strict=True)
         ]
         mark_BCHW = compared[-1]
         for rise, beside_BCHW in reversed(list(zip(self.mark, compared[:-1], strict=True))):
@@ -137,24 +140,25 @@ class FeaturePyramid(AnomalyModel):
         return made, self.marked(mark_BCHW)
 
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
-        wanted = self._standardised(clean)
         made, logit_B1HW = self(self._standardised(corrupted))
-        pairs = [(m.float(), w) for m, w in zip(made, wanted, strict=True)]
-        share_B1HW = F.adaptive_avg_pool2d(mask_B1HW.float(), logit_B1HW.shape[-2:])
-        distances: dict[str, Callable[[], Tensor]] = {
-            "cosine": lambda: torch.stack([_cosine_distance(m, w).mean() for m, w in pairs]).mean(),
-            "squared": lambda: torch.stack([F.mse_loss(m, w) for m, w in pairs]).mean(),
-            "focal": lambda: focal_loss(logit_B1HW, share_B1HW),
-            "dice": lambda: dice_loss(logit_B1HW, share_B1HW),
-        }
-        return {term: distances[term]() for term in terms}
+        values: dict[str, Tensor] = {}
+        if not {"cosine", "squared"}.isdisjoint(terms):
+            wanted = self._standardised(clean)
+            distances = [feature_distances(m, w) for m, w in zip(made, wanted, strict=True)]
+            values["cosine"], values["squared"] = (
+                torch.stack(stages).mean() for stages in zip(*distances, strict=True)
+            )
+        if not {"focal", "dice"}.isdisjoint(terms):
+            share_B1HW = F.adaptive_avg_pool2d(mask_B1HW.float(), logit_B1HW.shape[-2:])
+            values["focal"], values["dice"] = focal_loss(logit_B1HW, share_B1HW), dice_loss(logit_B1HW, share_B1HW)
+        return {term: values[term] for term in terms}
 
     def _maps(self, image: Encoded) -> dict[str, Tensor]:
         features = self._standardised(image)
         made, logit_B1HW = self(features)
         pairs, finest = list(zip(made, features, strict=True)), features[0].shape[-2:]
         maps = {
-            "cosine": _fused([_cosine_distance(m, f) for m, f in pairs], finest),
+            "cosine": _fused([cosine_distance(m, f) for m, f in pairs], finest),
             "squared": _fused([(m - f).square().mean(dim=1, keepdim=True) for m, f in pairs], finest),
             "mask": evidence(logit_B1HW),
         }
@@ -197,19 +201,15 @@ def _conv(in_channels: int, out_channels: int, side: int, stride: int = 1) -> nn
     )
 
 
-def _cosine_distance(made_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
-    # As `F.cosine_similarity`, which divides both features first: half of the passes over them, forward and backward.
-    along_B1HW = (made_BCHW * wanted_BCHW).sum(dim=1, keepdim=True)
-    lengths = (torch.linalg.vector_norm(f, dim=1, keepdim=True).clamp(min=1e-8) for f in (made_BCHW, wanted_BCHW))
-    return 1 - along_B1HW / math.prod(lengths)
-
-
 def _fused(maps: list[Tensor], size: torch.Size) -> Tensor:
     """Average the maps of all stages at the finest one's size."""
     return torch.stack([_resized(map_B1HW, size) for map_B1HW in maps]).mean(dim=0)
 
 
 def _resized(image_BCHW: Tensor, size: torch.Size | list[int]) -> Tensor:
-    if image_BCHW.shape[-2:] == torch.Size(size):
+    height, width = image_BCHW.shape[-2:]
+    if list(size) == [height, width]:
         return image_BCHW
+    if list(size) == [2 * height, 2 * width]:
+        return doubled(image_BCHW)
     return F.interpolate(image_BCHW, tuple(size), mode="bilinear")

@@ -92,9 +92,7 @@ def _fit(
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
     batches = make_batches(job, data, model, device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=device.type == "cuda"
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=True)
     steps_per_epoch = math.ceil(len(batches) / job.batch_size)
     schedule = _schedule(job, optimizer, steps_per_epoch)
     generator = torch.Generator(device)

@@ -21,6 +21,10 @@ from torch import Tensor
 
 # By name: the source, and what it is compiled with.
 _LIBRARIES = {
+    "enlarge_bfloat16": ("enlarge.c", "-DBFLOAT16"),
+    "enlarge_float32": ("enlarge.c",),
+    "feature_distance_bfloat16": ("feature_distance.c", "-DBFLOAT16"),
+    "feature_distance_float32": ("feature_distance.c",),
     "gate_bfloat16": ("gate.c", "-DBFLOAT16"),
     "gate_float32": ("gate.c",),
     "gradients": ("gradients.c",),
