@@ -172,12 +172,12 @@ def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> N
 
 
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Return whether bfloat16 is the faster arithmetic: on CUDA, and on a CPU with instructions for it.
+    """Return whether bfloat16 is the faster arithmetic: on a GPU (since Ampere) or a CPU with instructions for it.
 
     Only training uses it: maps and scores are float32 everywhere, so that a threshold holds on any machine.
     """
     if device.type == "cuda":
-        return True
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 

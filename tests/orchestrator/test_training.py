@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -84,6 +85,14 @@ def test_fit_with_kernels_in_c_follows_the_losses_of_torch(bfloat16, tolerance, 
     _, slow = run(job(), data)
     fast, slow = ([metrics["train_loss"] for metrics, _ in reports] for reports in (fast, slow))
     assert fast == pytest.approx(slow, rel=tolerance)
+
+
+@pytest.mark.parametrize(("major", "supported"), [(7, False), (8, True), (12, True)])
+def test_bfloat16_is_left_to_gpus_that_have_it(major, supported, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(major=major))
+    assert training.computes_in_bfloat16(torch.device("cuda")) is supported
 
 
 def test_fit_with_kernels_in_c_resumes_exactly(data, compiled):
