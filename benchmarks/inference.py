@@ -38,8 +38,9 @@ from models.errors import ModelError
 from models.registry import build
 from models.scorer import Scorer, Scoring, fit_scorer
 from orchestrator.allocation import keep_freed_memory
-from orchestrator.bundles import Bundle, to_tensor
+from orchestrator.bundles import Bundle
 from orchestrator.delivery.export import INPUT, OUTPUTS, Run, export
+from orchestrator.delivery.images import to_tensor
 from orchestrator.errors import MsadError
 from orchestrator.job_config import JobConfig
 

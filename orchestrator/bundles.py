@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import math
 import os
@@ -20,30 +19,24 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from data_io.decode import convert, decode, resize
-from data_io.errors import DataError
-from data_io.parallel import map_in_threads
 from models.backbones import untrained
 from models.base import AnomalyModel, SelfTraining
-from models.detector import resized
 from models.errors import ModelError
 from models.registry import PREFIX, build, is_own, provider
 from models.scoring import Scorer, Scoring
 from models.tiling import Tiled, tiled
 from orchestrator.delivery import bundle_files
+from orchestrator.delivery.images import ImageLike, fit_maps, to_array, to_network
 from orchestrator.delivery.replayed_scoring import ReplayedScoring
 from orchestrator.errors import BundleError, ConfigError, first_line
 from orchestrator.job_config import JobConfig
 
 NORMALISATION = "RGB / 255"
 _LARGEST_NUMBER = 1 << 15  # of a width, a depth, an image's side in a description that may come from anywhere
-_RESIZED_AT_ONCE = 1 << 24  # pixels of photographs, in float64 on the GPU: 400 MB
 _PIXELS_AT_ONCE = 1 << 22  # through network and scorer: 64 images of 256 pixels, one of 2048
 
-ImageLike = np.ndarray | Image.Image | str | Path
 SHOWN_SIZE = (640, 640)  # of a prediction in a notebook, at most
 
 
@@ -75,7 +68,7 @@ class Prediction:
         """Return the image with the map over it, uint8 H×W×3; see `orchestrator.pictures.heatmaps.overlay`."""
         from orchestrator.pictures.heatmaps import overlay
 
-        return overlay(_to_array(self.source), self.anomaly_map, self.threshold)
+        return overlay(to_array(self.source), self.anomaly_map, self.threshold)
 
     def _repr_png_(self) -> bytes | None:
         from orchestrator.pictures.inline import png
@@ -281,95 +274,13 @@ class Bundle:
         return predictions
 
     def _predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        size, device = self.job.image_size, self.device
-        if device.type == "cuda":  # which resizes by itself, and is sent the bytes as they are
-            arrays = _in_threads(_to_array, images, size)
-            sizes = [array.shape[:2] for array in arrays]
-            image_BCHW = _resized_there(arrays, size, device)
-        else:
-            pairs = _in_threads(lambda image: _with_resized(_to_array(image), size), images, size)
-            sizes = [own for own, _ in pairs]
-            image_BCHW = to_tensor(np.stack([small for _, small in pairs]))
+        image_BCHW, sizes = to_network(images, self.job.image_size, self.device)
         map_B1HW, score_B = self.score_batch(image_BCHW)
         maps = fit_maps(map_B1HW, sizes)
         return [
             Prediction(score, score > self.threshold, anomaly_map, self.threshold, image)
             for anomaly_map, score, image in zip(maps, score_B.tolist(), images, strict=True)
         ]
-
-
-def to_tensor(images: np.ndarray, device: torch.device | None = None) -> torch.Tensor:
-    """Turn uint8 N×H×W×3 into float32 `image_BCHW` in [0, 1], on a device, to which the bytes are copied."""
-    if device is not None and device.type == "cuda":
-        return _sent(images, device).permute(0, 3, 1, 2).float().div_(255)
-    return torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2).div_(255).to(device)
-
-
-def fit_map(map_1HW: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-    """Resize an anomaly map to (height, width), bilinearly and antialiased where it shrinks; float32 height×width."""
-    return fit_maps(map_1HW[None], [size])[0]
-
-
-def fit_maps(map_B1HW: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """Resize each map to its (height, width) as `fit_map` does, those of one size together, on the device they are on.
-
-    The results are arrays of their own: to keep one does not keep the others.
-    """
-    fitted: list[np.ndarray] = [None] * len(sizes)
-    for size in dict.fromkeys(map(tuple, sizes)):
-        index = [position for position, other in enumerate(sizes) if tuple(other) == size]
-        alike_B1HW = (map_B1HW if len(index) == len(sizes) else map_B1HW[index]).float()
-        if size != alike_B1HW.shape[-2:]:
-            alike_B1HW = F.interpolate(alike_B1HW, size=size, mode="bilinear", antialias=True)
-        for position, anomaly_map in zip(index, alike_B1HW[:, 0], strict=True):
-            fitted[position] = anomaly_map.cpu().numpy() if anomaly_map.is_cuda else anomaly_map.numpy().copy()
-    return fitted
-
-
-def _to_array(image: ImageLike) -> np.ndarray:
-    if isinstance(image, (str, Path)):
-        return decode(image)
-    if isinstance(image, Image.Image):
-        return convert(image)
-    if isinstance(image, np.ndarray) and image.size:
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-            return image
-        grey = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
-        if grey or (image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 4):
-            return convert(Image.fromarray(np.ascontiguousarray(image)))
-    kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise DataError(
-        "an image must be a path, a PIL image or an array: uint8 H×W×3 in RGB, uint8 H×W×4 with transparency, "
-        f"uint8 or uint16 H×W in grey; not {kind}"
-    )
-
-
-def _in_threads(read: Callable[[ImageLike], Any], images: Sequence[ImageLike], size: int) -> list[Any]:
-    """Call `read` for every image; in threads where several of them are to be decoded or resized."""
-    ready = (size, size, 3)
-    work = len(images) > 1 and any(getattr(image, "shape", None) != ready for image in images)
-    return list(map_in_threads(read, images)) if work else [read(image) for image in images]
-
-
-def _resized_there(arrays: Sequence[np.ndarray], size: int, device: torch.device) -> torch.Tensor:
-    """Return `image_BCHW` of uint8 images of any sizes, those of one size resized together on a GPU."""
-    parts = []
-    for (height, width, _), group in itertools.groupby(arrays, key=np.shape):
-        alike, at_once = list(group), max(1, _RESIZED_AT_ONCE // (height * width))
-        for first in range(0, len(alike), at_once):
-            parts.append(resized(_sent(alike[first : first + at_once], device), size))
-    return torch.cat(parts)
-
-
-def _sent(images: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
-    """Return uint8 images of one size as one tensor on a GPU, by way of memory that it reads while the host goes on."""
-    pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
-    np.stack(images, out=pinned.numpy())
-    return pinned.to(device, non_blocking=True)
-
-
-def _with_resized(image: np.ndarray, size: int) -> tuple[tuple[int, int], np.ndarray]:
-    return image.shape[:2], resize(image, size)
 
 
 def _device(name: str | torch.device | None) -> torch.device:

@@ -21,7 +21,8 @@ from data_io.decode import resize_mask
 from data_io.test_split import TestSplit
 from models.metrics.image_metrics import image_metrics, prevalence
 from models.metrics.pixel_metrics import PixelMetrics, grouped_pixel_metrics
-from orchestrator.bundles import Bundle, fit_map, to_tensor
+from orchestrator.bundles import Bundle
+from orchestrator.delivery.images import fit_map, to_tensor
 from orchestrator.errors import ConfigError
 from orchestrator.terminal.progress import track
 

@@ -21,7 +21,8 @@ from data_io.errors import DataError
 from data_io.ground_truth import mask_files, mask_folders
 from data_io.layout import IMAGE_SUFFIXES
 from data_io.parallel import thread_pool
-from orchestrator.bundles import Bundle, fit_map, to_tensor
+from orchestrator.bundles import Bundle
+from orchestrator.delivery.images import fit_map, to_tensor
 from orchestrator.delivery.predictions import MAPS, Results, Row, Settings
 from orchestrator.errors import ConfigError, Interrupted, ResourceError
 from orchestrator.terminal.progress import bar

@@ -16,7 +16,7 @@ from data_io.decode import resize
 from data_io.errors import DataError
 from models import registry
 from models.scoring import Scoring, fit_scorer
-from orchestrator.bundles import Bundle, to_tensor
+from orchestrator.bundles import Bundle
 from orchestrator.delivery.bundle_files import (
     CARD_FILE,
     DESCRIPTION_FILE,
@@ -26,6 +26,7 @@ from orchestrator.delivery.bundle_files import (
     amend,
     verify,
 )
+from orchestrator.delivery.images import to_tensor
 from orchestrator.errors import BundleError, ConfigError, ResourceError
 from orchestrator.job_config import JobConfig
 

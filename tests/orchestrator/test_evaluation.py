@@ -14,7 +14,8 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, ro
 
 import data_io.test_split
 from data_io.errors import DataError
-from orchestrator.bundles import Bundle, fit_map
+from orchestrator.bundles import Bundle
+from orchestrator.delivery.images import fit_map
 from orchestrator.errors import ConfigError
 from orchestrator.evaluation import PER_DEFECT_TYPE, evaluate, save_tables
 

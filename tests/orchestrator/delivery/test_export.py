@@ -20,10 +20,11 @@ from PIL import Image
 from data_io.photographs import load_textures
 from models.registry import architectures, build
 from models.scoring import Scoring, fit_scorer, threshold
-from orchestrator.bundles import Bundle, to_tensor
+from orchestrator.bundles import Bundle
 from orchestrator.cli import msad
 from orchestrator.delivery import export as export_module
 from orchestrator.delivery.export import METADATA_FILE, OUTPUTS, TOLERANCE, export
+from orchestrator.delivery.images import to_tensor
 from orchestrator.errors import ConfigError, ExportError
 from orchestrator.job_config import JobConfig
 
