@@ -29,6 +29,7 @@ from models.registry import register
 from models.segmentation import dice_loss, evidence, focal_loss, start_rare
 
 _TINY = 1e-3
+_MASK_LOSSES = {"focal": focal_loss, "dice": dice_loss}
 
 
 @register("feature_pyramid")
@@ -148,9 +149,8 @@ class FeaturePyramid(AnomalyModel):
             values["cosine"], values["squared"] = (
                 torch.stack(stages).mean() for stages in zip(*distances, strict=True)
             )
-        if not {"focal", "dice"}.isdisjoint(terms):
-            share_B1HW = F.adaptive_avg_pool2d(mask_B1HW.float(), logit_B1HW.shape[-2:])
-            values["focal"], values["dice"] = focal_loss(logit_B1HW, share_B1HW), dice_loss(logit_B1HW, share_B1HW)
+        share_B1HW = F.adaptive_avg_pool2d(mask_B1HW.float(), logit_B1HW.shape[-2:])
+        values |= {term: loss(logit_B1HW, share_B1HW) for term, loss in _MASK_LOSSES.items() if term in terms}
         return {term: values[term] for term in terms}
 
     def _maps(self, image: Encoded) -> dict[str, Tensor]:

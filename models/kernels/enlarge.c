@@ -1,4 +1,4 @@
-/* Features of twice the sides by bilinear interpolation on a CPU; models/kernels/enlarge.py calls it.
+/* Features of twice the sides by bilinear interpolation on a CPU; enlarge.py calls it.
 
    A feature is `batch` images of height × width places of `channels` values. Half a place lies between the centre of a
    place and those of the two that replace it: each is three quarters of the one it lies in and a quarter of the one

@@ -1,4 +1,4 @@
-/* Cosine distance and squared difference of two features on a CPU, by place; models/kernels/feature_distance.py calls it. */
+/* Cosine distance and squared difference of two features on a CPU, by place; feature_distance.py calls it. */
 
 #include <math.h>
 

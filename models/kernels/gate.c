@@ -1,4 +1,4 @@
-/* A gated mean of two features on a CPU, `decoder + sigmoid(gate) * (skip - decoder)`; models/kernels/gate.py calls it. */
+/* A gated mean of two features on a CPU, `decoder + sigmoid(gate) * (skip - decoder)`; gate.py calls it. */
 
 #include <math.h>
 

@@ -1,4 +1,4 @@
-/* The mean gradient-magnitude similarity and its gradient on a CPU; models/kernels/similarity.py says what it is, and calls this.
+/* The mean gradient-magnitude similarity and its gradient on a CPU; similarity.py says what it is, and calls this.
 
    Images are planes of height x width values. The grey image of each scale has a border of one value, replicated. */
 

@@ -1,4 +1,4 @@
-/* Maxima of 2x2 places on a CPU; models/kernels/max_pool.py calls it.
+/* Maxima of 2x2 places on a CPU; max_pool.py calls it.
 
    A feature is `lines` of `width` places of `channels` values; lines and width are even. Of equal values the first one
    is the maximum, and so is a NaN. */

@@ -1,4 +1,4 @@
-/* Batch normalisation and the ReLU after it on a CPU; models/kernels/norm_relu_cpu.py calls it.
+/* Batch normalisation and the ReLU after it on a CPU; norm_relu_cpu.py calls it.
 
    A feature is `places` rows of `channels` values. Every thread takes rows that follow one another, a tile of them at a
    time, and of a tile one group of channels after the other: what belongs to a group stays in registers. Comparisons

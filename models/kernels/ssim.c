@@ -1,4 +1,4 @@
-/* Structural similarity and its gradient on a CPU; models/kernels/similarity.py says what it is, and calls this.
+/* Structural similarity and its gradient on a CPU; similarity.py says what it is, and calls this.
 
    Images are planes of height x width values. The window is applied along rows, then along columns; borders are
    mirrored. Values are shifted by a half: smaller squares lose fewer digits in the differences below. */

@@ -61,7 +61,7 @@ print(*sorted(names))
 
 
 @needs_triton
-@pytest.mark.parametrize("capability", [75, 90, 120])  # Turing, Hopper, Blackwell
+@pytest.mark.parametrize("capability", [75, 80, 90, 120])  # Turing, Ampere, Hopper, Blackwell
 def test_every_kernel_compiles_for_a_gpu(capability, tmp_path, run_python):
     printed = run_python(COMPILES, str(capability), TRITON_CACHE_DIR=str(tmp_path))
     assert set(printed.split()) == {
