@@ -115,12 +115,12 @@ def recorded_finals(tasks: list[Any], _allotment: Any, _storage: str, listener: 
 
 def main(jobs: str, words: list[str]) -> None:
     """Run `msad WORDS` with its clock."""
-    from orchestrator import cli, cluster, sweep, tracking
+    from orchestrator import cli, cluster, sweep, tracking_store
 
     mark("imports")
     sweep.prepare = timed(sweep.prepare, "checks")
     cluster.connect = timed(cluster.connect, "ray")
-    tracking.connect = timed(tracking.connect, "mlflow")
+    tracking_store.connect = timed(tracking_store.connect, "mlflow")
     sweep._Sweep.run = timed(sweep._Sweep.run, "run")
     sweep._Sweep._search = timed(sweep._Sweep._search, "searched")
     on_trial = sweep._Sweep._on_trial

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.addresses import public
-from orchestrator.tracking import RunRecord, Tracker, connect, open_experiment
+from orchestrator.tracking import RunRecord, Tracker
+from orchestrator.tracking_store import connect, open_experiment
 from orchestrator.workspace import JobDirectory
 
 METRICS = ("train_loss", "train_l1", "train_ssim", "learning_rate", "epoch_seconds")

@@ -196,7 +196,7 @@ def compare(
     """
     from orchestrator.compare import leaderboard
     from orchestrator.terminal.leaderboard_text import format_leaderboard
-    from orchestrator.tracking import default_tracking_uri
+    from orchestrator.tracking_store import default_tracking_uri
 
     uri = tracking_uri or default_tracking_uri()
     table = leaderboard(sweep, uri)

@@ -13,7 +13,7 @@ from models.errors import did_you_mean
 from orchestrator.addresses import hide_secrets, public
 from orchestrator.errors import TrackingError
 from orchestrator.selection import SEED_FIGURES
-from orchestrator.tracking import connect
+from orchestrator.tracking_store import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,7 +14,7 @@ from orchestrator.config import SweepConfig, default_name, load, make_config, ov
 from orchestrator.finals import final_id
 from orchestrator.pictures.inline import image_tag
 from orchestrator.sweep import Outcome, resolved, resume, start
-from orchestrator.tracking import default_tracking_uri
+from orchestrator.tracking_store import default_tracking_uri
 from orchestrator.workspace import Workspace
 
 if TYPE_CHECKING:

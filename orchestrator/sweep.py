@@ -16,7 +16,7 @@ from rich.console import Console
 
 from data_io.cache import default_cache_dir
 from models.errors import did_you_mean
-from orchestrator import cluster, tracking
+from orchestrator import cluster, tracking_store
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.delivery.model_store import deliver_files
@@ -102,7 +102,7 @@ def resolved(config: SweepConfig) -> SweepConfig:
         update={
             "dataset": config.dataset.expanduser().resolve(),
             "storage": config.storage.expanduser().resolve(),
-            "tracking_uri": config.tracking_uri or tracking.default_tracking_uri(),
+            "tracking_uri": config.tracking_uri or tracking_store.default_tracking_uri(),
         }
     )
 
@@ -111,7 +111,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
     cache = default_cache_dir()
     with reading_files("Checking the images"):
         plan = prepare(config, cache)
-    client = tracking.connect(config.tracking_uri)
+    client = tracking_store.connect(config.tracking_uri)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
         allotment = cluster.connect(config)
@@ -119,7 +119,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
         if store:
             claim(store, config.name, new=not workspace.config.exists())
         check_nodes(workspace.root, config.dataset, below(store, config.name) if store else None)
-        experiment_id = tracking.open_experiment(client, config.name, config.tracking_uri, workspace.root)
+        experiment_id = tracking_store.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True)
         say = functools.partial(console.print, highlight=False, soft_wrap=True)

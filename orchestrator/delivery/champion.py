@@ -19,7 +19,7 @@ from orchestrator.addresses import public
 from orchestrator.delivery.bundle_files import CARD_FILE
 from orchestrator.delivery.model_card import shorten
 from orchestrator.errors import ConfigError, TrackingError
-from orchestrator.tracking import connect
+from orchestrator.tracking_store import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

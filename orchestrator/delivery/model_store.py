@@ -17,7 +17,8 @@ from orchestrator.delivery import bundle_files
 from orchestrator.delivery.champion import enter, find_run, logged_model, without_model
 from orchestrator.errors import BundleError, ConfigError, TrackingError
 from orchestrator.terminal.progress import filling
-from orchestrator.tracking import RunRecord, connect
+from orchestrator.tracking import RunRecord
+from orchestrator.tracking_store import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,7 +12,7 @@ from importlib.metadata import entry_points
 from orchestrator.addresses import connecting, public
 from orchestrator.compare import open_sweep
 from orchestrator.errors import TrackingError
-from orchestrator.tracking import connect, default_tracking_uri
+from orchestrator.tracking_store import connect, default_tracking_uri
 from orchestrator.ui.pages import leaderboard_page
 
 APP = "msad"  # the entry point of `orchestrator.ui.app` in the group mlflow.app

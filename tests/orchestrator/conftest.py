@@ -59,7 +59,7 @@ def uri(tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(uri):
     """A client of the store at `uri`."""
-    from orchestrator.tracking import connect  # MLflow is not on every machine that trains
+    from orchestrator.tracking_store import connect  # MLflow is not on every machine that trains
 
     return connect(uri)
 
@@ -67,7 +67,7 @@ def client(uri):
 @pytest.fixture(scope="module")
 def experiment(client, uri):
     """The ID of an experiment in the store at `uri`."""
-    from orchestrator.tracking import open_experiment
+    from orchestrator.tracking_store import open_experiment
 
     return open_experiment(client, "first", uri, Path("first"))
 
@@ -123,7 +123,8 @@ def record_sweep():
     from orchestrator.study import Study
     from orchestrator.sweep_report import SweepReport
     from orchestrator.terminal.live import LiveView
-    from orchestrator.tracking import Tracker, connect, open_experiment
+    from orchestrator.tracking import Tracker
+    from orchestrator.tracking_store import connect, open_experiment
     from orchestrator.workspace import Workspace
 
     def finished(job, validation):

@@ -7,7 +7,7 @@ import pytest
 from orchestrator.errors import TrackingError
 from orchestrator.report import page
 from orchestrator.sweep_report import LONGEST_NOTE, MOST_WINNERS, experiment_note, sweep_note
-from orchestrator.tracking import connect
+from orchestrator.tracking_store import connect
 from orchestrator.ui.pages import Pages
 
 # The test figures point the other way: only the validation score may give a star.

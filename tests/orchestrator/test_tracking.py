@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.errors import ConfigError, TrackingError
-from orchestrator.tracking import RunRecord, Tracker, connect, open_experiment
+from orchestrator.tracking import RunRecord, Tracker
+from orchestrator.tracking_store import connect, open_experiment
 from orchestrator.workspace import JobDirectory
 
 

@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from PIL import Image
 from rich.console import Console
 
-from orchestrator import tracking
+from orchestrator import tracking_store
 from orchestrator.delivery.model_store import deliver_files
 from orchestrator.errors import TrackingError
 from orchestrator.evaluation import evaluate
@@ -50,8 +50,8 @@ def store(tmp_path_factory, bundle, demo, category):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder = tmp_path_factory.mktemp("report")
     uri, workspace = f"sqlite:///{folder / 'mlflow.db'}", Workspace(folder / "sweeps" / "first")
-    client = tracking.connect(uri)
-    experiment = tracking.open_experiment(client, "first", uri, workspace.root)
+    client = tracking_store.connect(uri)
+    experiment = tracking_store.open_experiment(client, "first", uri, workspace.root)
     tracker = Tracker(client, experiment, print, deliver_files)
     evaluation = evaluate(bundle, demo, category, None)
     studies = {
@@ -153,7 +153,7 @@ def test_page_says_how_the_choice_was_made_and_how_to_pull(store, text):
 
 def test_sweep_without_pictures_and_without_studies_still_make_a_page(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = tracking.connect(uri)
+    client = tracking_store.connect(uri)
     experiment = client.create_experiment("bare", tags={"msad.sweep": "bare"})
     assert "No study of this sweep has been recorded yet." in write_report("bare", uri, tmp_path / "a.html").read_text()
     tags = {"msad.kind": "study", "msad.category": "c", "msad.architecture": "a", "msad.status": "complete"}

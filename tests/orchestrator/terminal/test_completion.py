@@ -13,7 +13,7 @@ from click.shell_completion import BashComplete
 
 from models.registry import architectures
 from orchestrator import cli
-from orchestrator.tracking import open_experiment
+from orchestrator.tracking_store import open_experiment
 
 REPOSITORY = Path(__file__).parents[3]
 
