@@ -151,4 +151,15 @@ class EncoderDecoder(nn.Module):
 def _norm_relu(kind: str, channels: int) -> nn.Module:
     if kind == "batch":
         return NormReLU(channels)
-    return nn.Sequential(nn.GroupNorm(math.gcd(channels, 8), channels), nn.ReLU(inplace=True))
+    return nn.Sequential(_GroupNorm(math.gcd(channels, 8), channels), nn.ReLU(inplace=True))
+
+
+class _GroupNorm(nn.GroupNorm):
+    """Returns the precision that it was given, as batch normalisation does.
+
+    Under autocast a GPU's returns float32 instead: all that follows would take twice the memory, and operators that do
+    not promote, `lerp` among them, would meet a skip and a decoder of two types.
+    """
+
+    def forward(self, feature_BCHW: Tensor) -> Tensor:
+        return super().forward(feature_BCHW).to(feature_BCHW.dtype)

@@ -5,6 +5,7 @@ Shapes: B images, C channels, H×W pixels.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:
     for takes, run in ((native.takes, _run), (gpu_kernels.takes_interleaved, gate_gpu.run)) if trained else ():
         if all(takes(feature) and _alike(feature, gate_BCHW) for feature in given):
             return _Gated.apply(run, *given)
+    if len(kinds := {feature_BCHW.dtype for feature_BCHW in given}) > 1:  # autocast's doing; `lerp` wants them alike
+        kind = functools.reduce(torch.promote_types, kinds)
+        decoder_BCHW, skip_BCHW, gate_BCHW = (feature_BCHW.to(kind) for feature_BCHW in given)
     return torch.lerp(decoder_BCHW, skip_BCHW, torch.sigmoid(gate_BCHW))
 
 
