@@ -151,16 +151,20 @@ def _report(outcome: Any, json_file: str | None) -> int:
 
     for study, reason in outcome.failed_studies.items():
         click.echo(f"{study} has no result: {reason}", err=True)
+    for study, reason in outcome.unmeasured.items():
+        click.echo(f"{study} is trained and delivered, but not measured on the test split: {reason}", err=True)
+    if outcome.unmeasured:
+        click.echo(f"Once that is mended, measure it with: {outcome.resume}", err=True)
     if outcome.undelivered:
         click.echo(
             f"{outcome.undelivered} run(s) could not be delivered to {outcome.tracking_uri}; their results are safe. "
-            f"Deliver them with: msad search --resume {outcome.name}",
+            f"Deliver them with: {outcome.resume}",
             err=True,
         )
     if outcome.unreported:
         click.echo(
             f"the sweep's report could not be made: {outcome.unreported}\n"
-            f"Its results are safe. Make it with: msad search --resume {outcome.name}",
+            f"Its results are safe. Make it with: {outcome.resume}",
             err=True,
         )
     # A store that could not take everything may not answer either.

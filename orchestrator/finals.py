@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
-from orchestrator.errors import USER_ERRORS, crash_reason, first_line
+from orchestrator.errors import USER_ERRORS, BundleError, crash_reason, first_line
 from orchestrator.job import WAITING_CPUS
 from orchestrator.workers.task import Task
 from orchestrator.workers.worker_storage import fetch
@@ -30,8 +30,10 @@ def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, list
     """Train and evaluate the winners, as many at once as the cluster has room for.
 
     Each leaves its bundle, `test.json` (empty where the dataset has no test images), the tables of
-    `evaluation.save_tables` and pictures in its folder, or `failure.json`. `listener(event, job_id)` hears of `start`
-    and `end`. A winner that is trained already is only evaluated.
+    `evaluation.save_tables` and pictures in its folder. One that is trained and cannot be measured, because a test
+    image cannot be read, leaves `unmeasured.json` with the reason: its model is as good as any. One that cannot be
+    trained leaves `failure.json`. `listener(event, job_id)` hears of `start` and `end`. A winner that is trained
+    already is only evaluated.
     """
     import ray
 
@@ -42,7 +44,10 @@ def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, list
     def submit(task: Task) -> ObjectRef:
         return evaluate.remote(task.to_dict(), train.remote(task.to_dict(), train_storage))
 
-    _run_all(tasks, submit, allotment.concurrency, "failure", listener)
+    def failure(task: Task) -> str:
+        return "unmeasured" if task.directory.read("result") else "failure"
+
+    _run_all(tasks, submit, allotment.concurrency, failure, listener)
 
 
 def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> None:
@@ -53,7 +58,8 @@ def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> 
     import ray
 
     report = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_report)
-    _run_all(tasks, lambda task: report.remote(task.to_dict()), allotment.concurrency, "test_report_failure", listener)
+    failure = "test_report_failure"
+    _run_all(tasks, lambda task: report.remote(task.to_dict()), allotment.concurrency, lambda _task: failure, listener)
 
 
 def final_id(study_key: str, index: int = 0) -> str:
@@ -62,9 +68,13 @@ def final_id(study_key: str, index: int = 0) -> str:
 
 
 def _run_all(
-    tasks: list[Task], submit: Callable[[Task], ObjectRef], concurrency: int, failure: str, listener: Listener
+    tasks: list[Task],
+    submit: Callable[[Task], ObjectRef],
+    concurrency: int,
+    failure: Callable[[Task], str],
+    listener: Listener,
 ) -> None:
-    """Submit tasks, so many at once, and wait for all; a task that Ray could not run leaves `FAILURE.json`."""
+    """Submit tasks, so many at once, and wait for all; one that Ray could not run leaves a file of `failure`'s name."""
     import ray
 
     waiting, running = list(tasks), {}
@@ -82,9 +92,9 @@ def _run_all(
                     fetch(task.store, task.directory)
             except OSError as error:
                 reason = f"its files cannot be had from {task.store}: {first_line(error)}"
-                task.directory.write(failure, {"reason": reason, "kind": "WorkerStorage"})
+                task.directory.write(failure(task), {"reason": reason, "kind": "WorkerStorage"})
             except ray.exceptions.RayError as error:
-                task.directory.write(failure, {"reason": crash_reason(str(error)), "kind": "RayError"})
+                task.directory.write(failure(task), {"reason": crash_reason(str(error)), "kind": "RayError"})
             listener("end", task.job_id)
 
 
@@ -118,6 +128,7 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
     with working_copy(Task.from_dict(values)) as (task, _):
         if task.directory.read("failure"):
             return
+        (task.directory.path / "unmeasured.json").unlink(missing_ok=True)
         try:
             evaluation = _measure(task)
             save_evaluation(evaluation, task.directory.path / "pictures")
@@ -128,8 +139,11 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
         except NoTestImages:  # good images alone are enough to search
             amend(task.directory.bundle, {"test": {}})
             task.directory.write("test", {})
-        except USER_ERRORS as error:
+        except BundleError as error:  # there is no model to deliver
             task.directory.write("failure", {"reason": f"evaluation on the test split: {error}", "kind": "Evaluation"})
+        except USER_ERRORS as error:
+            amend(task.directory.bundle, {"unmeasured": str(error)})
+            task.directory.write("unmeasured", {"reason": str(error), "kind": type(error).__name__})
 
 
 def _report(values: dict[str, Any]) -> None:

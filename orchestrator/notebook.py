@@ -94,7 +94,8 @@ class SweepResult:
 
     def _repr_html_(self) -> str:
         parts = [_table(self.leaderboard)]
-        parts += [f"<p>{html.escape(f'{key}: {why}')}</p>" for key, why in self.outcome.failed_studies.items()]
+        missing = self.outcome.failed_studies | self.outcome.unmeasured
+        parts += [f"<p>{html.escape(f'{key}: {why}')}</p>" for key, why in missing.items()]
         for row in self.leaderboard[self.leaderboard["best"].astype(bool)].itertuples():
             gallery = self._final(row.category, row.architecture) / "pictures" / "gallery.png"
             if gallery.is_file():

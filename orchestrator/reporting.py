@@ -77,8 +77,8 @@ class Reporter:
         if (failure := seeds[0].read("failure")) is not None:
             self.study_failed(study, failure["reason"])
         else:
-            self._view.stage(study, _test_words(self._seed_tests(study)))
-            self.study(study, "complete")
+            self._view.stage(study, self._test_words(study))
+            self.study(study, "complete", unmeasured(seeds[0]))
 
     def on_report(self, event: str, study: Study, job_id: str) -> None:
         """Hear of a trial that is measured on the test split after its study: `start` or `end`."""
@@ -101,8 +101,8 @@ class Reporter:
             return
         reports = {name: dataclasses.asdict(report_selection(pd.DataFrame(rows), name)) for name in FIGURES}
         self.final(study).write("selection", {**_without_nan(reports), "trials": [_without_nan(row) for row in rows]})
-        self._view.stage(study, _test_words(self._seed_tests(study)))
-        self.study(study, "complete")
+        self._view.stage(study, self._test_words(study))
+        self.study(study, "complete", unmeasured(self.final(study)))
 
     def study_failed(self, study: Study, reason: str) -> None:
         self._view.stage(study, f"failed: {reason}")
@@ -124,8 +124,17 @@ class Reporter:
     def _seed_tests(self, study: Study) -> list[dict[str, float]]:
         return [test for final in self._finals(study) if (test := final.read("test"))]
 
+    def _test_words(self, study: Study) -> str:
+        """Say in a few words what the test split said of a winner, or why it said nothing."""
+        if (reason := unmeasured(self.final(study))) is not None:
+            return f"trained, but not measured: {reason}"
+        return _test_words(self._seed_tests(study))
+
     def study(self, study: Study, status: str, reason: str | None = None) -> None:
-        """Queue a study's run: while it searches a heading, in the end its winner's record."""
+        """Queue a study's run: while it searches a heading, in the end its winner's record.
+
+        `reason` says why it failed, or why a complete one has no test figures.
+        """
         if status == "running":
             self._best.discard(study.key)
         else:
@@ -251,15 +260,36 @@ def _selection(final: JobDirectory) -> dict[str, float | None]:
     return {names.get(name, name): value for name, value in report.items()}
 
 
+def unmeasured(final: JobDirectory) -> str | None:
+    """Return why a trained winner has no test figures although there are test images; None where it has, or has none.
+
+    What is measured later counts: an object store keeps the older file.
+    """
+    if final.read("test") is not None or (found := final.read("unmeasured")) is None:
+        return None
+    return found["reason"]
+
+
 def _test_words(tests: list[dict[str, float]]) -> str:
     """Return the first seed's image AUROC, or the mean and spread of all; `tests` is empty without test images."""
     if not tests:
         return "no test images to measure it on"
     several = seed_statistics(tests)
     if "image_auroc_mean" not in several:
-        return f"test image AUROC {tests[0]['image_auroc']:.4f}"
+        return _image_words(tests[0])
     mean, sd = several["image_auroc_mean"], several["image_auroc_sd"]
     return f"test image AUROC {mean:.4f} ± {sd:.4f}"
+
+
+def _image_words(test: Mapping[str, float]) -> str:
+    """Return one model's image AUROC, or what there is where the test split has images of one class alone."""
+    auroc = test["image_auroc"]
+    if auroc is not None and auroc == auroc:
+        return f"test image AUROC {auroc:.4f}"
+    good, defective = int(test.get("good_images", 0)), int(test.get("defective_images", 0))
+    if defective:
+        return f"no good test images, so no AUROC; {int(test['misses'])} of {defective} defective ones missed"
+    return f"no defective test images, so no AUROC; {int(test.get('false_positives', 0))} of {good} good ones flagged"
 
 
 def _validation(result: Mapping[str, Any]) -> dict[str, float]:

@@ -19,7 +19,7 @@ def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[s
     Parameters
     ----------
     status, reason
-        `running`, `complete` or `failed`, the last with why.
+        `running`, `complete` or `failed`, the last with why; of a complete one why it has no test figures, if so.
     metrics
         The run's figures under their MLflow names.
     """
@@ -29,7 +29,7 @@ def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[s
         return lambda pages: f"{trials} It is still running. {_around(pages)}"
     if status == "failed":
         return lambda pages: f"No winner: {reason}\n\n{trials} {_around(pages)}"
-    figures = "\n\n".join(_figures(metrics))
+    figures = "\n\n".join(_figures(metrics, reason))
     chosen, key, model = best and best.user_attrs["job_id"], study_id(study.key), registered_name(study.base.category)
 
     pictures = PICTURES if "test_image_auroc" in metrics else TRAINING
@@ -50,11 +50,14 @@ def _around(pages: Pages) -> str:
     return f"[Leaderboard]({pages.leaderboard}) · [the sweep's run]({pages.run(SWEEP_ID)})"
 
 
-def _figures(metrics: Mapping[str, float]) -> list[str]:
+def _figures(metrics: Mapping[str, float], unmeasured: str | None) -> list[str]:
     names = {"Validation score": "validation_score", "test image AUROC": "test_image_auroc", "AU-PRO": "test_aupro_30"}
     known = [f"{words} {metrics[name]:.4f}" for words, name in names.items() if name in metrics]
-    test = "and only then shown the test split." if len(known) > 1 else "without test images to measure it on."
-    lines = [f"{', '.join(known)}. The winner, trained again to the end {test}"]
+    measured = any(name.startswith("test_") for name in metrics)
+    test = ", and only then shown the test split" if measured else ", without test images to measure it on"
+    if unmeasured:
+        test = f". It is not measured: {unmeasured}"
+    lines = [f"{', '.join(known)}. The winner, trained again to the end{test}."]
     if "test_image_auroc_mean" in metrics:
         lines.append(
             f"Over {metrics['final_seeds']:.0f} seeds the test image AUROC is "

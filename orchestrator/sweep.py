@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 import subprocess
 import time
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from orchestrator.job import WAITING_CPUS, direct_trial, train_trial
 from orchestrator.job_config import JobConfig
 from orchestrator.nodes import check_nodes
 from orchestrator.preflight import Plan, prepare
-from orchestrator.reporting import Reporter
+from orchestrator.reporting import Reporter, unmeasured
 from orchestrator.sharing import share
 from orchestrator.study import Study
 from orchestrator.sweep_report import SweepReport, counted
@@ -45,8 +46,8 @@ FINISHED_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
 class Outcome:
     """How a sweep ended.
 
-    Why each study that has no winner has none, how many runs MLflow did not get, and why the sweep has no report page
-    where it has none.
+    Why each study that has no winner has none, why each winner that has no test figures has none, how many runs MLflow
+    did not get, why the sweep has no report page where it has none, and the command that makes up for it.
     """
 
     name: str
@@ -54,10 +55,12 @@ class Outcome:
     failed_studies: dict[str, str]
     undelivered: int
     unreported: str | None
+    unmeasured: dict[str, str]
+    resume: str
 
     @property
     def ok(self) -> bool:
-        return not self.failed_studies and not self.undelivered and not self.unreported
+        return not (self.failed_studies or self.undelivered or self.unreported or self.unmeasured)
 
 
 def start(config: SweepConfig) -> Outcome:
@@ -150,7 +153,8 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
             ) from None
         finally:
             undelivered = tracker.close(patience)
-    return Outcome(config.name, config.tracking_uri, failed, undelivered, unreported)
+    again = f"msad search --resume {config.name} --storage {shlex.quote(str(workspace.root.parent))}"
+    return Outcome(config.name, config.tracking_uri, failed, undelivered, unreported, sweep.unmeasured, again)
 
 
 class _Sweep:
@@ -182,6 +186,7 @@ class _Sweep:
         }
         self.reporter = Reporter(workspace, self.view, tracker, tags, config.final_seeds)
         self.report = SweepReport(config, workspace, tracker, self.studies)
+        self.unmeasured: dict[str, str] = {}
 
     def run(self) -> dict[str, str]:
         """Search, train the winners, test them; return the reasons of the studies that have no tested winner."""
@@ -299,11 +304,15 @@ class _Sweep:
             self.train_storage,
             lambda event, job_id: self.reporter.on_final(event, *by_id[job_id]),
         )
-        return {
-            f"{study.key} with seed {study.base.seed + index}" if index else study.key: failure["reason"]
-            for study, index in by_id.values()
-            if (failure := self.reporter.final(study, index).read("failure")) is not None
-        }
+        failed = {}
+        for study, index in by_id.values():
+            name = f"{study.key} with seed {study.base.seed + index}" if index else study.key
+            final = self.reporter.final(study, index)
+            if (failure := final.read("failure")) is not None:
+                failed[name] = failure["reason"]
+            elif (reason := unmeasured(final)) is not None:
+                self.unmeasured[name] = reason
+        return failed
 
     def _report_trials(self, studies: list[Study]) -> None:
         """Measure the complete trials of studies whose winner is tested, where an earlier attempt has not."""

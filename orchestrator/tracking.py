@@ -230,8 +230,8 @@ class Tracker:
             tags["msad.best_trial"] = self._run_ids[record.best]
         if record.starred is not None:
             tags["msad.best"] = str(record.starred).lower()
-        if record.reason:
-            tags["msad.reason"] = record.reason[:4000]
+        if record.reason or (record.kind == "study" and record.status == "complete"):  # an earlier one is mended
+            tags["msad.reason"] = (record.reason or "")[:4000]
         if record.note:
             tags[NOTE_TAG] = record.note(self._pages)
         return tags

@@ -146,6 +146,8 @@ def _results(d: Values) -> str:
     test, seeds = d["provenance"].get("test"), d["provenance"].get("test_over_seeds")
     if not test:
         why = "Not measured." if test is None else "The dataset has no test images."
+        if test is None and (reason := d["provenance"].get("unmeasured")):
+            why = f"Not measured: {reason}."
         return f"{why} So nothing is known about real defects; measure it with `msad evaluate BUNDLE DATASET`."
     lines = [
         f"Measured once, after the selection, on {_count(test.get('good_images'))} good and "

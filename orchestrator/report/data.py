@@ -25,9 +25,9 @@ ARTIFACTS = ("pictures", "test", "search.json")
 class StudyReport:
     """A study's run: its row of the leaderboard, and what was logged with it.
 
-    `reason` says why it has no result, where it has none. `search` is `study_record.describe_search`'s, None where
-    nothing was searched. `pictures` holds the PNG files' bytes by name, without suffix. `per_defect_type` is
-    `Evaluation.per_defect_type`, None where the run has none.
+    `reason` says why it has no result, or no test figures, where it has none. `search` is
+    `study_record.describe_search`'s, None where nothing was searched. `pictures` holds the PNG files' bytes by name,
+    without suffix. `per_defect_type` is `Evaluation.per_defect_type`, None where the run has none.
     """
 
     row: dict[str, Any]

@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 PROGRESS = "progress.jsonl"
-LAST = ("result.json", "test.json", "test_report.json", "failure.json")  # what says that all else is there
+LAST = (
+    "result.json",
+    "test.json",
+    "test_report.json",
+    "unmeasured.json",
+    "failure.json",
+)  # what says that all else is there
 UNREACHABLE = "cannot be reached: check the address, and the credentials in this process's environment"
 
 
