@@ -47,7 +47,7 @@ def cached_arrays(
 
     Parameters
     ----------
-    key : everything the arrays depend on, as text (content fingerprint, sizes, seed, version of the code that builds).
+    key : everything the arrays depend on, as text (the images' identity, sizes, version of the code that builds).
     build : makes the arrays, by name; called only when they are not there; its exceptions pass through.
     directory : the cache; None for `default_cache_dir()`.
 

@@ -22,7 +22,7 @@ from data_io.decode import decode, refuse_strange_file, resize
 from data_io.errors import DataError
 from data_io.parallel import map_in_threads
 
-__all__ = ["cached_arrays", "default_cache_dir", "file_states", "fingerprint", "load_images"]
+__all__ = ["cached_arrays", "default_cache_dir", "digests", "file_states", "load_images"]
 
 # To be raised whenever decode() or resize() give other pixels for the same file.
 PIXELS_VERSION = 1
@@ -49,7 +49,7 @@ def load_images(paths: Sequence[Path | str], size: int, directory: Path | str | 
     paths = [Path(path) for path in paths]
     if not paths or size < 1:
         raise DataError(f"{len(paths)} images at {size} pixels asked for; at least one of each is needed")
-    digests = _digests(paths, directory)
+    contents = _digests(paths, directory)
 
     def write(folder: Path) -> None:
         shape = (len(paths), size, size, 3)
@@ -57,7 +57,7 @@ def load_images(paths: Sequence[Path | str], size: int, directory: Path | str | 
         # Written in sequence, not through a map: a full disk is then an error here and not a bus error of the process.
         with space_for(folder, math.prod(shape)), (folder / "images.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            items = zip(paths, digests, strict=True)
+            items = zip(paths, contents, strict=True)
             for pixels in map_in_threads(lambda item: _pixels_or_problem(*item, size), items):
                 if isinstance(pixels, str):
                     problems.append(pixels)
@@ -66,12 +66,12 @@ def load_images(paths: Sequence[Path | str], size: int, directory: Path | str | 
         if problems:
             raise DataError("\n".join(problems))
 
-    key = f"images v{PIXELS_VERSION} {size} {hashlib.sha256(b''.join(digests)).hexdigest()}"
+    key = f"images v{PIXELS_VERSION} {size} {hashlib.sha256(b''.join(contents)).hexdigest()}"
     return entry(key, write, directory)["images"]
 
 
-def fingerprint(paths: Sequence[Path | str], directory: Path | str | None = None) -> str:
-    """One sha256 for the contents of files: the same wherever they lie, whatever they are called, in whatever order.
+def digests(paths: Sequence[Path | str], directory: Path | str | None = None) -> list[str]:
+    """The sha256 of each file's content, in the order of the paths.
 
     Parameters
     ----------
@@ -80,13 +80,13 @@ def fingerprint(paths: Sequence[Path | str], directory: Path | str | None = None
 
     Returns
     -------
-    64 hexadecimal digits.
+    64 hexadecimal digits for each file.
 
     Raises
     ------
     DataError : files that cannot be read, all of them in one error.
     """
-    return hashlib.sha256(b"".join(sorted(_digests([Path(path) for path in paths], directory)))).hexdigest()
+    return [digest.hex() for digest in _digests([Path(path) for path in paths], directory)]
 
 
 def _digests(paths: list[Path], directory: Path | str | None) -> list[bytes]:

@@ -98,7 +98,7 @@ class Bundle:
     job
         The configuration the weights came from.
     provenance
-        JSON values: run ID, data fingerprint, validation figures; `save` adds the versions of msad, torch and Python.
+        JSON values: run ID, the data's `identity`, validation figures; `save` adds versions of msad, torch and Python.
     """
 
     model: AnomalyModel

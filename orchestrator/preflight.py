@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.distributions import BaseDistribution
 
-from data_io.cache import fingerprint
 from data_io.check import check
 from data_io.errors import DataError
 from data_io.layout import choose_categories, find_layout
-from data_io.splits import split_good_images
 from models.base import SelfTraining
 from models.contract import contract_problems
 from models.errors import ModelError, did_you_mean
 from models.registry import build, is_own
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.identity import Identity, identify
+from orchestrator.job_config import JobConfig
 from orchestrator.parameters import known_paths
 from search_spaces import space
 
 FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
+Seen = tuple[str, int, int, int]
+"""What of a job decides what it sees of a dataset: category, seed, image size and view size."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will run: the categories, each one's fingerprint of the training images, the ranges searched, and
-    the name of the dataset's layout.
+    """What a sweep will run: the categories, the identity of every job, the ranges searched, and the name of the
+    dataset's layout.
 
     An architecture without ranges has nothing to search: it is trained once, as it is.
     """
 
     categories: tuple[str, ...]
-    fingerprints: dict[str, str]
+    identities: dict[Seen, Identity]
     spaces: dict[str, dict[str, BaseDistribution]]
     layout: str = "auto"
+
+    def identity(self, job: JobConfig) -> Identity:
+        """Return what one of the sweep's jobs sees, that of a winner's further seed included."""
+        return self.identities[_seen(job)]
 
     def trials(self, config: SweepConfig, architecture: str) -> int:
         """Return how many trials its studies are given."""
@@ -74,11 +81,24 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
             f"{config.storage.resolve()}: only {free >> 20} MiB free, a sweep needs at least {FREE_BYTES >> 20} MiB: "
             "make room, or name another --storage"
         )
-    fingerprints = {}
+    return Plan(categories, _identities(config, categories, layout, cache), spaces, layout)
+
+
+def _identities(config: SweepConfig, categories: tuple[str, ...], layout: str, cache: Path) -> dict[Seen, Identity]:
+    found = {}
     for category in categories:
-        split = split_good_images(config.dataset, category, config.seed, layout=layout)
-        fingerprints[category] = fingerprint([*split.train_paths, *split.validation_paths], cache)
-    return Plan(categories, fingerprints, spaces, layout)
+        for architecture in config.architectures:
+            base = config.job(category, architecture)
+            for index in range(config.final_seeds):
+                seen = category, seed, image_size, view_size = _seen(dataclasses.replace(base, seed=base.seed + index))
+                if seen not in found:
+                    sides = {"image_size": image_size, "view_size": view_size}
+                    found[seen] = identify(config.dataset, category, seed=seed, **sides, layout=layout, cache=cache)
+    return found
+
+
+def _seen(job: JobConfig) -> Seen:
+    return job.category, job.seed, job.image_size, job.view_size
 
 
 def check_models(config: SweepConfig) -> dict[str, dict[str, BaseDistribution]]:

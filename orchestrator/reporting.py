@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
 
 from orchestrator.finals import final_id
+from orchestrator.job_config import JobConfig
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
 from orchestrator.study_note import study_note
@@ -23,8 +24,8 @@ REPORT_TAG = {"msad.test_metrics": "reporting only, after selection"}
 class Reporter:
     """Turns the events of studies and finals into lines, table rows and MLflow runs.
 
-    `tags(category)` of a run are the data's fingerprint and the code's version; `final_seeds` is how often each winner
-    is trained.
+    `tags(job)` of a run are the identity of what its job sees and the code's version; `final_seeds` is how often each
+    winner is trained.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class Reporter:
         workspace: Workspace,
         view: LiveView,
         tracker: Tracker,
-        tags: Mapping[str, Mapping[str, str]],
+        tags: Callable[[JobConfig], Mapping[str, str]],
         final_seeds: int = 1,
     ) -> None:
         self._workspace, self._view, self._tracker, self._tags = workspace, view, tracker, tags
@@ -161,7 +162,7 @@ class Reporter:
                 reason=reason,
                 note=study_note(study, status, reason, metrics),
                 params=winner.flat() if winner and status == "complete" else _names(study),
-                tags=self._run_tags(study) | {"msad.trials": str(study.counts().done)},
+                tags=self._run_tags(study, study.base) | {"msad.trials": str(study.counts().done)},
                 starred=study.key in self._best,
                 metrics=metrics,
                 register_as=study.base.category if status == "complete" else None,
@@ -187,7 +188,7 @@ class Reporter:
         The first seed's model, curves and pictures are in the study's own run, so its nested one has the figures alone,
         and a folder of its own that holds nothing but the note of what was delivered.
         """
-        final, job = self.final(study, index), study.winner()
+        final, job = self.final(study, index), dataclasses.replace(study.winner(), seed=study.base.seed + index)
         failure = final.read("failure") if event == "end" else None
         status = "running" if event == "start" else "failed" if failure else "complete"
         record_id = f"{final_id(study.key)}-seed{index}"
@@ -196,14 +197,14 @@ class Reporter:
             RunRecord(
                 record_id=record_id,
                 kind="final",
-                title=f"seed {job.seed + index}",
+                title=f"seed {job.seed}",
                 status=status,
                 directory=self._workspace.job(record_id),
                 parent=study_id(study.key),
                 reason=failure["reason"] if failure else None,
                 note=lambda pages: first,
-                params=dataclasses.replace(job, seed=job.seed + index).flat(),
-                tags=self._run_tags(study),
+                params=job.flat(),
+                tags=self._run_tags(study, job),
                 metrics=_validation(final.read("result") or {}) | _known("test_", final.read("test") or {}),
             )
         )
@@ -221,14 +222,14 @@ class Reporter:
                 parent=study_id(study.key),
                 reason=record.failure,
                 params=record.job.flat(),
-                tags=self._run_tags(study) | (REPORT_TAG if report else {}),
+                tags=self._run_tags(study, record.job) | (REPORT_TAG if report else {}),
                 metrics=_validation(directory.read("result") or {}) | _known("report_test_", report or {}),
             )
         )
 
-    def _run_tags(self, study: Study) -> dict[str, str]:
+    def _run_tags(self, study: Study, job: JobConfig) -> dict[str, str]:
         names = {f"msad.{name}": value for name, value in _names(study).items()}
-        return names | {"msad.study": study.key} | dict(self._tags[study.base.category])
+        return names | {"msad.study": study.key} | dict(self._tags(job))
 
 
 def _names(study: Study) -> dict[str, str]:

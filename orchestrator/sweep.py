@@ -180,11 +180,7 @@ class _Sweep:
             for name in config.architectures
         ]
         self.view = LiveView(self.studies, allotment.concurrency, console)
-        tags = {
-            category: {"msad.data_fingerprint": fingerprint, "msad.code_version": self.code_version}
-            for category, fingerprint in plan.fingerprints.items()
-        }
-        self.reporter = Reporter(workspace, self.view, tracker, tags, config.final_seeds)
+        self.reporter = Reporter(workspace, self.view, tracker, self._tags, config.final_seeds)
         self.report = SweepReport(config, workspace, tracker, self.studies)
         self.unmeasured: dict[str, str] = {}
 
@@ -326,6 +322,9 @@ class _Sweep:
         for study in studies:
             self.reporter.selection(study)
 
+    def _tags(self, job: JobConfig) -> dict[str, str]:
+        return {"msad.identity": self.plan.identity(job).digest, "msad.code_version": self.code_version}
+
     def _task(self, job_id: str, job: JobConfig) -> Task:
         return Task(
             job_id=job_id,
@@ -340,10 +339,10 @@ class _Sweep:
             memory=self.allotment.memory,
             workers=self.allotment.workers,
             timeout=self.config.trial_timeout,
+            identity=self.plan.identity(job).digest,
             provenance={
                 "sweep": self.config.name,
                 "layout": self.plan.layout,
-                "data_fingerprint": self.plan.fingerprints[job.category],
                 "code_version": self.code_version,
             },
         )

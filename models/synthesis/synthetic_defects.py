@@ -18,7 +18,7 @@ FAMILIES: tuple[str, ...] = tuple(FAMILY_FUNCTIONS)
 GRADES: tuple[str, ...] = ("faint", "medium", "plain")
 
 VERSION = 2
-"""Part of every cache key: raise it when the same seed draws other defects."""
+"""Part of every identity: raise it when the same seed draws other defects."""
 
 _SMALLEST_SIDE = 32
 _VISIBLE = 2  # grey levels: a smaller change is undone, so that the mask is exactly what changed

@@ -1,7 +1,7 @@
 """The registered models: one per category, whose versions are winners of studies, and the alias `champion` among them.
 
 The alias moves by itself only to a version with a higher validation score on the same good images, and by hand with
-`promote`. The versions' tags `validation_score` and `msad.data_fingerprint` say which compare.
+`promote`. The versions' tags `validation_score` and `msad.identity` say which compare.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ def _champion(client: MlflowClient, category: str) -> ModelVersion | None:
 
 
 def _same_images(tags: Mapping[str, str], champion: ModelVersion) -> bool:
-    fingerprint = tags.get("msad.data_fingerprint")
-    return fingerprint is not None and fingerprint == champion.tags.get("msad.data_fingerprint")
+    identity = tags.get("msad.identity")
+    return identity is not None and identity == champion.tags.get("msad.identity")
 
 
 def _score(version: ModelVersion) -> float:

@@ -163,8 +163,9 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
         "image_size": str(bundle.job.image_size),
         "pretrained_weights": "; ".join(pretrained) or "none",
     }
-    names = ("run_id", "sweep", "data_fingerprint", "code_version")
-    known |= {name: str(bundle.provenance[name]) for name in names if bundle.provenance.get(name)}
+    provenance = {**bundle.provenance, "identity": bundle.provenance.get("identity", {}).get("digest")}
+    names = ("run_id", "sweep", "identity", "code_version")
+    known |= {name: str(provenance[name]) for name in names if provenance.get(name)}
     return known | {"msad": importlib.metadata.version("msad"), "torch": torch.__version__}
 
 

@@ -107,11 +107,11 @@ def _limits(d: Values) -> str:
 
 def _data(d: Values) -> str:
     known = d["provenance"]
-    images, fingerprint = known.get("images"), _code(known.get("data_fingerprint"))
+    images, identity = known.get("images"), _code(known.get("identity", {}).get("digest"))
     counts = f"{images['train']} to train on, {images['validation']} held out for validation" if images else _ABSENT
     return _list(
         f"Good images only, of `{d['category']}`: {counts}; divided at random by seed {d['job']['seed']}.",
-        f"Fingerprint of all of them: {fingerprint}. Models with the same one were trained on the same files.",
+        f"Identity: {identity}. Models with the same one saw the same images, divided and drawn from in the same way.",
     )
 
 

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from models.base import AnomalyModel, Encoded
 from models.registry import is_own
-from models.synthesis import appearance
 from models.synthesis.appearance import Appearance
 from models.synthesis.augmentation import AugmentationConfig, Augmenter
-from models.synthesis.corruptions import NOISE_VERSION, CorruptionConfig, Corruptor, noise_bank
+from models.synthesis.corruptions import CorruptionConfig, Corruptor, noise_bank
 from models.synthesis.synthetic_defects import SyntheticSet
 from models.tiling import Tiled
 from orchestrator.fitting.rows import Rows, fits, shared
+from orchestrator.identity import Identity
 from orchestrator.job_config import JobConfig
 
 Arrays = Mapping[str, np.ndarray]
@@ -38,7 +38,7 @@ EPOCH_IMAGES = 200
 """An epoch of a smaller category goes round its features or tiles several times, to show about this many."""
 
 VERSION = 6
-"""Part of the key of kept features: raise it when the same images and seed give others."""
+"""Part of every identity: raise it when the same images and seed give other features."""
 
 _MOST_VIEWS = 12
 _ENCODED = 16  # images through a frozen encoder at once
@@ -56,7 +56,8 @@ class TrainingData:
 
     `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects.
     `textures_NHWC`: uint8 photographs that the corruption may paste, or None. `keep(key, make)` returns the arrays that
-    `make` computes, and may remember them for later jobs on the same images; `key` names all else they depend on.
+    `make` computes, and may remember them for later jobs of the same identity; `key` names all else they depend on.
+    `identity` is what the images are.
     """
 
     train_NHWC: np.ndarray
@@ -64,6 +65,7 @@ class TrainingData:
     synthetic: SyntheticSet
     textures_NHWC: np.ndarray | None = None
     keep: Keep = make_here
+    identity: Identity | None = None
 
 
 class PlainBatches:
@@ -98,7 +100,7 @@ class ImageBatches(PlainBatches):
         super().__init__(job, data, device)
         self._tile = job.tiles.tile
         self._rows = Rows(data.train_NHWC, device)
-        seen = _appearance(job, data)
+        seen = _appearance(data)
         self._augment = Augmenter(AugmentationConfig(**job.augmentation), seen)
         # The border of a tile may be the product's, and says nothing about a background.
         self._corrupt = Corruptor(
@@ -160,11 +162,8 @@ class FeatureBatches:
         views = max(1, round(VIEWS_IN_ALL / self._count))
         self._views = views if self._tiled else min(_MOST_VIEWS, views)
         encoder = [dict(job.model), source_digest(model)] if is_own(job.architecture) else job.model.get("backbone")
-        decisive = [job.architecture, encoder, job.image_size, job.seed, self._views]
-        decisive = json.dumps(
-            [*decisive, dict(always.corruption), dict(job.augmentation), job.tiles.tile], sort_keys=True
-        )
-        key = f"features-v{VERSION}-{hashlib.sha256(decisive.encode()).hexdigest()[:16]}"
+        decisive = [job.architecture, encoder, self._views, dict(always.corruption), dict(job.augmentation)]
+        key = f"features {hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]}"
         kept = data.keep(key, lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
         self.on_device = fits(sum(array.nbytes for array in kept.values()), device)
@@ -254,16 +253,15 @@ def source_digest(model: AnomalyModel) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def _appearance(job: JobConfig, data: TrainingData) -> Appearance:
+def _appearance(data: TrainingData) -> Appearance:
     """Judge the training images, once for all trials on them."""
-    key = f"appearance-v{appearance.VERSION}-{job.image_size}-{job.seed}"
-    return Appearance.from_arrays(data.train_NHWC, data.keep(key, Appearance(data.train_NHWC).to_arrays))
+    return Appearance.from_arrays(data.train_NHWC, data.keep("appearance", Appearance(data.train_NHWC).to_arrays))
 
 
 def _noise(job: JobConfig, data: TrainingData) -> Tensor:
     """Make the corruption's noise, once for all trials on the images."""
     side = job.view_size
-    kept = data.keep(f"noise-v{NOISE_VERSION}-{side}", lambda: {"noise": noise_bank(side, side).numpy()})
+    kept = data.keep("noise", lambda: {"noise": noise_bank(side, side).numpy()})
     return shared(kept["noise"])
 
 

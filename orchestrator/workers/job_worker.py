@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import logging
 import pickle
@@ -16,17 +15,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data_io import photographs
-from data_io.cache import cached_arrays, fingerprint, load_images
+from data_io.cache import PIXELS_VERSION, cached_arrays, load_images
+from data_io.errors import DataError
+from data_io.photographs import VERSION as PHOTOGRAPHS_VERSION
 from data_io.photographs import load_textures
 from data_io.splits import split_good_images
 from models.kernels import native
 from models.registry import count_parameters, use
-from models.synthesis import synthetic_defects
 from models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.bundles import Bundle
 from orchestrator.errors import MsadError, OutOfMemory, ResourceError, TrainingError, first_line
 from orchestrator.fitting.batches import TrainingData
+from orchestrator.identity import of_split
 from orchestrator.job_config import JobConfig
 from orchestrator.training import fit
 from orchestrator.workers.task import Task
@@ -89,12 +89,18 @@ def run(
     try:
         use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
         data = load_training_data(task.job, task.dataset, task.cache, task.layout)
+        if task.identity not in (None, data.identity.digest):
+            raise DataError(
+                f"{task.dataset}: the good images of {task.job.category} are others than when the sweep began; stop it "
+                "and resume it to read which"
+            )
         fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, team=team)
         if team.rank:
             return
         provenance = {
             **task.provenance,
             "job_id": task.job_id,
+            "identity": data.identity.to_dict(),
             "images": {
                 "train": len(data.train_NHWC),
                 "validation": len(data.validation_NHWC),
@@ -167,10 +173,10 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     data_io.errors.DataError
         The category or an image cannot be read.
     """
-    split = split_good_images(dataset, job.category, job.seed, layout=layout)
+    split, view = split_good_images(dataset, job.category, job.seed, layout=layout), job.view_size
+    sides = {"image_size": job.image_size, "view_size": view}
+    identity = of_split(split, dataset, seed=job.seed, **sides, layout=layout, cache=cache)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache)
-
-    view = job.view_size
 
     def make() -> dict[str, np.ndarray]:
         return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
@@ -178,19 +184,15 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     def textures() -> dict[str, np.ndarray]:
         return {"textures": load_textures(view)}
 
-    @functools.cache
-    def images() -> str:
-        return fingerprint([*split.train_paths, *split.validation_paths], cache)
-
     def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return cached_arrays(f"{name}-{images()}", make_arrays, cache)
+        return cached_arrays(f"{name} {identity.digest}", make_arrays, cache)
 
-    content = fingerprint(split.validation_paths, cache)
-    key = f"synthetic-v{synthetic_defects.VERSION}-{content}-{job.image_size}-{view}-{job.seed}"
+    photographs = f"textures v{PHOTOGRAPHS_VERSION} of pixels v{PIXELS_VERSION}, {view}"  # the same for all images
     return TrainingData(
         train_NHWC=load_images(split.train_paths, job.image_size, cache),
         validation_NHWC=validation_NHWC,
-        synthetic=SyntheticSet(**cached_arrays(key, make, cache)),
-        textures_NHWC=cached_arrays(f"textures-v{photographs.VERSION}-{view}", textures, cache)["textures"],
+        synthetic=SyntheticSet(**keep("synthetic", make)),
+        textures_NHWC=cached_arrays(photographs, textures, cache)["textures"],
         keep=keep,
+        identity=identity,
     )

@@ -19,8 +19,8 @@ class Task:
     `directory` are paths that every node sees, `cache` is each node's own. With a `store`, the address of the job's
     folder there, `directory` is of the sweep's own machine (see `orchestrator.workers.worker_storage`). `layout` is the
     dataset's, see `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of
-    its `workers` is given. `timeout` is the most minutes between two reports, 0 for any. `provenance` goes into the
-    bundle.
+    its `workers` is given. `timeout` is the most minutes between two reports, 0 for any. `identity` is the digest
+    of what the job is to see (`orchestrator.identity`), None for whatever is there. `provenance` goes into the bundle.
     """
 
     job_id: str
@@ -35,6 +35,7 @@ class Task:
     memory: int = 0
     workers: int = 1
     timeout: float = 0.0
+    identity: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,6 +53,7 @@ class Task:
             "memory": self.memory,
             "workers": self.workers,
             "timeout": self.timeout,
+            "identity": self.identity,
             "provenance": dict(self.provenance),
         }
 

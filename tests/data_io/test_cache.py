@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_io import cache as image_cache
-from data_io.cache import fingerprint, load_images
+from data_io.cache import digests, load_images
 from data_io.decode import decode, resize
 from data_io.errors import DataError
 from tests.data_io.conftest import python, save_noise
@@ -51,9 +52,9 @@ def test_load_images_warm_start_opens_no_image(paths, tmp_path):
 import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-from data_io.cache import fingerprint, load_images
+from data_io.cache import digests, load_images
 cache, *paths = sys.argv[1:]
-load_images(paths, 16, cache), fingerprint(paths, cache)
+load_images(paths, 16, cache), digests(paths, cache)
 assert any(path.startswith(cache) for path in opened)
 assert not set(opened) & set(paths), opened
 """
@@ -163,14 +164,12 @@ load_images(sys.argv[2:], 64, sys.argv[1])
     assert np.array_equal(images[3], resize(decode(paths[3]), 64))
 
 
-def test_fingerprint_depends_on_content_only(paths, tmp_path):
-    first = fingerprint(paths, tmp_path / "cache")
+def test_digests_are_those_of_the_contents_in_the_order_of_the_paths(paths, tmp_path):
+    first = digests(paths, tmp_path / "cache")
+    assert first == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths] and len(set(first)) == 4
     shutil.copytree(paths[0].parent, tmp_path / "copy")
-    copies = [(tmp_path / "copy" / path.name) for path in paths]
-    assert len(first) == 64
-    assert fingerprint(paths[::-1], tmp_path / "cache") == first == fingerprint(copies, tmp_path / "cache")
-    assert fingerprint(paths[:3], tmp_path / "cache") != first
-    assert fingerprint([*paths, paths[0]], tmp_path / "cache") != first
+    assert digests([tmp_path / "copy" / path.name for path in paths], tmp_path / "cache") == first
+    assert digests(paths[::-1], tmp_path / "cache") == first[::-1]
 
 
 def test_load_images_nothing_asked_for_is_refused(tmp_path):

@@ -109,7 +109,7 @@ def test_reading_train_opens_no_file_of_the_test(trees, tmp_path):
 import json, sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-from data_io.cache import fingerprint, load_images
+from data_io.cache import digests, load_images
 from data_io.check import check
 from data_io.splits import split_good_images
 from data_io.table import read_table
@@ -119,7 +119,7 @@ for root, test_files, categories in json.loads(sys.argv[1]):
         assert len(read_table(root, [category], splits=("train",)))
         split = split_good_images(root, category, 0)
         load_images([*split.train_paths, *split.validation_paths], 16)
-        fingerprint(split.train_paths)
+        digests(split.train_paths)
     assert check(root, splits=("train",)).ok, root
     assert any(path.startswith(root) for path in opened), "the hook saw nothing"
     seen = set(test_files) & set(opened)

@@ -88,7 +88,7 @@ def test_reading_train_opens_no_test_file(demo, tmp_path):
 import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-from data_io.cache import fingerprint, load_images
+from data_io.cache import digests, load_images
 from data_io.check import check
 from data_io.splits import split_good_images
 from data_io.table import read_table
@@ -97,7 +97,7 @@ assert len(read_table(root, splits=("train",))) == 40
 assert check(root, splits=("train",)).ok
 split = split_good_images(root, "gear", 0)
 load_images(split.train_paths, 32, cache), load_images(split.validation_paths, 32, cache)
-fingerprint(split.train_paths, cache)
+digests(split.train_paths, cache)
 inside = [path for path in opened if path.startswith(root)]
 assert inside, "the hook saw nothing"
 seen = [path for path in inside if "/train/good/" not in path]

@@ -78,12 +78,12 @@ def log(client, experiment, bundle, tmp_path_factory):
     from orchestrator.delivery.model_store import deliver_files
     from orchestrator.tracking import RunRecord
 
-    def log(category, score, fingerprint="f1", register=True):
+    def log(category, score, identity="i1", register=True):
         folder = JobDirectory(tmp_path_factory.mktemp("job"))
         bundle.save(folder.bundle)
         (folder.path / "pictures").mkdir()
         (folder.path / "pictures" / "training.png").write_bytes(b"picture")
-        tags = {"msad.category": category, "msad.data_fingerprint": fingerprint, "msad.trials": "3"}
+        tags = {"msad.category": category, "msad.identity": identity, "msad.trials": "3"}
         run_id = client.create_run(experiment, run_name=f"{category}/multiscale", tags=tags).info.run_id
         client.log_metric(run_id, "validation_score", score)
         record = RunRecord(
@@ -146,9 +146,8 @@ def record_sweep():
             key: finished(config.job(*key), 0.5 if isinstance(ends, str) else ends[0]) for key, ends in figures.items()
         }
         view = LiveView(list(studies.values()), 1, Console(file=io.StringIO()))
-        tags = {category: {"msad.data_fingerprint": "f"} for category in categories}
         reporter, report = (
-            Reporter(workspace, view, tracker, tags),
+            Reporter(workspace, view, tracker, lambda job: {"msad.identity": "i"}),
             SweepReport(config, workspace, tracker, list(studies.values())),
         )
         for study in studies.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from data_io.errors import DataError
 from orchestrator.config import make_config
 from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.identity import identify
 from orchestrator.preflight import FREE_BYTES, prepare
 
 WATCH = """
@@ -52,10 +54,12 @@ def broken(demo, category, tmp_path):
     return root, [images[0].name, images[1].name]
 
 
-def test_plan_names_every_category_with_its_fingerprint_and_the_ranges(make, demo, own_cache):
+def test_plan_names_every_category_with_its_identity_and_the_ranges(make, demo, own_cache):
     plan = prepare(make(parameters={"model/depth": 3}), own_cache)
     assert plan.categories == tuple(sorted(path.name for path in demo.iterdir() if path.is_dir()))
-    assert len(set(plan.fingerprints.values())) == len(plan.categories)
+    assert {identity.digest for identity in plan.identities.values()} == {
+        identify(demo, name, seed=0, image_size=64, cache=own_cache).digest for name in plan.categories
+    }
     assert set(plan.spaces) == {"baseline", "multiscale"}
     assert "model/depth" not in plan.spaces["multiscale"] and "learning_rate" in plan.spaces["multiscale"]
 
@@ -64,16 +68,27 @@ def test_plan_without_a_search_has_no_ranges(make, category, own_cache):
     assert prepare(make(trials=0, categories=[category]), own_cache).spaces == {"baseline": {}, "multiscale": {}}
 
 
-def test_fingerprint_changes_with_a_training_image_alone(make, demo, category, tmp_path, own_cache):
+def test_plan_knows_the_identity_of_every_seed_of_a_winner(make, category, own_cache):
+    config = make(final_seeds=2, categories=[category], architectures=["baseline"])
+    plan, job = prepare(config, own_cache), config.job(category, "baseline")
+    first, second = plan.identity(job), plan.identity(dataclasses.replace(job, seed=1))
+    assert (first.seed, second.seed) == (0, 1) and first.validation != second.validation
+
+
+def test_identity_changes_with_a_training_image_alone(make, demo, category, tmp_path, own_cache):
+    def digest(**settings):
+        config = make(**settings)
+        return prepare(config, own_cache).identity(config.job(category, "baseline")).digest
+
     root = tmp_path / "copy"
     shutil.copytree(demo / category, root / category)
-    first = prepare(make(dataset=root), own_cache).fingerprints[category]
-    assert first == prepare(make(categories=[category]), own_cache).fingerprints[category]
+    first = digest(dataset=root)
+    assert first == digest(categories=[category])
     good = sorted((root / category / "train" / "good").iterdir())
     shutil.rmtree(root / category / "test" / "good")
-    assert prepare(make(dataset=root), own_cache).fingerprints[category] == first
+    assert digest(dataset=root) == first
     good[-1].unlink()
-    assert prepare(make(dataset=root), own_cache).fingerprints[category] != first
+    assert digest(dataset=root) != first
 
 
 def test_dataset_with_errors_is_refused_with_all_of_them(make, broken, own_cache):

@@ -49,7 +49,10 @@ def sweep(study, tmp_path):
     def sweep(final_seeds=1):
         text, records, workspace = io.StringIO(), Records(), Workspace(tmp_path)
         view = LiveView([study], 1, Console(file=text, width=200))
-        tags = {"brick": {"msad.data_fingerprint": "f"}}
+
+        def tags(job):
+            return {"msad.identity": f"seed {job.seed}"}
+
         return Reporter(workspace, view, records, tags, final_seeds), records, workspace, text
 
     return sweep

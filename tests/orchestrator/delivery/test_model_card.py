@@ -14,7 +14,7 @@ SECTIONS = [
     "Threshold", "Use it", "Training configuration",
 ]  # fmt: skip
 KNOWN = {
-    "data_fingerprint": "fp12",
+    "identity": {"digest": "fp12"},
     "images": {"train": 30, "validation": 12, "synthetic": 216},
     "validation": {
         "score": 0.71,

@@ -61,8 +61,7 @@ def store(tmp_path_factory, bundle, demo, category):
         "unfinished": make_study("brick", "multiscale", [0.3, 0.2]),
     }
     view = LiveView(list(studies.values()), 1, Console(file=io.StringIO()))
-    tags = {name: {"msad.data_fingerprint": "f"} for name in (STRANGE, "brick")}
-    reporter = Reporter(workspace, view, tracker, tags)
+    reporter = Reporter(workspace, view, tracker, lambda job: {"msad.identity": "i"})
     for study in studies.values():
         reporter.catch_up(study)
     for name in ("winner", "weaker"):
