@@ -14,6 +14,7 @@ from PIL import Image
 
 from orchestrator.bundles import Bundle
 from orchestrator.errors import OutOfMemory, TrainingError
+from orchestrator.identity import Identity, identify
 from orchestrator.job_config import JobConfig
 from orchestrator.workers.job_worker import load_checkpoint, load_training_data, run
 from orchestrator.workers.task import Task
@@ -186,3 +187,44 @@ def test_training_data_of_a_second_job_comes_from_the_cache(make_task, demo, tmp
     ):
         assert isinstance(other, np.memmap)
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("by_copy", [False, True])
+def test_what_is_kept_belongs_to_the_images_as_they_are_named_now(make_task, demo, category, tmp_path, by_copy):
+    # As when 1.png ... 10.png become 001.png ... 010.png: the order of the names, and so the split, is another.
+    shutil.copytree(demo / category / "train", tmp_path / "named" / category / "train")
+    roots = [tmp_path / "named", tmp_path / ("renamed" if by_copy else "named")]
+    job, cache = make_task().job, tmp_path / "cache"
+
+    def look(root):
+        data = load_training_data(job, root, cache)
+        seen = {"train": np.array(data.train_NHWC), "validation": np.array(data.validation_NHWC)}
+        for name, array in data.keep("seen", lambda: seen).items():
+            np.testing.assert_array_equal(array, seen[name], err_msg=f"{name} is of another split")
+        synthetic = data.synthetic
+        for image, mask, source in zip(synthetic.images, synthetic.masks, synthetic.source, strict=True):
+            np.testing.assert_array_equal((image != data.validation_NHWC[source]).any(axis=2), mask)
+        return data
+
+    before = look(roots[0])
+    if by_copy:
+        shutil.copytree(roots[0], roots[1])
+    good = sorted((roots[1] / category / "train" / "good").iterdir())
+    for path in good[:5]:
+        path.rename(path.with_name(f"9{path.name}"))
+    after = look(roots[1])
+    assert after.identity.digest != before.identity.digest
+    assert (after.validation_NHWC != before.validation_NHWC).any()
+
+
+def test_job_on_other_images_than_the_sweep_began_with_fails_with_words(make_task, demo, category):
+    task = dataclasses.replace(make_task(), identity="0" * 64)
+    reports = Reports()
+    run(task, report=reports, resume_from=lambda: None)
+    assert f"the good images of {category} are others" in reports[-1]["failure"]
+
+
+def test_bundle_says_what_its_model_has_seen(finished, demo, category, own_cache):
+    bundle, job = Bundle.load(finished[0].directory.bundle), finished[0].job
+    seen = identify(demo, category, seed=job.seed, image_size=job.image_size, cache=own_cache)
+    assert Identity.from_dict(bundle.provenance["identity"]) == seen
