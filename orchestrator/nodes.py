@@ -12,11 +12,11 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from orchestrator.code_version import PACKAGES
 from orchestrator.errors import ConfigError, ResourceError, first_line
 from orchestrator.workers.task import Task
 from orchestrator.workers.worker_storage import below, read_file, remove_folder, write_file
 
-PACKAGES = ("orchestrator", "models", "data_io", "search_spaces")
 ANSWER_SECONDS = 120.0  # a node whose first worker starts under load needs tens of seconds
 
 

@@ -23,6 +23,18 @@ from orchestrator.job_config import JobConfig
 from orchestrator.parameters import known_paths
 from search_spaces import space
 
+OTHER_DEFECTS = (
+    "trials of different sizes are judged on different synthetic defects, so their scores do not compare: fix it, and "
+    "search each size in a sweep of its own"
+)
+NOT_SEARCHED = {
+    "seed": "a study would choose the seed with the easiest validation images: fix it with --seed, and see with "
+    "--final-seeds what another one changes",
+    "image_size": OTHER_DEFECTS,
+    "tiling/tile": OTHER_DEFECTS,
+    "objective": "trials would be ranked by different figures: fix it with --objective",
+}
+"""What makes the scores of a study's trials incomparable where it is not the same in all of them, and why."""
 FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
 Seen = tuple[str, int, int, int]
 """What of a job decides what it sees of a dataset: category, seed, image size and view size."""
@@ -130,13 +142,13 @@ def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution
 
 
 def _space_problems(name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
-    """Return which searched paths an architecture's jobs do not have."""
+    """Return which searched paths an architecture's jobs do not have, or must have in common."""
     known = known_paths(name)
     return [
         f"the search space of {name} has {path!r}, which its jobs have not{did_you_mean(path, known)}"
         for path in ranges
         if path not in known
-    ]
+    ] + [f"the search space of {name} has {path!r}: {NOT_SEARCHED[path]}" for path in ranges if path in NOT_SEARCHED]
 
 
 def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistribution]) -> list[str]:

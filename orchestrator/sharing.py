@@ -36,8 +36,6 @@ MARGIN = 1.15
 MOST_CONTEXT_BYTES = 1 << 30
 """What CUDA itself may take for a process. More than that beside its tensors is another process's memory."""
 
-_SIZES = ("batch_size", "image_size", "tiling/tile")
-
 
 def share(config: SweepConfig, plan: Plan, workspace: Workspace, cache: Path, say: Callable[[str], None]) -> Allotment:
     """Measure one trial of each architecture on the Ray cluster that is joined, and divide it accordingly.
@@ -103,8 +101,8 @@ def fit(need: Mapping[str, int], config: SweepConfig, nodes: list[dict[str, floa
 def heaviest(job: JobConfig, space: Mapping[str, BaseDistribution]) -> JobConfig:
     """Return a job with the values of a search space that take the most memory.
 
-    Of sizes and loss weights those are the highest; of each parameter of the model, the one that gives the most
-    weights, one parameter after the other. What else is searched takes no memory worth counting.
+    Of the batch size and loss weights those are the highest; of each parameter of the model, the one that gives the
+    most weights, one parameter after the other. What else is searched takes no memory worth counting.
     """
 
     def weights(path: str, value: Any) -> int:
@@ -120,7 +118,7 @@ def heaviest(job: JobConfig, space: Mapping[str, BaseDistribution]) -> JobConfig
             values = list(distribution.choices)
         else:
             values = [distribution.high, distribution.low]  # of equals the first is taken
-        if path in _SIZES or path.startswith("loss_weights/"):
+        if path == "batch_size" or path.startswith("loss_weights/"):
             job = job.with_parameters({path: max(values)})
         elif path.startswith("model/"):
             job = job.with_parameters({path: max(values, key=lambda value: weights(path, value))})

@@ -6,10 +6,8 @@ import contextlib
 import dataclasses
 import functools
 import shlex
-import subprocess
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import optuna
@@ -19,6 +17,7 @@ from data_io.cache import default_cache_dir
 from models.errors import did_you_mean
 from orchestrator import cluster, tracking_store
 from orchestrator.cluster import Allotment
+from orchestrator.code_version import code_version
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.delivery.model_store import deliver_files
 from orchestrator.errors import ConfigError, Interrupted, ResourceError, first_line
@@ -171,7 +170,7 @@ class _Sweep:
         console: Console,
     ) -> None:
         self.config, self.workspace, self.plan, self.allotment, self.cache = config, workspace, plan, allotment, cache
-        self.code_version = _code_version()
+        self.code_version = code_version()
         self.train_storage = train_storage(workspace, config.worker_storage)
         storage = optuna.storages.get_storage(workspace.studies)
         self.studies = [
@@ -346,18 +345,3 @@ class _Sweep:
                 "code_version": self.code_version,
             },
         )
-
-
-def _code_version() -> str:
-    """Return the package's version, with the commit where it runs from a checkout."""
-    number = version("msad")
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=Path(__file__).parent,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        return f"{number}+{commit.stdout.strip()}"
-    return number

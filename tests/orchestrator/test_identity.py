@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.code_version import PACKAGES
 from orchestrator.identity import DRAWN_BY, Identity, identify, versions
-from orchestrator.nodes import PACKAGES
 
 REPOSITORY = Path(__file__).parents[2]
 # Versions of what is no part of what a job sees.

@@ -169,6 +169,10 @@ def test_architecture_with_nothing_to_search_gets_no_trials(make, own, own_cache
         ("{'model/widht': FloatDistribution(0, 1)}", "'model/widht', which its jobs have not; .*'model/width'"),
         ("{'learning_rate': (0, 1)}", r"'learning_rate' is \(0, 1\), not a distribution of optuna"),
         ("['learning_rate']", "is list; it must be a dictionary"),
+        ("{'seed': IntDistribution(0, 9)}", "'seed': a study would choose the seed with the easiest .* --final-seeds"),
+        ("{'image_size': IntDistribution(32, 64, step=32)}", "'image_size': trials of different sizes are judged on"),
+        ("{'tiling/tile': IntDistribution(16, 32)}", "'tiling/tile': trials of different sizes are judged on"),
+        ("{'objective': CategoricalDistribution(['validation_score'])}", "'objective': trials would be ranked by"),
     ],
 )
 def test_search_space_that_is_wrong_is_refused(make, own, own_cache, tmp_path, monkeypatch, text, message):

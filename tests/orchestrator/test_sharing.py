@@ -87,12 +87,11 @@ def test_heaviest_job_has_the_values_of_the_most_weights(architecture, expected)
 def test_heaviest_job_has_the_largest_sizes_and_leaves_the_rest():
     ranges = {
         "batch_size": CategoricalDistribution((4, 32, 8)),
-        "image_size": IntDistribution(64, 128, step=32),
         "learning_rate": FloatDistribution(1e-4, 1e-2),
         "model/depth": IntDistribution(2, 3),
     }
     job = heaviest(JobConfig(category="c", architecture="baseline"), ranges)
-    assert (job.batch_size, job.image_size, job.learning_rate, dict(job.model)) == (32, 128, 1e-3, {"depth": 3})
+    assert (job.batch_size, job.learning_rate, dict(job.model)) == (32, 1e-3, {"depth": 3})
 
 
 def test_auto_with_nodes_to_come_or_a_team_is_refused():

@@ -1,0 +1,48 @@
+"""Which code runs: the package's version, and the commit of a checkout of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("orchestrator", "models", "data_io", "search_spaces")
+CHANGED = ".changed"  # at the end of a version: files differ from those of the commit
+
+
+def code_version(folder: Path | None = None) -> str:
+    """Return the package's version, with the commit where its own files are under version control.
+
+    A commit alone is no sign of that: a virtual environment often lies in the repository of something else.
+
+    Parameters
+    ----------
+    folder
+        That of the packages; None for where this one runs from.
+
+    Returns
+    -------
+    str
+        `1.2.0`, `1.2.0+0123456789ab`, or `1.2.0+0123456789ab.changed` where files differ from the commit's.
+    """
+    folder = folder or Path(__file__).resolve().parent.parent
+    number = version("msad")
+    if not _git(folder, "ls-files", "--", f"orchestrator/{Path(__file__).name}"):
+        return number
+    commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+    if not commit:
+        return number
+    changed = _git(folder, "status", "--porcelain", "--", *PACKAGES)
+    return f"{number}+{commit}{CHANGED if changed else ''}"
+
+
+def _git(folder: Path, *words: str) -> str:
+    """Return what git says, empty where it says nothing, refuses, or is not there."""
+    # Where msad is called by one of git's hooks, these name the repository of that one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(["git", *words], cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
