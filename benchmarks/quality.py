@@ -30,12 +30,12 @@ from scipy.stats import spearmanr
 
 from data_io.table import list_categories
 from models.registry import architecture, architectures, default_parameters
-from models.scorer import Scoring, fit_scorer
-from models.scoring import choose_scoring, threshold
+from models.scorer import Scoring
+from models.scoring import choose_scoring
 from orchestrator.bundles import Bundle
 from orchestrator.evaluation import Evaluation, evaluate
 from orchestrator.fitting.batches import TrainingData, make_batches
-from orchestrator.fitting.validation import anomaly_maps
+from orchestrator.fitting.validation import anomaly_maps, set_threshold
 from orchestrator.job_config import JobConfig
 from orchestrator.training import fit
 from orchestrator.workers.job_worker import load_training_data
@@ -217,8 +217,8 @@ def _rescore(best: Trial, data: TrainingData, scoring: Scoring, device: torch.de
     batches = make_batches(best.job, data, model, device)
     good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
     choice = choose_scoring(good, defects, data.synthetic, [scoring])
-    cut = threshold(choice.good_scores, best.job.false_positive_rate, choice.plain_scores)
-    return dataclasses.replace(best.bundle, scorer=fit_scorer(scoring, good), threshold=cut), choice.validation.score
+    cut, _ = set_threshold(model, batches, data.synthetic, scoring, best.job.false_positive_rate)
+    return dataclasses.replace(best.bundle, scorer=choice.scorer, threshold=cut), choice.validation.score
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

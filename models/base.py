@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from models.errors import ModelError, did_you_mean
+from models.precision import full_float32
 
 Encoded = Tensor | tuple[Tensor, ...]
 """What a model's `encode` makes of a batch: the images themselves, or the features of a frozen backbone."""
@@ -109,13 +110,15 @@ class AnomalyModel(nn.Module, ABC):
         return self._losses(clean, corrupted, mask_B1HW, [t for t in self.loss_terms if t in wanted])
 
     @torch.no_grad()
+    @full_float32()
     def anomaly_maps(self, image: Encoded) -> dict[str, Tensor]:
         """Return the candidate residuals of float RGB images in [0, 1], or of encoded ones; call `eval()` first.
 
         Returns
         -------
         dict
-            `map_names` to float32 B×1×H×W, at the images' size; higher is more anomalous.
+            `map_names` to float32 B×1×H×W, at the images' size, computed as `full_float32` does; higher is more
+            anomalous.
 
         Raises
         ------

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from models.errors import ModelError
+from models.precision import full_float32
 
 REDUCTIONS = ("max", "mean", "top1")
 OWN = "own"
@@ -27,9 +27,6 @@ IMAGE_SCORE = "image_score"
 """The map of a model that scores an image as a whole: that score at every pixel. The reduction `own` takes it."""
 
 CALIBRATIONS = ("none", "position")
-
-MISSED_PLAIN = 0.1
-"""Share of the plain synthetic defects that may lie below the gap in which the threshold is put."""
 
 _TINY = 1e-6
 _LARGE = 640  # pixels of a side, above which convolving is faster than a product with a matrix
@@ -112,6 +109,7 @@ class Scorer:
     scoring: Scoring
     statistics: Mapping[str, Statistics] = field(repr=False)
 
+    @full_float32()
     def __call__(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Blend, smooth and reduce.
 
@@ -133,7 +131,10 @@ class Scorer:
         missing = [name for name in self.scoring.map_names if name not in maps]
         if missing:
             raise ModelError(f"the scoring needs the maps {missing}, the model gives {sorted(maps)}")
-        smoothed = {name: smooth(maps[name].float(), self.scoring.smoothing) for name in self.scoring.map_names}
+        return self.of_smoothed(smooth_maps(self.scoring, maps))
+
+    def of_smoothed(self, smoothed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Blend and reduce maps that are smoothed already, see `smooth_maps`."""
         map_B1HW = blend(smoothed, self.scoring.weights, self.statistics)
         if self.scoring.reduction == OWN:
             return map_B1HW, reduce(standardise(smoothed[IMAGE_SCORE], self.statistics[IMAGE_SCORE]), "max")
@@ -163,6 +164,7 @@ class Scorer:
         return cls(scoring, statistics)
 
 
+@full_float32()
 def fit_scorer(scoring: Scoring, good_maps: Mapping[str, Tensor]) -> Scorer:
     """Fit a scoring's statistics on the maps of good images.
 
@@ -179,29 +181,36 @@ def fit_scorer(scoring: Scoring, good_maps: Mapping[str, Tensor]) -> Scorer:
         A map is missing, empty or not finite.
     """
     check_maps(good_maps, scoring.map_names)
-    return Scorer(
-        scoring,
-        {
-            name: fit_statistics(smooth(good_maps[name].float(), scoring.smoothing), scoring.calibration)
-            for name in scoring.map_names
-        },
-    )
+    smoothed = smooth_maps(scoring, good_maps)
+    return Scorer(scoring, {name: fit_statistics(maps, scoring.calibration) for name, maps in smoothed.items()})
+
+
+def smooth_maps(scoring: Scoring, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the maps that a scoring uses, smoothed as it says."""
+    return {name: smooth(maps[name].float(), scoring.smoothing) for name in scoring.map_names}
 
 
 def fit_statistics(smoothed_G1HW: Tensor, calibration: str) -> Statistics:
-    """Measure mean and deviation of a smoothed map: over everything, or per position.
+    """Measure mean and deviation of a smoothed map: over everything, or per position."""
+    variance_1HW, mean_1HW = torch.var_mean(smoothed_G1HW, dim=0, correction=0)
+    return statistics_of_moments(mean_1HW, variance_1HW, calibration)
+
+
+def statistics_of_moments(mean_1HW: Tensor, variance_1HW: Tensor, calibration: str) -> Statistics:
+    """Return the statistics of a smoothed map from its mean and variance at each position over good images.
 
     A few good images give a noisy deviation per position, so variance is averaged over the neighbourhood and never
     taken below a tenth of the average variance: a spot that happened to agree must not raise every later difference.
     """
     if calibration == "none":
-        mean, std = smoothed_G1HW.mean(), smoothed_G1HW.std(correction=0)
-        return Statistics(mean.reshape(1, 1, 1), std.clamp_min(_TINY).reshape(1, 1, 1))
-    neighbourhood = max(1.0, min(smoothed_G1HW.shape[-2:]) / 64)
-    mean_1HW = smooth(smoothed_G1HW.mean(dim=0, keepdim=True), neighbourhood / 2)[0]
-    variance_1HW = smooth((smoothed_G1HW - mean_1HW).square().mean(dim=0, keepdim=True), neighbourhood)[0]
+        mean = mean_1HW.mean()
+        std = (variance_1HW.mean() + (mean_1HW - mean).square().mean()).sqrt().clamp_min(_TINY)
+        return Statistics(mean.reshape(1, 1, 1), std.reshape(1, 1, 1))
+    neighbourhood = max(1.0, min(mean_1HW.shape[-2:]) / 64)
+    smooth_1HW = smooth(mean_1HW[None], neighbourhood / 2)[0]
+    variance_1HW = smooth((variance_1HW + (mean_1HW - smooth_1HW).square())[None], neighbourhood)[0]
     std_1HW = (variance_1HW + 0.1 * variance_1HW.mean()).sqrt().clamp_min(_TINY)
-    return Statistics(mean_1HW, std_1HW)
+    return Statistics(smooth_1HW, std_1HW)
 
 
 def blend(smoothed: Mapping[str, Tensor], weights: Mapping[str, float], statistics: Mapping[str, Statistics]) -> Tensor:
@@ -305,42 +314,3 @@ def check_maps(maps: Mapping[str, Tensor], names: Iterable[str]) -> None:
             raise ModelError(f"map '{name}' must be B×1×H×W with at least one image, got {tuple(maps[name].shape)}")
         if not bool(torch.isfinite(maps[name]).all()):
             raise ModelError(f"map '{name}' has values that are not finite: the training diverged")
-
-
-def threshold(
-    good_scores: np.ndarray, false_positive_rate: float = 0.01, plain_scores: np.ndarray | None = None
-) -> float:
-    """Choose the score above which an image is called anomalous.
-
-    Tens of held-out good images say little about the hundredth worst: tomorrow's are a little different from all of
-    them, and where plain defects score far higher, a threshold right above the good ones only collects false alarms. So
-    in a gap between good images and plain synthetic defects the threshold lies in the middle: the largest margin.
-
-    Parameters
-    ----------
-    good_scores
-        Scores of good images that the scorer was not fitted on.
-    false_positive_rate
-        At most this share of them may lie above, in [0, 1).
-    plain_scores
-        Scores of synthetic defects that cannot be missed; all but their lowest tenth bound the gap. None: no gap.
-
-    Returns
-    -------
-    float
-        Without a gap one of the good scores: with fewer than 1 / rate images, the highest.
-
-    Raises
-    ------
-    ModelError
-        There is no score, one is not finite, or the rate is out of range.
-    """
-    scores = np.asarray(good_scores, dtype=np.float64)
-    if not scores.size or not np.isfinite(scores).all():
-        raise ModelError(f"a threshold needs finite scores of good images, got {scores.size} scores")
-    if not 0 <= false_positive_rate < 1:
-        raise ModelError(f"a false-positive rate lies in [0, 1), got {false_positive_rate}")
-    lowest = float(np.quantile(scores, 1 - false_positive_rate, method="higher"))
-    if plain_scores is None or not len(plain_scores):
-        return lowest
-    return max(lowest, (lowest + float(np.quantile(plain_scores, MISSED_PLAIN))) / 2)

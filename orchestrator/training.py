@@ -24,7 +24,16 @@ from orchestrator.errors import OutOfMemory, TrainingError, first_line
 from orchestrator.fitting.batches import TrainingData, make_batches
 from orchestrator.fitting.replay import Replayed
 from orchestrator.fitting.self_training import fit_itself
-from orchestrator.fitting.validation import Best, Fitted, GetCheckpoint, Report, figures, fitted, validate
+from orchestrator.fitting.validation import (
+    Best,
+    Fitted,
+    GetCheckpoint,
+    Report,
+    figures,
+    fitted,
+    set_threshold,
+    validate,
+)
 from orchestrator.job_config import JobConfig
 from orchestrator.workers.team import ALONE, Team
 
@@ -51,7 +60,8 @@ def fit(
     report
         Called after every evaluation with the metrics (`epoch`, `train_loss`, `loss_<term>`, `learning_rate`,
         `validation_score`, `validation_image_auroc`, `validation_pixel_ap`, `best_objective`, `epoch_seconds`) and a
-        state to go on from.
+        state to go on from. `best_objective` is what the best epoch so far is worth on images that it was not chosen
+        on (see `Best`): with several evaluations a little less than the highest of them.
     get_checkpoint
         Returns the last reported state, or None for a fresh start.
     team
@@ -119,7 +129,7 @@ def _fit(
         optimizer.load_state_dict(state["optimizer"])
         if schedule is not None:
             schedule.load_state_dict(state["schedule"])
-        start, best = state["epoch"], Best(state["best_score"], state["best_epoch"], state["best_model"])
+        start, best = state["epoch"], Best.from_state(state["best"])
     else:
         model.adapt(batches.clean())
 
@@ -147,20 +157,22 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = team.first(validate, model, batches, data.synthetic, job.view_size)
+            choice = team.first(validate, model, batches, data.synthetic, job.view_size, job.objective)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "epoch_seconds": seconds}
-        metrics |= figures(choice)
+        metrics |= figures(choice.validation)
         best.offer(metrics[job.objective], epoch, choice, model)
-        metrics["best_objective"] = best.score
+        metrics["best_objective"] = figures(best.validation)[job.objective]
         report(metrics, _state(model, optimizer, schedule, epoch, best))
         began, since = time.perf_counter(), epoch
 
     model.load_state_dict(best.model)
     # There is none only when resumed at the end.
-    choice = best.choice or team.first(validate, model, batches, data.synthetic, job.view_size)
-    return fitted(job, model, choice, best.epoch)
+    choice = best.choice or team.first(validate, model, batches, data.synthetic, job.view_size, job.objective)
+    scoring, rate = choice.scorer.scoring, job.false_positive_rate
+    cut = team.first(set_threshold, model, batches, data.synthetic, scoring, rate)
+    return fitted(model, choice.scorer, cut, best)
 
 
 def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> None:
@@ -189,9 +201,7 @@ def _state(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "schedule": schedule.state_dict() if schedule is not None else {},
-        "best_score": best.score,
-        "best_epoch": best.epoch,
-        "best_model": best.model,
+        "best": best.state(),
     }
 
 

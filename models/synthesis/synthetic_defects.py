@@ -17,7 +17,7 @@ from models.synthesis.foreground import object_weight
 FAMILIES: tuple[str, ...] = tuple(FAMILY_FUNCTIONS)
 GRADES: tuple[str, ...] = ("faint", "medium", "plain")
 
-VERSION = 2
+VERSION = 3
 """Part of every identity: raise it when the same seed draws other defects."""
 
 _SMALLEST_SIDE = 32
@@ -44,7 +44,8 @@ class SyntheticSet:
     """Defect images made of good ones; every field is an array, so the set can be cached.
 
     `images` uint8 D×H×W×3; `masks` bool D×H×W, true exactly where the image differs from its source; `family`, `grade`
-    int64 D, positions in `FAMILIES` and `GRADES`; `source` int64 D, position of the good image it was made of.
+    int64 D, positions in `FAMILIES` and `GRADES`: what was drawn, which on a product that shows nothing of a family is
+    another one; `source` int64 D, position of the good image it was made of.
     """
 
     images: np.ndarray
@@ -66,7 +67,8 @@ def make_synthetic_defects(
     seed
         The same seed and images give the same set; a larger `per_group` adds to it.
     per_group
-        Defects per family and grade; the sources go round all good images, so none is used much more than another.
+        Defects asked for of each family and grade; the sources go round all good images, even positions and odd ones
+        by turns, so that none is used much more than another, and either half of them has half of the defects.
     view_size
         Side in pixels that sizes are shares of, if not the images' own: that of a tile, where large images are looked
         at tile by tile, so that a large image gets defects as small as a tile's.
@@ -74,7 +76,8 @@ def make_synthetic_defects(
     Returns
     -------
     SyntheticSet
-        18 × `per_group` images, ordered by family, then grade.
+        18 × `per_group` images, ordered by the family asked for, then grade. Where a family would be invisible there
+        are fewer of it, and more of `fade` (of `scratch` where that is invisible too).
 
     Raises
     ------
@@ -98,13 +101,16 @@ def make_synthetic_defects(
     kinds: list[tuple[int, int, int]] = []
     for group, (family, grade) in enumerate(groups):
         order = np.random.default_rng([seed, group]).permutation(len(good))
+        halves = [half for half in (order[order % 2 == 0], order[order % 2 == 1]) if len(half)]
         for position in range(per_group):
             rng = np.random.default_rng([seed, group, position])
-            source = int(order[position % len(good)])
-            images[len(kinds)], masks[len(kinds)] = _defect(
+            turn, place = position + group, position // len(halves)
+            half = halves[turn % len(halves)]
+            source = int(half[place % len(half)])
+            images[len(kinds)], masks[len(kinds)], drawn = _defect(
                 good, weights, source, FAMILIES[family], GRADES[grade], side, grey, rng
             )
-            kinds.append((family, grade, source))
+            kinds.append((FAMILIES.index(drawn), grade, source))
     family, grade, source = np.array(kinds, dtype=np.int64).T.copy()
     return SyntheticSet(images, masks, family, grade, source)
 
@@ -118,8 +124,11 @@ def _defect(
     side: int,
     grey: bool,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Try a few places and keep the first defect of enough contrast, else the strongest; never an unchanged image."""
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Try a few places and keep the first defect of enough contrast, else the strongest; never an unchanged image.
+
+    Returns image, mask and the family that was drawn.
+    """
     best, most = None, 0.0
     for attempt in range(_ATTEMPTS):
         image, mask = _attempt(good, weights, source, family, grade, side, grey, attempt, rng)
@@ -129,11 +138,11 @@ def _defect(
         if evidence > most:
             best, most = (image, mask), evidence
         if mask.sum() >= 6 and change[mask].mean() >= _CONTRAST[grade]:
-            return image, mask
+            return image, mask, family
     # Nothing to blend, warp or blur on an even picture: only a change of shade can be seen there.
     if best is None or (best[1].sum() < 6 and family != "fade"):
         return _defect(good, weights, source, "scratch" if family == "fade" else "fade", grade, side, grey, rng)
-    return best
+    return *best, family
 
 
 def _attempt(

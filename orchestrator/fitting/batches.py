@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from models.base import AnomalyModel, Encoded
+from models.precision import full_float32
 from models.registry import is_own
 from models.synthesis.appearance import Appearance
 from models.synthesis.augmentation import AugmentationConfig, Augmenter
@@ -37,7 +38,7 @@ VIEWS_IN_ALL = 800
 EPOCH_IMAGES = 200
 """An epoch of a smaller category goes round its features or tiles several times, to show about this many."""
 
-VERSION = 6
+VERSION = 7
 """Part of every identity: raise it when the same images and seed give other features."""
 
 _MOST_VIEWS = 12
@@ -83,9 +84,9 @@ class PlainBatches:
         """Yield the good validation images."""
         return batches(self._data.validation_NHWC, self._device, self._batch_size)
 
-    def synthetic(self) -> Iterator[Encoded]:
-        """Yield the validation images with synthetic defects."""
-        return batches(self._data.synthetic.images, self._device, self._batch_size)
+    def synthetic(self, chosen_N: np.ndarray | None = None) -> Iterator[Encoded]:
+        """Yield the validation images with synthetic defects, or those at some positions."""
+        return batches(self._data.synthetic.images, self._device, self._batch_size, chosen_N)
 
 
 class ImageBatches(PlainBatches):
@@ -197,34 +198,39 @@ class FeatureBatches:
         """Yield the features of the good validation images; where there are tiles, the images."""
         return self._images.validation() if self._tiled else self._in_batches("validation")
 
-    def synthetic(self) -> Iterator[Encoded]:
+    def synthetic(self, chosen_N: np.ndarray | None = None) -> Iterator[Encoded]:
         """Yield the features of the validation images with synthetic defects; where there are tiles, the images."""
-        return self._images.synthetic() if self._tiled else self._in_batches("synthetic")
+        return self._images.synthetic(chosen_N) if self._tiled else self._in_batches("synthetic", chosen_N)
 
-    def _in_batches(self, name: str) -> Iterator[Encoded]:
-        count = len(self._kept[f"{name}0"])
-        for index_B in torch.arange(count, device=self._device).split(self._batch_size):
+    def _in_batches(self, name: str, chosen_N: np.ndarray | None = None) -> Iterator[Encoded]:
+        index_N = torch.arange(len(self._kept[f"{name}0"])) if chosen_N is None else torch.from_numpy(chosen_N)
+        for index_B in index_N.to(self._device).split(self._batch_size):
             yield self._take(name, index_B)
 
     def _take(self, name: str, index_B: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(_interleaved, self._rows(name, index_B)))
 
     def _rows(self, name: str, index_B: Tensor) -> list[Tensor]:
-        """Return what is kept of a name, stage by stage, B×H×W×C in half precision on the device."""
+        """Return what is kept of a name, stage by stage, B×H×W×C on the device."""
         rows = []
         while (kept := self._kept.get(f"{name}{len(rows)}")) is not None:
             of_kept = torch.from_numpy(kept[index_B.cpu().numpy()]) if isinstance(kept, np.ndarray) else kept[index_B]
             rows.append(of_kept.to(self._device))
         return rows
 
+    @full_float32()
     def _encode_all(self, seed: int) -> dict[str, np.ndarray]:
-        """Encode every view of the training images, clean and corrupted, and the validation images, as `_rows` says."""
+        """Encode every view of the training images, clean and corrupted, and the validation images, as `_rows` says.
+
+        What is trained on is kept in half precision. What is judged on is not: a finished model encodes the images that
+        it judges itself, and does not round them.
+        """
         generator = torch.Generator(self._device).manual_seed(seed)
         parts: dict[str, list[np.ndarray]] = {}
 
-        def add(name: str, features: Encoded) -> None:
+        def add(name: str, features: Encoded, kept_as: torch.dtype = torch.float16) -> None:
             for stage, feature_BCHW in enumerate(features):
-                rows_BHWC = feature_BCHW.half().permute(0, 2, 3, 1)
+                rows_BHWC = feature_BCHW.to(kept_as).permute(0, 2, 3, 1)
                 parts.setdefault(f"{name}{stage}", []).append(np.ascontiguousarray(rows_BHWC.cpu().numpy()))
 
         for _ in range(self._views):
@@ -237,7 +243,7 @@ class FeatureBatches:
         looked_at = {"validation": self._images.validation, "synthetic": self._images.synthetic}
         for name, images in ({} if self._tiled else looked_at).items():
             for image_BCHW in images():
-                add(name, self._model.encode(image_BCHW))
+                add(name, self._model.encode(image_BCHW), torch.float32)
         return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
@@ -276,8 +282,11 @@ def make_batches(
     return (FeatureBatches if model.has_frozen_encoder else ImageBatches)(job, data, model, device)
 
 
-def batches(images_NHWC: np.ndarray, device: torch.device, batch_size: int) -> Iterator[Tensor]:
-    """Yield float32 B×3×H×W batches in [0, 1] of uint8 images, in order."""
-    for first in range(0, len(images_NHWC), batch_size):
-        batch_BHWC = shared(images_NHWC[first : first + batch_size]).to(device)
+def batches(
+    images_NHWC: np.ndarray, device: torch.device, batch_size: int, chosen_N: np.ndarray | None = None
+) -> Iterator[Tensor]:
+    """Yield float32 B×3×H×W batches in [0, 1] of uint8 images, in order: of all, or of those at some positions."""
+    for first in range(0, len(images_NHWC if chosen_N is None else chosen_N), batch_size):
+        part = slice(first, first + batch_size)
+        batch_BHWC = shared(images_NHWC[part if chosen_N is None else chosen_N[part]]).to(device)
         yield batch_BHWC.permute(0, 3, 1, 2).float().div_(255).contiguous(memory_format=torch.channels_last)

@@ -11,7 +11,7 @@ import torch
 from models.base import SelfTraining
 from orchestrator.errors import TrainingError
 from orchestrator.fitting.batches import PlainBatches, TrainingData
-from orchestrator.fitting.validation import Best, Fitted, Report, figures, fitted, validate
+from orchestrator.fitting.validation import Best, Fitted, Report, figures, fitted, set_threshold, validate
 from orchestrator.job_config import JobConfig
 
 
@@ -33,13 +33,15 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
         nonlocal began, since
         seconds = (time.perf_counter() - began) / max(1, epoch - since)
         try:
-            choice = validate(model, batches, data.synthetic, job.view_size)
+            choice = validate(model, batches, data.synthetic, job.view_size, job.objective)
         except FloatingPointError:
             raise TrainingError(f"the anomaly maps of {job.architecture} are not finite in epoch {epoch}") from None
-        best.offer(figures(choice)[job.objective], epoch, choice, model)
+        told = figures(choice.validation)
+        best.offer(told[job.objective], epoch, choice, model)
+        objective = figures(best.validation)[job.objective]
         known = {name: value for name, value in metrics.items() if math.isfinite(value)}
         report(
-            {**known, "epoch": epoch, "epoch_seconds": seconds, **figures(choice), "best_objective": best.score},
+            {**known, "epoch": epoch, "epoch_seconds": seconds, **told, "best_objective": objective},
             {"epoch": epoch},
         )
         began, since = time.perf_counter(), epoch
@@ -56,4 +58,6 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
     if last == 0 or not best.stale(last, job):
         evaluate(last + 1, {})  # the last epoch is not heard of
     model.load_state_dict(best.model)
-    return fitted(job, model, best.choice, best.epoch)
+    scoring = best.choice.scorer.scoring
+    cut = set_threshold(model, batches, data.synthetic, scoring, job.false_positive_rate)
+    return fitted(model, best.choice.scorer, cut, best)

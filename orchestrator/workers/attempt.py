@@ -21,9 +21,8 @@ def attempt(run: Callable[..., None], task: Task, *, report: Report, first: bool
     """
     directory, note = task.directory, task.directory.path / NOTE
     if directory.read("result"):
-        progress, objective = directory.progress(), task.job.objective
-        last, best = progress[-1], max(metrics[objective] for metrics in progress)
-        report({**last, "objective": last[objective], "best_objective": best}, None)
+        last = directory.progress()[-1]
+        report({**last, "objective": last[task.job.objective]}, None)
     elif place := hung_at(note):
         reason = f"it hung in {place}: no evaluation within {task.timeout:g} minutes (--trial-timeout), so it was ended"
         directory.write("failure", {"reason": reason, "kind": "Timeout"})

@@ -108,6 +108,7 @@ def run(
             },
             "epoch": fitted.epoch,
             "validation": fitted.validation,
+            "false_alarms": fitted.false_alarms.to_dict(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         }
         parameters = count_parameters(fitted.model)  # before the bundle freezes them
@@ -137,7 +138,13 @@ def run(
         return
     directory.write(
         "result",
-        {"epoch": fitted.epoch, "threshold": fitted.threshold, "parameters": parameters, **fitted.validation},
+        {
+            "epoch": fitted.epoch,
+            "threshold": fitted.threshold,
+            "false_alarms": fitted.false_alarms.to_dict(),
+            "parameters": parameters,
+            **fitted.validation,
+        },
     )
 
 

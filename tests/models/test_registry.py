@@ -85,6 +85,16 @@ def test_anomaly_maps_do_not_depend_on_the_rest_of_the_batch(name, parameters):
 
 
 @EVERY_VARIANT
+def test_anomaly_maps_under_somebodys_autocast_are_those_without(name, parameters):
+    model = build(name, **parameters).eval()
+    image_BCHW, _, _ = batch()
+    expected = model.anomaly_maps(image_BCHW)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.anomaly_maps(image_BCHW)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@EVERY_VARIANT
 def test_state_dict_round_trip(name, parameters):
     torch.manual_seed(1)
     first, second = build(name, **parameters), build(name, **parameters)

@@ -5,12 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import ndimage
 
 from models.errors import ModelError
-from models.scorer import IMAGE_SCORE, REDUCTIONS, Scorer, Scoring, fit_scorer, reduce, smooth, threshold
+from models.scorer import IMAGE_SCORE, REDUCTIONS, Scorer, Scoring, fit_scorer, reduce, smooth
 
 
 def good_maps(count=12, size=(32, 40), seed=0):
@@ -141,34 +139,6 @@ def test_scorer_names_what_is_missing_or_of_the_wrong_size():
     maps["a"][3, 0, 2, 2] = torch.nan
     with pytest.raises(ModelError, match="'a' has values that are not finite"):
         fit_scorer(Scoring({"a": 1}), maps)
-
-
-@given(st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=300), st.floats(0, 0.99))
-def test_threshold_flags_at_most_the_rate_and_is_the_lowest_such_score_but_one(scores, rate):
-    cut = threshold(np.array(scores), rate)
-    assert cut in scores
-    assert np.mean(np.array(scores) > cut) <= rate
-
-
-def test_threshold_of_few_images_is_the_highest_score():
-    assert threshold(np.array([1.0, 5.0, 2.0]), 0.01) == 5.0
-    assert threshold(np.arange(1000.0), 0.01) == 990.0
-
-
-def test_threshold_in_a_gap_before_plain_defects_lies_in_its_middle():
-    good, plain = np.array([1.0, 2.0, 3.0]), np.arange(10.0, 31.0)
-    assert threshold(good, 0.01, plain) == pytest.approx((3 + 12) / 2)  # two of the 21 lie below 12
-    assert threshold(good, 0.01, np.array([])) == 3.0
-
-
-def test_threshold_without_a_gap_ignores_plain_defects():
-    assert threshold(np.array([1.0, 2.0, 30.0]), 0.01, np.arange(10.0, 31.0)) == 30.0
-
-
-@pytest.mark.parametrize(("scores", "rate"), [([], 0.01), ([1.0, np.nan], 0.01), ([1.0], 1.0), ([1.0], -0.1)])
-def test_threshold_refuses_what_has_no_meaning(scores, rate):
-    with pytest.raises(ModelError):
-        threshold(np.array(scores), rate)
 
 
 @pytest.mark.gpu

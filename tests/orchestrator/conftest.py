@@ -11,7 +11,8 @@ import torch
 from data_io.cache import load_images
 from data_io.splits import split_good_images
 from models.registry import build
-from models.scoring import Scoring, fit_scorer, threshold
+from models.scorer import Scoring, fit_scorer
+from models.thresholds import threshold
 from orchestrator.bundles import Bundle
 from orchestrator.delivery.images import to_tensor
 from orchestrator.job_config import JobConfig

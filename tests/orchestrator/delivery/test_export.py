@@ -19,7 +19,8 @@ from PIL import Image
 
 from data_io.photographs import load_textures
 from models.registry import architectures, build
-from models.scoring import Scoring, fit_scorer, threshold
+from models.scorer import Scoring, fit_scorer
+from models.thresholds import threshold
 from orchestrator.bundles import Bundle
 from orchestrator.cli import msad
 from orchestrator.delivery import export as export_module

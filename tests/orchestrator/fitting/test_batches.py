@@ -18,6 +18,7 @@ from orchestrator.fitting.batches import (
     make_batches,
     source_digest,
 )
+from orchestrator.fitting.validation import anomaly_maps
 from orchestrator.job_config import JobConfig
 
 CPU = torch.device("cpu")
@@ -65,7 +66,15 @@ def test_features_of_validation_and_synthetic_images_are_the_encoder_s(data, mod
     for kept, images in ((batches.validation(), data.validation_NHWC), (batches.synthetic(), data.synthetic.images)):
         wanted = model.encode(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
         for stage, features in enumerate(whole(kept)):
-            torch.testing.assert_close(features, wanted[stage], atol=2e-2, rtol=2e-3)  # kept in half precision
+            torch.testing.assert_close(features, wanted[stage], atol=1e-4, rtol=1e-5)
+
+
+def test_maps_that_a_model_is_judged_by_are_those_of_the_model_that_is_delivered(data, model):
+    """Features in half precision moved scores in the third digit, and a threshold is one of these scores."""
+    judged = anomaly_maps(model, FeatureBatches(JOB, data, model, CPU).validation())
+    delivered = model.anomaly_maps(torch.from_numpy(data.validation_NHWC).permute(0, 3, 1, 2).float() / 255)
+    for name, map_B1HW in judged.items():
+        torch.testing.assert_close(map_B1HW, delivered[name], atol=1e-5, rtol=1e-4)
 
 
 def test_draw_features_are_clean_where_the_mask_is_empty(data, model):

@@ -16,7 +16,7 @@ def task(tmp_path) -> Task:
     directory = JobDirectory(tmp_path / "job")
     directory.write("job", {})
     for epoch, score in ((1, 0.7), (2, 0.4)):
-        directory.append_progress({"epoch": epoch, "validation_score": score})
+        directory.append_progress({"epoch": epoch, "validation_score": score, "best_objective": 0.7})
     job = JobConfig(category="brick", architecture="baseline")
     return Task(job_id="a", job=job, dataset=tmp_path, cache=tmp_path, directory=directory, timeout=60)
 

@@ -72,8 +72,10 @@ def test_finished_job_leaves_bundle_result_and_pictures(finished):
         assert np.ptp(np.asarray(picture.convert("L"))) > 100  # something is drawn on it
     result, best = folder.read("result"), max(reports, key=lambda metrics: metrics["objective"])
     assert result["epoch"] == best["epoch"]
-    assert result["score"] == pytest.approx(best["validation_score"])
+    assert result["score"] == pytest.approx(reports[-1]["best_objective"])
     bundle = Bundle.load(folder.bundle)
+    assert result["false_alarms"] == bundle.provenance["false_alarms"]
+    assert result["false_alarms"]["held_out"] == bundle.provenance["images"]["validation"]
     assert result["parameters"] == sum(weights.numel() for weights in bundle.model.parameters())
     assert result["threshold"] == bundle.threshold
     assert bundle.provenance["sweep"] == "first" and bundle.provenance["job_id"] == task.job_id

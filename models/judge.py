@@ -1,0 +1,238 @@
+"""Looks at the maps of good and synthetic images once, and tells of every candidate how well it separates them.
+
+All figures are of halves: the good images at even positions with the synthetic images made of them, and those at odd
+ones. What is chosen on one half is read on the other, see `models.scoring`.
+
+Shapes: G good images, D synthetic ones, H×W pixels; K candidates, R groups of synthetic images, two halves; maps are
+float32 G×1×H×W and D×1×H×W.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.scorer import (
+    IMAGE_SCORE,
+    OWN,
+    Scoring,
+    Statistics,
+    fit_statistics,
+    reduce,
+    smooth,
+    standardise,
+    weighted,
+)
+from models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet
+
+HALVES = 2
+
+_NORMAL_PIXELS = 4096  # of one image, for the pixel average precision; all defect pixels are taken
+
+_Key = tuple[float, str, tuple[tuple[str, float], ...]]
+
+
+class Judge:
+    """Looks at maps part by part, good images first, and keeps of each candidate the scores and a sample of pixels.
+
+    Calibration must not be judged on the images it was fitted on: each half is scored with the statistics of the other.
+    The two numbers per map that "none" needs hide nothing and come from all good images.
+
+    Attributes
+    ----------
+    group_names
+        "family/grade" of each group that the set has.
+    counts_2R
+        Synthetic images of each half and group.
+    weights_2R
+        What each group counts in its half, summing to 1: see `_weights`.
+    prevalence_2R
+        Share of defective pixels, which is the average precision of guessing; nan for a group without an image.
+    """
+
+    def __init__(self, good_maps: Mapping[str, Tensor], synthetic: SyntheticSet, candidates: Sequence[Scoring]) -> None:
+        first, self._candidates = next(iter(good_maps.values())), candidates
+        self.good_count, self._device = len(first), first.device
+        groups = sorted(set(zip(synthetic.family.tolist(), synthetic.grade.tolist(), strict=True)))
+        self.group_names = [f"{FAMILIES[family]}/{GRADES[grade]}" for family, grade in groups]
+        self._members = [
+            [
+                np.flatnonzero((synthetic.family == f) & (synthetic.grade == g) & (synthetic.source % HALVES == half))
+                for f, g in groups
+            ]
+            for half in range(HALVES)
+        ]
+        self.counts_2R = np.array([[len(members) for members in half] for half in self._members])
+        self.weights_2R = _weights(self.counts_2R, len(synthetic.images))
+        self._choose_pixels(synthetic)
+        # All blends and reductions share the smoothed, standardised maps of a sigma.
+        self._keys = {_map_key(scoring): scoring for scoring in candidates}
+        self._reductions = {scoring.reduction for scoring in candidates}
+        self._statistics = {
+            sigma: self._fit(good_maps, [key for key in self._keys if key[0] == sigma])
+            for sigma in dict.fromkeys(scoring.smoothing for scoring in candidates)
+        }
+        # Made at once: small results that are kept between large maps that are not would leave the memory in pieces.
+        images, pixels = self.good_count + len(synthetic.images), self._pixel_count
+        self._scores = {
+            (key, reduction): torch.empty(images, device=self._device)
+            for key in self._keys
+            for reduction in self._reductions
+        }
+        self._samples = {key: torch.empty(pixels, device=self._device) for key in self._keys}
+        self._precisions: dict[_Key, np.ndarray] = {}
+        self._images_done = self._pixels_done = 0
+
+    def look(self, maps: Mapping[str, Tensor], source: np.ndarray, first_defect: int | None = None) -> None:
+        """Take the maps of the next images; `source` is each one's good image, `first_defect` its place in the set."""
+        half_B = torch.from_numpy(source % HALVES).to(self._device)
+        pixels = None if first_defect is None else self._pixels_of(first_defect, len(source))
+        images = slice(self._images_done, self._images_done + len(source))
+        sampled = slice(self._pixels_done, self._pixels_done + (0 if pixels is None else len(pixels)))
+        self._images_done, self._pixels_done = images.stop, sampled.stop
+        for sigma, statistics in self._statistics.items():
+            smoothed: dict[str, Tensor] = {}
+            standardised: dict[tuple[str, str], Tensor] = {}
+            for name, calibration in statistics:
+                if name not in smoothed:
+                    smoothed[name] = smooth(maps[name].float(), sigma)
+                standardised[name, calibration] = self._standardise(
+                    smoothed[name], statistics[name, calibration], half_B
+                )
+            for key, scoring in self._keys.items():
+                if key[0] != sigma:
+                    continue
+                used = {name: standardised[name, scoring.calibration] for name in scoring.blended}
+                map_B1HW = weighted(used, scoring.weights)
+                for reduction in self._reductions:
+                    own = reduction == OWN
+                    scored_B1HW = standardised[IMAGE_SCORE, scoring.calibration] if own else map_B1HW
+                    self._scores[key, reduction][images] = reduce(scored_B1HW, "max" if own else reduction)
+                if pixels is not None:
+                    self._samples[key][sampled] = map_B1HW.flatten()[pixels]
+
+    def image_aurocs(self) -> np.ndarray:
+        """Compute the AUROC of a half's good images against each group in it, K×2×R, where the scores are.
+
+        It is nan for a group that has no image in a half.
+        """
+        scores_KN = torch.stack([self._scores[_map_key(one), one.reduction] for one in self._candidates])
+        defects_KD, halves = scores_KN[:, self.good_count :].contiguous(), []
+        for half, members in enumerate(self._members):
+            good_KG = scores_KN[:, half : self.good_count : HALVES].sort(dim=1).values
+            # How many good images are below each defect, and how many at most as high: their sum is twice the wins.
+            twice_KD = sum(torch.searchsorted(good_KG, defects_KD, right=side) for side in (False, True)).cpu().numpy()
+            pairs_R = 2 * good_KG.shape[1] * self.counts_2R[half]
+            wins_KR = np.stack([twice_KD[:, group].sum(axis=1) for group in members], axis=1)
+            halves.append(np.divide(wins_KR, pairs_R, out=np.full(wins_KR.shape, np.nan), where=pairs_R > 0))
+        return np.stack(halves, axis=1)
+
+    def pixel_precisions(self, scoring: Scoring) -> np.ndarray:
+        """Compute the pixel average precision of a blended map on the images of each group, 2×R, where the maps are.
+
+        It is nan for a group that has no image in a half.
+        """
+        key = _map_key(scoring)
+        if key not in self._precisions:
+            padded_P = torch.cat([self._samples[key], self._samples[key].new_full((1,), -torch.inf)])
+            found = np.full(self.counts_2R.size, np.nan)
+            for rows, at_RL, label_RL, count_RL in self._pixel_rows:
+                found[rows] = _average_precisions(padded_P[at_RL], label_RL, count_RL).cpu().numpy()
+            self._precisions[key] = found.reshape(self.counts_2R.shape)
+        return self._precisions[key]
+
+    def _choose_pixels(self, synthetic: SyntheticSet) -> None:
+        """Choose where the average precision looks: all defect pixels, and a fixed random part of the normal ones."""
+        rng, share = np.random.default_rng(0), min(1.0, _NORMAL_PIXELS / synthetic.masks[0].size)
+        pixels, labels = [], []
+        for mask in synthetic.masks:
+            defect = np.asarray(mask, dtype=bool).ravel()
+            pixels.append(np.flatnonzero(defect | (rng.random(defect.size) < share)))
+            labels.append(defect[pixels[-1]])
+        self._pixels, self._area = pixels, synthetic.masks[0].size
+        label_P = np.concatenate(labels)
+        self._pixel_count = len(label_P)
+        defective_D = np.array([label.sum() for label in labels])
+        share_R = [defective_D[m].mean() / self._area if len(m) else np.nan for half in self._members for m in half]
+        self.prevalence_2R = np.reshape(share_R, self.counts_2R.shape)
+        count_P = np.where(label_P, 1.0, 1 / share)  # how many pixels each one stands for
+        image_P = np.repeat(np.arange(len(pixels)), [len(part) for part in pixels])
+        places = [np.flatnonzero(np.isin(image_P, members)) for half in self._members for members in half]
+        # Groups of about the same size are rows of one table, the short ones filled up with pixels that count nothing.
+        alike: dict[int, list[int]] = {}
+        for row, group in enumerate(places):
+            if len(group):
+                alike.setdefault(len(group).bit_length(), []).append(row)
+        self._pixel_rows = []
+        for rows in alike.values():
+            at_RL = np.full((len(rows), max(len(places[row]) for row in rows)), len(label_P))
+            for at_L, row in zip(at_RL, rows, strict=True):
+                at_L[: len(places[row])] = places[row]
+            label_RL, count_RL = (np.append(values_P, 0)[at_RL] for values_P in (label_P, count_P))
+            tables = (torch.from_numpy(table).to(self._device) for table in (at_RL, label_RL, count_RL))
+            at_RL, label_RL, count_RL = tables
+            self._pixel_rows.append((rows, at_RL, label_RL.double(), count_RL.double()))
+
+    def _pixels_of(self, first: int, count: int) -> Tensor:
+        """Return the chosen pixels of some images of the set, as places in their flattened maps."""
+        parts = [place * self._area + pixels for place, pixels in enumerate(self._pixels[first : first + count])]
+        return torch.from_numpy(np.concatenate(parts)).to(self._device)
+
+    def _fit(self, good_maps: Mapping[str, Tensor], keys: Sequence[_Key]) -> dict[tuple[str, str], list[Statistics]]:
+        """Fit what images are standardised by, by map and calibration: those of even and those of odd images."""
+        fitted: dict[tuple[str, str], list[Statistics]] = {}
+        for name, maps in good_maps.items():
+            always = name == IMAGE_SCORE and OWN in self._reductions
+            wanted = {self._keys[key].calibration for key in keys if always or name in self._keys[key].blended}
+            if not wanted:
+                continue
+            smoothed = smooth(maps.float(), keys[0][0])
+            if "none" in wanted:
+                fitted[name, "none"] = [fit_statistics(smoothed, "none")] * HALVES
+            if "position" in wanted:
+                fitted[name, "position"] = [fit_statistics(smoothed[other::HALVES], "position") for other in (1, 0)]
+        return fitted
+
+    @staticmethod
+    def _standardise(smoothed_B1HW: Tensor, fitted: Sequence[Statistics], half_B: Tensor) -> Tensor:
+        if fitted[0] is fitted[1]:
+            return standardise(smoothed_B1HW, fitted[0])
+        even, odd = (standardise(smoothed_B1HW, statistics) for statistics in fitted)
+        return torch.where(half_B.view(-1, 1, 1, 1) == 0, even, odd)
+
+
+def _weights(counts_2R: np.ndarray, images: int) -> np.ndarray:
+    """Return what each group counts in its half.
+
+    Groups that hold as many images as each was asked for count alike. Where a family could not be seen on a product and
+    others were drawn in its place (`SyntheticSet.family` says what was drawn), what is left of it counts less, and what
+    it became counts once, however many families became it.
+    """
+    asked = images / (HALVES * len(FAMILIES) * len(GRADES))
+    shares_2R = np.minimum(counts_2R / asked, 1.0)
+    return shares_2R / shares_2R.sum(axis=1, keepdims=True)
+
+
+def _average_precisions(score_RL: Tensor, label_RL: Tensor, count_RL: Tensor) -> Tensor:
+    """Return `average_precision` of `models.metrics` for each row: Σ (recall step × precision), shape R, float64.
+
+    `label_RL` is 0 or 1; `count_RL` says how many items each one stands for.
+    """
+    score_RL, order_RL = score_RL.sort(dim=1, descending=True)
+    label_RL, count_RL = label_RL.gather(1, order_RL), count_RL.gather(1, order_RL)
+    flagged_RL = count_RL.cumsum(dim=1)
+    found_RL = (label_RL * count_RL).cumsum(dim=1)
+    last_of_equals_RL = F.pad(score_RL[:, 1:] != score_RL[:, :-1], (0, 1), value=True)
+    steps_RL = (
+        (found_RL * last_of_equals_RL).cummax(dim=1).values.diff(dim=1, prepend=torch.zeros_like(found_RL[:, :1]))
+    )
+    return (steps_RL * found_RL / flagged_RL).sum(dim=1) / found_RL[:, -1]
+
+
+def _map_key(scoring: Scoring) -> _Key:
+    """Name the blended map of a scoring: scorings that differ in reduction only share it."""
+    return scoring.smoothing, scoring.calibration, tuple(sorted(scoring.weights.items()))

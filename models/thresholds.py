@@ -1,0 +1,175 @@
+"""From scores of good images to a threshold, and what so few of them can promise about false alarms.
+
+A score of a good image says something about tomorrow's only if it comes from the scorer that is delivered and if that
+scorer had not seen the image. The delivered one is fitted on all held-out images; so each of them is scored by the one
+that the others make, which is nearly the same (leave-one-out: Hennhöfer and Preisach, "Leave-one-out-, bootstrap- and
+cross-conformal anomaly detectors", arXiv 2402.16388). Of n + 1 such scores, the n held-out ones and tomorrow's, each
+is equally likely to be the highest: n images certify no rate of false alarms below 1 / (n + 1).
+
+Shapes: B images of a batch, G good images, H×W pixels; a map is float32 B×1×H×W, higher = more anomalous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import special
+from torch import Tensor
+
+from models.errors import ModelError
+from models.precision import full_float32
+from models.scorer import Scorer, Scoring, Statistics, check_maps, smooth_maps, statistics_of_moments
+
+MISSED_PLAIN = 0.1
+"""Share of the plain synthetic defects that may lie below the gap in which the threshold is put."""
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class FalseAlarms:
+    """What a threshold promises, if tomorrow's good images are like the held-out ones.
+
+    Parameters
+    ----------
+    target
+        The rate that was asked for.
+    held_out
+        Good images that the threshold rests on.
+    expected
+        The rate of false alarms is at most this on average over all models made like this one: (images above + 1) /
+        (`held_out` + 1), never below 1 / (`held_out` + 1).
+    at_most
+        For 95 of 100 such models it is at most this (Clopper and Pearson, 1934; without an image above nearly 3 /
+        `held_out`, the rule of three).
+    """
+
+    target: float
+    held_out: int
+    expected: float
+    at_most: float
+
+    @classmethod
+    def of(cls, good_scores: np.ndarray, threshold: float, target: float) -> FalseAlarms:
+        """Count the held-out images above a threshold."""
+        held_out, above = len(good_scores), int(np.sum(good_scores > threshold))
+        at_most = 1.0 if above == held_out else float(special.betaincinv(above + 1, held_out - above, CONFIDENCE))
+        return cls(float(target), held_out, (above + 1) / (held_out + 1), at_most)
+
+    @property
+    def certified(self) -> bool:
+        """Whether the images suffice for the rate that was asked for."""
+        return self.expected <= self.target
+
+    def to_dict(self) -> dict[str, float]:
+        """Give plain values that JSON can hold."""
+        return dict(vars(self))
+
+
+class LeaveOneOut:
+    """Scores images by the scorer that is delivered, fitted without the good image that they are made of.
+
+    Parameters
+    ----------
+    scoring
+        What is delivered.
+    good_maps
+        G×1×H×W each, by name, all finite; G at least 2.
+
+    Raises
+    ------
+    ModelError
+        A map is missing, not finite, or of one image only.
+    """
+
+    @full_float32()
+    def __init__(self, scoring: Scoring, good_maps: Mapping[str, Tensor]) -> None:
+        check_maps(good_maps, scoring.map_names)
+        self._scoring = scoring
+        self._good = smooth_maps(scoring, good_maps)
+        self.count = len(next(iter(self._good.values())))
+        if self.count < 2:
+            raise ModelError("a threshold needs at least 2 good images: one is scored by what the others say")
+        # About the mean of all: sums of squares of what is nearly zero lose no digits.
+        self._centre = {name: maps.mean(dim=0) for name, maps in self._good.items()}
+        self._sums = {name: self._moments(name, slice(None)) for name in self._good}
+
+    def good_scores(self) -> np.ndarray:
+        """Return the score of each good image, G, float64."""
+        return self._scores(self._good, range(self.count))
+
+    def scores(self, maps: Mapping[str, Tensor], source_B: np.ndarray) -> np.ndarray:
+        """Return the scores of images that were made of the good images at `source_B`, B, float64."""
+        return self._scores(smooth_maps(self._scoring, maps), source_B.tolist())
+
+    @torch.no_grad()
+    @full_float32()
+    def _scores(self, smoothed: Mapping[str, Tensor], sources: Iterable[int]) -> np.ndarray:
+        scores = []
+        for index, source in enumerate(sources):
+            scorer = Scorer(self._scoring, {name: self._without(name, source) for name in self._good})
+            one = {name: smoothed[name][index : index + 1] for name in self._good}
+            scores.append(scorer.of_smoothed(one)[1])
+        return torch.cat(scores).double().cpu().numpy() if scores else np.empty(0)
+
+    def _without(self, name: str, left_out: int) -> Statistics:
+        """Return the statistics of all good images but one."""
+        first, second = (
+            (of_all - of_one) / (self.count - 1)
+            for of_all, of_one in zip(self._sums[name], self._moments(name, slice(left_out, left_out + 1)), strict=True)
+        )
+        variance_1HW = (second - first.square()).clamp_min(0)
+        return statistics_of_moments(self._centre[name] + first, variance_1HW, self._scoring.calibration)
+
+    def _moments(self, name: str, images: slice) -> tuple[Tensor, Tensor]:
+        """Sum the deviations from the centre and their squares, 1×H×W each."""
+        away = self._good[name][images] - self._centre[name]
+        return away.sum(dim=0), away.square().sum(dim=0)
+
+
+def threshold(
+    good_scores: np.ndarray, false_positive_rate: float = 0.01, plain_scores: np.ndarray | None = None
+) -> float:
+    """Choose the score above which an image is called anomalous.
+
+    Of the next good image and the n held-out ones each is equally likely to be the k-th highest, so it lies above the
+    m-th lowest of the n with a chance of (n + 1 - m) / (n + 1): the lowest m that keeps this within the rate (conformal
+    prediction: Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005), and the highest score where
+    n is too small for the rate.
+
+    Tens of held-out good images say little: tomorrow's are a little different from all of them, and where plain defects
+    score far higher, a threshold right above the good ones only collects false alarms. So in a gap between good images
+    and plain synthetic defects the threshold lies in the middle: the largest margin.
+
+    Parameters
+    ----------
+    good_scores
+        Scores of good images by scorers that were not fitted on them, see `LeaveOneOut`.
+    false_positive_rate
+        At most this share of good images is to lie above, in [0, 1).
+    plain_scores
+        Scores of synthetic defects that cannot be missed; all but their lowest tenth bound the gap. None: no gap.
+
+    Returns
+    -------
+    float
+        Without a gap one of the good scores: with fewer than 1 / rate - 1 images, the highest.
+
+    Raises
+    ------
+    ModelError
+        There is no score, one is not finite, or the rate is out of range.
+    """
+    scores = np.sort(np.asarray(good_scores, dtype=np.float64))
+    if not scores.size or not np.isfinite(scores).all():
+        raise ModelError(f"a threshold needs finite scores of good images, got {scores.size} scores")
+    if not 0 <= false_positive_rate < 1:
+        raise ModelError(f"a false-positive rate lies in [0, 1), got {false_positive_rate}")
+    above = int((len(scores) + 1) * false_positive_rate + 1e-9) - 1
+    lowest = float(scores[-1 - max(0, above)])
+    if plain_scores is None or not len(plain_scores):
+        return lowest
+    return max(lowest, (lowest + float(np.quantile(plain_scores, MISSED_PLAIN))) / 2)
