@@ -28,6 +28,9 @@ from models.synthesis.synthetic_defects import SyntheticSet
 
 __all__ = ["Choice", "Scorer", "Scoring", "ValidationScore", "choose_scoring", "default_candidates", "fit_scorer"]
 
+VERSION = 2
+"""Part of every identity: raise it when the same maps get another validation score."""
+
 IMAGE_SHARE = 0.8
 """How much image AUROC counts in the validation score; the rest is pixel average precision."""
 

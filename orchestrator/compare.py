@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Leaderboard column -> metric of the study's run. Test figures lose their prefix: the table says which are which.
 METRICS = {
     "validation_score": "validation_score",
+    "validation_chance": "validation_chance",
     "image_auroc": "test_image_auroc",
     "image_prauc": "test_image_prauc",
     "image_prevalence": "test_image_prevalence",
@@ -35,6 +36,7 @@ METRICS = {
     "good_images": "test_good_images",
     "misses": "test_misses",
     "defective_images": "test_defective_images",
+    **{f"false_alarms_{name}": f"false_alarms_{name}" for name in ("target", "held_out", "expected", "at_most")},
     "final_seeds": "final_seeds",
     **{f"{name}_{part}": f"test_{name}_{part}" for name in SEED_FIGURES for part in ("mean", "sd")},
     **{f"selection_{name}": f"selection_{name}" for name in ("trials", "spearman", "gap", "random")},
@@ -56,12 +58,13 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per category × architecture with the columns `COLUMNS`, sorted by category, then by falling
-        validation score. `best` marks one study per category, the highest validation score among those that have not
-        failed: test figures choose nothing. `false_positives` and `misses` are counts, of `good_images` and
-        `defective_images`. With several final seeds `final_seeds` of them have a mean and a sample standard deviation
-        (`image_auroc_mean`, `image_auroc_sd`, ...), and the figures without a suffix are the delivered model's, the
-        first seed's. `selection_...` is `SelectionReport`, where it was asked for. Figures a study does not have are
-        NaN.
+        validation score, whose level of guessing is `validation_chance`. `best` marks one study per category, the
+        highest validation score among those that have not failed: test figures choose nothing. `false_positives` and
+        `misses` are counts, of `good_images` and `defective_images`. With several final seeds `final_seeds` of them
+        have a mean and a sample standard deviation (`image_auroc_mean`, `image_auroc_sd`, ...), and the figures without
+        a suffix are the delivered model's, the first seed's. `false_alarms_...` is what the model's threshold promises,
+        see `models.thresholds.FalseAlarms`. `selection_...` is `SelectionReport`, where it was asked for. Figures a
+        study does not have are NaN.
 
     Raises
     ------

@@ -43,14 +43,18 @@ class Evaluation:
     ----------
     category, architecture, threshold
         Of the bundle; `category` is the one measured.
+    false_alarms
+        What the bundle's threshold promises, as `models.thresholds.FalseAlarms.to_dict` gives it; empty where the
+        bundle does not say.
     metrics
-        Of images: `image_auroc`, `image_prauc` (average precision; its chance level is `image_prevalence`), `f1` and
-        `recall` at the bundle's threshold, and `recall_at_fpr`, the recall at the false-positive rate that the job
-        aims at, `target_fpr`. Each of these five has the ends of its 95 % bootstrap interval beside it, as in
-        `image_auroc_low` and `image_auroc_high`. Of pixels: `pixel_auroc`, `pixel_prauc`, `pixel_prevalence`, and
-        `aupro_30` and `aupro_05`, AU-PRO up to that false-positive rate. Counts of images: `false_positives` and
-        `misses` at the threshold, of `good_images` and `defective_images`. And `latency_ms`, the median time of one
-        image of the model's size through network and scorer. NaN where a class is missing.
+        Of images: `image_auroc`, `image_prauc` (average precision; its chance level is `image_prevalence`), `f1`,
+        `recall` and `false_alarm_rate` at the bundle's threshold, and `recall_at_fpr`, the recall at the false-positive
+        rate that the job aims at, `target_fpr`. Each of these six has the ends of its 95 % interval beside it (see
+        `models.metrics.image_metrics`), as in `image_auroc_low` and `image_auroc_high`. Of pixels: `pixel_auroc`,
+        `pixel_prauc`, `pixel_prevalence`, and `aupro_30` and `aupro_05`, AU-PRO up to that false-positive rate. Counts
+        of images: `false_positives` and `misses` at the threshold, of `good_images` and `defective_images`. And
+        `latency_ms`, the median time of one image of the model's size through network and scorer. NaN where a class is
+        missing.
     per_defect_type
         One row per type, measured with that type and the good images only; the index is the type, the columns are
         `PER_DEFECT_TYPE`, named as in `metrics`, with `images` of the type.
@@ -65,6 +69,7 @@ class Evaluation:
     category: str
     architecture: str
     threshold: float
+    false_alarms: dict[str, float]
     metrics: dict[str, float]
     per_defect_type: pd.DataFrame
     scores: pd.DataFrame
@@ -74,7 +79,8 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """Return the figures without the images, for JSON."""
-        named = {name: getattr(self, name) for name in ("category", "architecture", "threshold", "metrics")}
+        names = ("category", "architecture", "threshold", "false_alarms", "metrics")
+        named = {name: getattr(self, name) for name in names}
         return named | {"per_defect_type": self.per_defect_type.to_dict("index")}
 
 
@@ -139,6 +145,7 @@ def evaluate(
         category=category,
         architecture=bundle.job.architecture,
         threshold=bundle.threshold,
+        false_alarms=dict(bundle.provenance.get("false_alarms", {})),
         metrics=metrics,
         per_defect_type=_per_defect_type(scores, pixels_of_type, target),
         scores=scores,

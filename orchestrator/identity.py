@@ -29,8 +29,9 @@ DRAWN_BY = {
     "noise": "models.synthesis.corruptions:NOISE_VERSION",
     "synthetic_defects": "models.synthesis.synthetic_defects:VERSION",
     "features": "orchestrator.fitting.batches:VERSION",
+    "validation": "models.scoring:VERSION",
 }
-"""Where the version of each thing that is made of images stands: beside the code that makes it."""
+"""Where the version of each thing that is made of images stands, scores included: beside the code that makes it."""
 
 NAMED = 3  # files of each kind that are named where identities differ
 

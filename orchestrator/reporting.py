@@ -299,8 +299,10 @@ def _validation(result: Mapping[str, Any]) -> dict[str, float]:
         "score": "validation_score",
         "image_auroc": "validation_image_auroc",
         "pixel_ap": "validation_pixel_ap",
+        "chance": "validation_chance",
         "epoch": "best_epoch",
         "threshold": "threshold",
         "parameters": "parameters",
     }
-    return {names[key]: float(value) for key, value in result.items() if key in names}
+    promised = {f"false_alarms_{name}": float(value) for name, value in result.get("false_alarms", {}).items()}
+    return {names[key]: float(value) for key, value in result.items() if key in names} | promised

@@ -1,7 +1,7 @@
 """Metrics of image scores, exact, with a stated meaning for every odd input. For pixels see `pixel_metrics`.
 
 All of them are read off the same two counts: the anomalous and the good images at or above each distinct score. One
-vectorised pass makes these counts for a thousand resamples, so that confidence intervals of all metrics cost little.
+vectorised pass makes these counts for a thousand resamples, so that a bootstrap costs little.
 
 Shapes: one label and one score per image, N of them; label 1 (or True) = anomalous, higher score = more anomalous.
 K distinct scores, from the highest to the lowest; R resamples.
@@ -9,6 +9,7 @@ K distinct scores, from the highest to the lowest; R resamples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from models.errors import ModelError
+from models.metrics.intervals import delong, f1_interval, outer, wilson
 
 _MOST_COUNTS = 1 << 22  # resampled images held at once
 
@@ -132,11 +134,14 @@ def image_metrics(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Estimate]:
-    """Compute every metric of the image scores with a confidence interval by the percentile bootstrap (Efron, 1979).
+    """Compute every metric of the image scores with a confidence interval.
 
-    Good and anomalous images are drawn apart, so that every resample keeps both classes and their ratio. All metrics
-    share the resamples. What the images at hand do not show no resample can: where they are told apart without an
-    error the interval is 1 to 1, however few they are.
+    Shares of images, which recall and false-alarm rate are, have Wilson's interval, the AUROC DeLong's and F1 that of
+    Goutte and Gaussier (see `models.metrics.intervals`). Average precision and the recall at a false-positive rate have
+    the percentile bootstrap (Efron, 1979), good and anomalous images drawn apart, so that every resample keeps both
+    classes and their ratio; it is widened to Wilson's interval of a share among the anomalous images, since of images
+    that were told apart without an error no resample has one (for average precision see Boyd, Eng and Page, "Area under
+    the precision-recall curve: point estimates and confidence intervals", ECML PKDD 2013).
 
     Parameters
     ----------
@@ -145,14 +150,15 @@ def image_metrics(
     threshold, false_positive_rate
         Of `f1_at` and `recall_at`, and of `recall_at_fpr`.
     confidence
-        Share of resamples inside the interval, in (0, 1).
+        How often such intervals hold the true value, in (0, 1).
     resamples, seed
         How many draws, and what decides them.
 
     Returns
     -------
     dict[str, Estimate]
-        `image_auroc`, `image_prauc` (average precision), `f1`, `recall`, `recall_at_fpr`.
+        `image_auroc`, `image_prauc` (average precision), `f1`, `recall`, `recall_at_fpr`, and `false_alarm_rate`, the
+        share of the good images above the threshold.
 
     Raises
     ------
@@ -160,24 +166,33 @@ def image_metrics(
         As those functions.
     """
     ranked = _Ranked.of(labels, scores)
-    flagged = ranked.flagged(threshold)
+    flagged, counts = ranked.flagged(threshold), ranked.counts()
 
-    def measure(counts: _Counts) -> dict[str, np.ndarray]:
+    def drawn(counts: _Counts) -> dict[str, np.ndarray]:
         return {
-            "image_auroc": counts.auroc(),
             "image_prauc": counts.average_precision(),
-            "f1": counts.f1(flagged),
-            "recall": counts.recall(flagged),
             "recall_at_fpr": counts.recall_at_fpr(false_positive_rate),
         }
 
-    measured = measure(ranked.counts())
-    draws = [measure(ranked.counts(weights_RN)) for weights_RN in ranked.resamples(resamples, seed)]
+    found, false_alarms = int(_at(counts.found_RK, flagged)[0]), int(_at(counts.false_RK, flagged)[0])
+    anomalous, good = int(_last(counts.found_RK)[0]), int(_last(counts.false_RK)[0])
+    auroc, variance = (float(figure) for (figure,) in counts.delong())
+    recall = float(counts.recall(flagged)[0])
+    false_alarm_rate = false_alarms / good if good else math.nan
+    missed, correct = anomalous - found, good - false_alarms
+    f1_ends = f1_interval(found, missed, false_alarms, correct, confidence, resamples, seed)
+    estimates = {
+        "image_auroc": Estimate(auroc, *delong(auroc, variance, anomalous, good, confidence)),
+        "f1": Estimate(float(counts.f1(flagged)[0]), *f1_ends),
+        "recall": Estimate(recall, *wilson(recall, anomalous, confidence)),
+        "false_alarm_rate": Estimate(false_alarm_rate, *wilson(false_alarm_rate, good, confidence)),
+    }
+    draws = [drawn(ranked.counts(weights_RN)) for weights_RN in ranked.resamples(resamples, seed)]
     tail = (1 - confidence) / 2
-    estimates = {}
-    for name, (value,) in measured.items():
+    for name, (value,) in drawn(counts).items():
         low, high = np.quantile(np.concatenate([draw[name] for draw in draws]), [tail, 1 - tail])
-        estimates[name] = Estimate(float(value), float(low), float(high))
+        ends = outer((float(low), float(high)), wilson(float(value), anomalous, confidence))
+        estimates[name] = Estimate(float(value), *ends)
     return estimates
 
 
@@ -240,9 +255,26 @@ class _Counts:
     false_RK: np.ndarray
 
     def auroc(self) -> np.ndarray:
-        true_RK, false_RK = (np.diff(counts, axis=1, prepend=0) for counts in (self.found_RK, self.false_RK))
+        true_RK, false_RK = self._at_each_score()
         beaten_RK = 2 * self.false_RK[:, -1:] - 2 * self.false_RK + false_RK  # twice those below, ties once
         return _ratio(np.sum(true_RK * beaten_RK, axis=1), 2 * _last(self.found_RK) * _last(self.false_RK))
+
+    def delong(self) -> tuple[np.ndarray, np.ndarray]:
+        """AUROC and its variance by DeLong et al. (1988); the variance is nan where a class has fewer than two."""
+        true_RK, false_RK = self._at_each_score()
+        found_R, good_R, auroc_R = _last(self.found_RK), _last(self.false_RK), self.auroc()
+        # The share of good images that an anomalous one of this score beats; of anomalous ones that beat a good one.
+        beaten_RK = _ratio(self.false_RK[:, -1:] - self.false_RK + false_RK / 2, good_R[:, None])
+        beating_RK = _ratio(self.found_RK - true_RK / 2, found_R[:, None])
+        variance_R = np.zeros(len(auroc_R))
+        for shares_RK, images_RK, count_R in ((beaten_RK, true_RK, found_R), (beating_RK, false_RK, good_R)):
+            squares_R = np.sum(images_RK * np.square(shares_RK - auroc_R[:, None]), axis=1)
+            variance_R += _ratio(squares_R, count_R * (count_R - 1))
+        return auroc_R, variance_R
+
+    def _at_each_score(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the anomalous and the good images of each distinct score, R×K."""
+        return np.diff(self.found_RK, axis=1, prepend=0), np.diff(self.false_RK, axis=1, prepend=0)
 
     def average_precision(self) -> np.ndarray:
         true_RK = np.diff(self.found_RK, axis=1, prepend=0)

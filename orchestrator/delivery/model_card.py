@@ -10,6 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from models.synthesis.synthetic_defects import GRADES
+
 Values = Mapping[str, Any]
 
 # Test figures by name: what they are called, and their chance level or the name of the figure that holds it.
@@ -22,6 +24,7 @@ _FIGURES = {
     "aupro_05": ("AU-PRO up to 5 % false positives", 0.025),
     "f1": ("F1 at the threshold", None),
     "recall": ("Recall at the threshold", None),
+    "false_alarm_rate": ("False-alarm rate at the threshold", None),
     "recall_at_fpr": ("Recall where the false-positive rate is the one aimed at", None),
 }
 # Counts at the threshold: what they are called, and the name of the figure that they are of.
@@ -95,7 +98,7 @@ def _use(d: Values) -> str:
 
 def _limits(d: Values) -> str:
     size, count = d["image_size"], d["provenance"].get("images", {}).get("validation")
-    few = f": {count} held-out ones cannot show rates below 1 in {count}" if count else ""
+    few = f": {count} held-out ones can promise no rate of false alarms below 1 in {count + 1}" if count else ""
     return _list(
         "Another product, camera, light or pose: train anew. A batch of parts that looks different is anomalous to it.",
         f"What is smaller than some pixels of the {size}×{size} image cannot be seen.",
@@ -134,8 +137,10 @@ def _selection(d: Values) -> str:
         f"good images against {copies} with synthetic defects, "
         "of kinds that training does not use. **No test image had a say.**",
         f"Validation score {_number(validation.get('score'))} (image AUROC {_number(validation.get('image_auroc'))}, "
-        f"pixel AP {_number(validation.get('pixel_ap'))}). It ranks models on these images, and forecasts nothing for "
-        "real defects.",
+        f"pixel AP {_number(validation.get('pixel_ap'))}); guessing has {_number(validation.get('chance'))}. Epoch and "
+        "scoring were chosen on one half of these images and the score was read on the other, both ways; the trial was "
+        "chosen by that score, which flatters the best of many a little. It ranks models on these images, and "
+        "forecasts nothing for real defects.",
     ]
     if groups := validation.get("per_group"):
         lines.append("Image AUROC per kind of synthetic defect:\n\n" + _group_table(groups))
@@ -186,11 +191,19 @@ def _figure_rows(test: Values) -> Iterator[str]:
 
 
 def _threshold(d: Values) -> str:
-    rate = d["job"]["false_positive_rate"]
+    rate, promised = d["job"]["false_positive_rate"], d["provenance"].get("false_alarms")
+    kept = f"What so many held-out images can promise: {_ABSENT}."
+    if promised:
+        count, expected, at_most = (promised[name] for name in ("held_out", "expected", "at_most"))
+        kept = (
+            f"{count} held-out images, each scored without what the scorer learned from it, promise at most "
+            f"{expected:.1%} on average, and for 95 of 100 models made like this one at most {at_most:.1%}, as long as "
+            f"good parts look as they did; no rate below {1 / (count + 1):.1%} can be certified by so many."
+        )
     return (
-        f"{d['threshold']:.6g}: a higher score is called anomalous. At most {rate:.0%} of the held-out good images lie "
-        "above it; where plain synthetic defects leave a gap above the good images, it is the middle of that gap. "
-        "Another one is a matter of `msad predict --threshold`."
+        f"{d['threshold']:.6g}: a higher score is called anomalous. False alarms aimed at: {rate:.3g} of the good "
+        f"images. {kept} Where plain synthetic defects leave a gap above the good images, the threshold is the middle "
+        "of that gap. Another one is a matter of `msad predict --threshold`."
     )
 
 
@@ -215,9 +228,12 @@ def _configuration(d: Values) -> str:
 
 def _group_table(groups: Mapping[str, Values]) -> str:
     """Return family × grade as a table; a key is `family/grade`."""
-    grades = list(dict.fromkeys(key.rpartition("/")[2] for key in groups))
+    grades = [grade for grade in GRADES if any(key.endswith(f"/{grade}") for key in groups)]
     families = list(dict.fromkeys(key.rpartition("/")[0] for key in groups))
-    rows = [[family, *(_number(groups[f"{family}/{grade}"]["image_auroc"]) for grade in grades)] for family in families]
+    rows = [
+        [family, *(_number(groups.get(f"{family}/{grade}", {}).get("image_auroc")) for grade in grades)]
+        for family in families
+    ]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (["", *grades], ["---"] * (len(grades) + 1), *rows))
 
 

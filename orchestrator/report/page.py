@@ -101,6 +101,7 @@ def _category(index: int, name: str, sweep: SweepReport) -> dict[str, Any]:
         "winner": _details(winner, gallery=True) if winner else None,
         "others": [_details(study, gallery=False) for study in studies if study is not winner],
         "tested": tested,
+        "chance": next((c for study in studies if not math.isnan(c := study.row["validation_chance"])), math.nan),
     }
 
 

@@ -22,7 +22,8 @@ def format_evaluation(evaluation: Evaluation) -> str:
         "image_auroc": "chance 0.5",
         "image_prauc": f"average precision; chance {_number(metrics['image_prevalence'])}",
         "f1": f"at the threshold {evaluation.threshold:.4g}",
-        "recall": f"{metrics['misses']:.0f} of {defective} missed; false alarms: {false_alarms} of {good}",
+        "recall": f"{metrics['misses']:.0f} of {defective} missed",
+        "false_alarm_rate": f"false alarms: {false_alarms} of {good}",
         "recall_at_fpr": f"where at most {metrics['target_fpr']:.3g} of the good images are false alarms",
         "pixel_auroc": "chance 0.5",
         "pixel_prauc": f"average precision; chance {_number(metrics['pixel_prevalence'])}",
@@ -36,6 +37,12 @@ def format_evaluation(evaluation: Evaluation) -> str:
         f"{evaluation.category}, {evaluation.architecture}: {good} good and {defective} defective test images",
         _columns([("", "", "95 % interval", ""), *rows], "<>><"),
     ]
+    if promised := evaluation.false_alarms:
+        parts.append(
+            f"The threshold rests on {promised['held_out']} held-out good images; aimed at were "
+            f"{promised['target']:.3g} false alarms.\nSo many promise at most {promised['expected']:.1%} on average, "
+            f"and {promised['at_most']:.1%} for 95 of 100 such models."
+        )
     if len(table):
         parts += [
             "Each defect type against the good images; in brackets the 95 % interval",

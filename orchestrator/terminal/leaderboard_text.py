@@ -59,11 +59,13 @@ def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width:
     for heading in "Tri-\nals", "Valid.\nscore", *FIGURES, "False\nalarms", "Missed", *(EXTRAS if wide else ()):
         table.add_column(heading, justify="right", no_wrap=True)
     for category, rows in frame.groupby("category"):
-        table.add_row(f"[bold cyan]{category}[/]", "", "", *(f"[dim]{cell}[/]" for cell in _category_cells(rows)))
+        table.add_row(f"[bold cyan]{category}[/]", "", *(f"[dim]{cell}[/]" for cell in _category_cells(rows)))
         for row in rows.to_dict("records"):
             cells = _cells(row)
             table.add_row(*cells if wide else cells[: -len(EXTRAS)], style="bold" if row["best"] else None)
     console.print(table, "")
+    if promises := _promises(frame):
+        console.print(promises, "", highlight=False)
     reports = [line for row in frame.to_dict("records") if (line := _selection_line(row))]
     if reports:
         console.print("How well validation chose (image AUROC on test, computed after the choice):")
@@ -78,17 +80,33 @@ def _name(row: dict[str, Any]) -> str:
 
 
 def _category_cells(rows: pd.DataFrame) -> list[str]:
-    """What the studies of a category share, below `FIGURES` and the counts: chance levels and numbers of images.
+    """What the studies of a category share, from the validation score on: chance levels and numbers of images.
 
-    Empty where no study of the category has been tested.
+    Of test images empty where no study of the category has been tested.
     """
+    valid = _chance(rows["validation_chance"].max())
     image, pixel, good, defective = rows[
         ["image_prevalence", "pixel_prevalence", "good_images", "defective_images"]
     ].max()
     if any(map(math.isnan, (image, good, defective))):
-        return []
-    chances = ["" if math.isnan(share) else f"({share:.2f})".replace("(0.", "(.") for share in (image, pixel)]
-    return ["", chances[0], "", chances[1], "", f"of {good:.0f}", f"of {defective:.0f}"]
+        return [valid]
+    return [valid, "", _chance(image), "", _chance(pixel), "", f"of {good:.0f}", f"of {defective:.0f}"]
+
+
+def _chance(level: float) -> str:
+    return "" if math.isnan(level) else f"({level:.2f})".replace("(0.", "(.")
+
+
+def _promises(frame: pd.DataFrame) -> str:
+    """Say of each category's best how many false alarms its held-out images can rule out; empty if all is kept."""
+    broken = frame[frame["best"] & (frame["false_alarms_expected"] > frame["false_alarms_target"])]
+    if broken.empty:
+        return ""
+    rates = (f"{row.category} {row.false_alarms_expected:.1%}" for row in broken.itertuples())
+    return (
+        f"False alarms: {broken['false_alarms_target'].max():.3g} of the good images was aimed at, but so few held-out "
+        f"ones only promise, on average: {', '.join(rates)}"
+    )
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

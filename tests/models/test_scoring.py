@@ -82,26 +82,34 @@ def blind_choice(count, maps, seed):
     return choose_scoring(good, defects, synthetic)
 
 
-@pytest.mark.parametrize("maps", [1, 3, 4])  # 18, 72 and 90 candidates
-def test_noise_gets_the_score_of_guessing_however_many_images_and_candidates(maps):
-    """Read on the images that it was chosen on, the best of 18 to 90 scorings of noise had 0.62 to 0.64."""
-    found = [blind_choice(count, maps, seed).validation for count in (10, 20, 31) for seed in range(8)]
-    aurocs, scores = (np.array([getattr(one, name) for one in found]) for name in ("image_auroc", "score"))
+def test_noise_gets_the_score_of_guessing_however_many_images_and_candidates():
+    """Read on the images that it was chosen on, the best of 18, 72 and 90 scorings of noise had 0.62 to 0.64."""
+    found = {
+        (maps, count): [blind_choice(count, maps, seed).validation for seed in range(5)]
+        for maps in (1, 3, 4)
+        for count in (10, 20, 31)
+    }
+    every = [one for of_same in found.values() for one in of_same]
+    aurocs, scores = (np.array([getattr(one, name) for one in every]) for name in ("image_auroc", "score"))
     error = aurocs.std(ddof=1) / len(aurocs) ** 0.5
     assert error < 0.02
-    assert abs(aurocs.mean() - 0.5) < 3 * error
-    chance = np.mean([one.chance for one in found])
-    assert chance == pytest.approx(0.4 + 0.2 * np.mean([one.pixel_chance for one in found]))
+    assert abs(aurocs.mean() - 0.5) < 2.5 * error
+    for maps in (1, 3, 4):  # a third of them each
+        some = [one.image_auroc for key, of_same in found.items() if key[0] == maps for one in of_same]
+        assert abs(np.mean(some) - 0.5) < 2.5 * 3**0.5 * error
+    chance = np.mean([one.chance for one in every])
+    assert chance == pytest.approx(0.4 + 0.2 * np.mean([one.pixel_chance for one in every]))
     # Few pixels make the average precision of guessing a little more than the share of defective ones.
-    assert abs(scores.mean() - chance) < 3 * 0.8 * error + 0.01
+    assert abs(scores.mean() - chance) < 2.5 * 0.8 * error + 0.01
 
 
 def test_chance_is_what_a_map_that_knows_nothing_gets(gravel):
     good, synthetic = gravel
     flat = [{"flat": torch.ones(len(images), 1, SIZE, SIZE)} for images in (good, synthetic.images)]
     validation = choose_scoring(*flat, synthetic).validation
-    assert validation.score == pytest.approx(validation.chance) and validation.image_auroc == 0.5
-    assert validation.pixel_ap == pytest.approx(validation.pixel_chance)
+    assert validation.score == pytest.approx(validation.chance, abs=1e-3)
+    assert validation.image_auroc == pytest.approx(0.5)
+    assert validation.pixel_ap == pytest.approx(validation.pixel_chance, abs=2e-3)  # smoothing rounds
     assert validation.pixel_chance == pytest.approx(synthetic.masks.mean(), rel=0.2)  # but for the weights of groups
 
 

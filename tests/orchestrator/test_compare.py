@@ -27,6 +27,11 @@ FIGURES = {
     "test_good_images": 20.0,
     "test_misses": 1.0,
     "test_defective_images": 63.0,
+    "validation_chance": 0.4123,
+    "false_alarms_target": 0.01,
+    "false_alarms_held_out": 31.0,
+    "false_alarms_expected": 1 / 32,
+    "false_alarms_at_most": 0.0921,
 }
 SEEDS = {
     "final_seeds": 3.0,
@@ -145,7 +150,7 @@ def test_format_leaderboard_terminal_keeps_run_ids_whole_when_narrow(store):
 def test_format_leaderboard_terminal_shows_seeds_errors_and_how_well_validation_chose(store, width):
     text = format_leaderboard(leaderboard("first", store[0]), terminal=True, width=width)
     lines = [" ".join(line.split()) for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()]
-    first = lines.index("bottle (.76) (.06) of 20 of 63")
+    first = lines.index("bottle (.41) (.76) (.06) of 20 of 63")
     multiscale, seeds, baseline = lines[first + 1 : first + 4]
     extras = " 1.93M 41.2" if width >= 105 else ""
     assert multiscale == f"multiscale ★ 2 0.800 0.912 0.912 0.912 0.410 0.912 3 1{extras}"
@@ -163,4 +168,14 @@ def test_format_leaderboard_terminal_without_masks_gives_no_chance_level_of_pixe
     table = leaderboard("first", store[0])
     table.loc[table["category"] == "bottle", ["pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30"]] = np.nan
     lines = re.sub(r"\x1b\[[0-9;]*m", "", format_leaderboard(table, terminal=True, width=120)).splitlines()
-    assert "bottle (.76) of 20 of 63" in [" ".join(line.split()) for line in lines]
+    assert "bottle (.41) (.76) of 20 of 63" in [" ".join(line.split()) for line in lines]
+
+
+def test_leaderboard_tells_chance_and_what_the_thresholds_promise(store):
+    frame = leaderboard("first", store[0])
+    assert frame.set_index("category").loc["tile", "validation_chance"].tolist()[-1] == 0.4123
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", format_leaderboard(frame, terminal=True, width=80)).split())
+    said = "False alarms: 0.01 of the good images was aimed at, but so few held-out ones only promise, on average: "
+    assert f"{said}bottle 3.1%, tile 3.1%" in text
+    kept = format_leaderboard(frame.assign(false_alarms_target=0.05), terminal=True, width=80)
+    assert "promise" not in kept

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
 from models.errors import ModelError
@@ -18,6 +19,7 @@ from models.metrics.image_metrics import (
     recall_at,
     recall_at_fpr,
 )
+from models.metrics.intervals import wilson
 
 
 @st.composite
@@ -83,7 +85,7 @@ def test_metrics_that_need_a_missing_class_are_nan(labels):
     estimates = image_metrics(labels, scores, 0.0, 0.1)
     undefined = {name for name, estimate in estimates.items() if all(map(math.isnan, estimate))}
     expected = {"image_auroc", "recall_at_fpr"} | ({"image_prauc", "f1", "recall"} if no_anomaly else set())
-    assert undefined == expected
+    assert undefined == expected | (set() if 0 in labels else {"false_alarm_rate"})
 
 
 @pytest.mark.parametrize(
@@ -109,9 +111,11 @@ def test_image_metrics_are_those_of_each_function_inside_their_intervals(case, t
         "f1": f1_at(labels, scores, threshold),
         "recall": recall_at(labels, scores, threshold),
         "recall_at_fpr": recall_at_fpr(labels, scores, rate),
+        "false_alarm_rate": pytest.approx(np.mean(scores[labels == 0] > threshold)),
     }
     assert recall_at(labels, scores, threshold) == pytest.approx(np.mean(scores[labels == 1] > threshold))
-    assert all(0 <= estimate.low <= estimate.high <= 1 for estimate in estimates.values())
+    assert all(0 <= estimate.low <= estimate.value <= estimate.high <= 1 for estimate in estimates.values())
+    assert all(estimate.low < estimate.high for estimate in estimates.values())
 
 
 def test_image_metrics_resample_each_class_and_measure_what_was_drawn():
@@ -129,16 +133,15 @@ def test_image_metrics_resample_each_class_and_measure_what_was_drawn():
         false_rate, recall, _ = roc_curve(drawn, value, drop_intermediate=False)
         values.append(
             {
-                "image_auroc": roc_auc_score(drawn, value),
                 "image_prauc": average_precision_score(drawn, value),
-                "f1": f1_score(drawn, value > 2.0),
-                "recall": np.mean(value[drawn == 1] > 2.0),
                 "recall_at_fpr": recall[false_rate <= 0.3 + 1e-9].max(),
             }
         )
-    for name, estimate in estimates.items():
+    for name in values[0]:
         low, high = np.quantile([value[name] for value in values], [0.1, 0.9])
-        assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=1e-9), name
+        least = wilson(estimates[name].value, 11, 0.8)
+        expected = min(low, least[0]), max(high, least[1])
+        assert estimates[name][1:] == pytest.approx(expected, abs=1e-9), name
 
 
 def test_image_metrics_intervals_cover_the_true_auroc_as_often_as_they_claim():
@@ -154,6 +157,59 @@ def test_image_metrics_intervals_cover_the_true_auroc_as_often_as_they_claim():
     assert 45 <= hits <= 60
 
 
+def test_interval_of_a_share_equals_scipys():
+    for found, count in ((0, 20), (3, 17), (20, 20), (63, 64)):
+        expected = binomtest(found, count).proportion_ci(0.95, "wilson")
+        assert wilson(found / count, count, 0.95) == pytest.approx(tuple(expected), abs=1e-12)
+    assert all(map(math.isnan, wilson(math.nan, 0, 0.95)))
+
+
+def test_interval_of_an_auroc_equals_that_of_every_pair_one_by_one():
+    """DeLong's variance from its definition, on scores with ties."""
+    rng = np.random.default_rng(0)
+    labels, scores = np.repeat([0, 1], [9, 14]), np.append(rng.integers(0, 6, 9), rng.integers(2, 9, 14)).astype(float)
+    bad, good = scores[labels == 1], scores[labels == 0]
+    wins = (bad[:, None] > good) + 0.5 * (bad[:, None] == good)
+    variance = wins.mean(axis=1).var(ddof=1) / 14 + wins.mean(axis=0).var(ddof=1) / 9
+    odds, half = np.log(wins.mean() / (1 - wins.mean())), 1.959964 * variance**0.5 / (wins.mean() * (1 - wins.mean()))
+    expected = [1 / (1 + np.exp(-end)) for end in (odds - half, odds + half)]
+    assert image_metrics(labels, scores, 0.0, 0.1)["image_auroc"][1:] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("count", "least"), [(3, 0.43), (20, 0.83), (100, 0.96)])
+def test_intervals_of_a_perfect_separation_say_how_few_images_it_was(count, least):
+    """All of these were 1 to 1, with three images as with a thousand."""
+    labels = np.repeat([0, 1], [count, count])
+    estimates = image_metrics(labels, labels + 0.0, 0.5, 0.1)
+    alarms = estimates.pop("false_alarm_rate")
+    assert alarms[:2] == (0.0, 0.0) and alarms.high == pytest.approx(1 - estimates["recall"].low)
+    for name, estimate in estimates.items():
+        assert estimate.value == estimate.high == 1.0, name
+        assert least < estimate.low < 1, name
+
+
+@pytest.mark.parametrize("invisible", [0.0, 0.1])
+def test_intervals_cover_the_truth_of_nearly_perfect_detectors(invisible):
+    """Twenty of either kind far apart, and a tenth of the defects that nothing can see: often there is no error."""
+    recall, covered, many = 1 - invisible, {}, 20000
+    drawn = np.random.default_rng(0).normal(size=2 * many)
+    drawn[many + round(many * invisible) :] = 20.0
+    truth = {
+        "image_auroc": 1 - invisible / 2,
+        "image_prauc": average_precision(np.repeat([0, 1], many), drawn),
+        "recall": recall,
+        "f1": 2 * recall / (1 + recall),
+        "false_alarm_rate": 0.0,
+    }
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        scores = np.append(rng.normal(size=20), np.where(rng.random(20) >= invisible, 20.0, rng.normal(size=20)))
+        estimates = image_metrics(np.repeat([0, 1], 20), scores, 10.0, 0.1, resamples=100)
+        for name in truth:
+            covered.setdefault(name, []).append(estimates[name].low <= truth[name] <= estimates[name].high)
+    assert min(map(np.mean, covered.values())) >= 0.9, {name: np.mean(hits) for name, hits in covered.items()}
+
+
 def test_image_metrics_of_one_seed_are_repeatable_however_many_are_resampled_at_once(monkeypatch):
     rng = np.random.default_rng(3)
     labels, scores = np.repeat([0, 1], 20), rng.normal(size=40)
@@ -162,7 +218,7 @@ def test_image_metrics_of_one_seed_are_repeatable_however_many_are_resampled_at_
     assert first != image_metrics(labels, scores, 0.0, 0.1, seed=6, resamples=50)
     monkeypatch.setattr("models.metrics.image_metrics._MOST_COUNTS", 7 * 40)
     pieces = image_metrics(labels, scores, 0.0, 0.1, seed=5, resamples=2000)
-    assert pieces["image_auroc"].low == pytest.approx(first["image_auroc"].low, abs=0.1)
+    assert pieces["image_prauc"].low == pytest.approx(first["image_prauc"].low, abs=0.1)
 
 
 def test_image_metrics_refuse_a_threshold_or_rate_without_meaning():

@@ -63,6 +63,27 @@ def test_every_family_and_grade_is_there_and_sources_go_round(name):
         assert len(set(sources.tolist())) == 4
 
 
+def test_defects_that_an_even_product_cannot_show_are_reported_as_what_was_drawn_instead():
+    """Nothing to warp, blur, blend or take away: these were changes of shade under other names."""
+    made = make_synthetic_defects(np.full((5, 64, 64, 3), 120, np.uint8), seed=0, per_group=2)
+    counts = {FAMILIES[f]: int(np.sum(made.family == f)) for f in range(len(FAMILIES)) if (made.family == f).any()}
+    assert counts == {"scratch": 6, "fade": 30}
+    assert [int(np.sum(made.grade == grade)) for grade in range(len(GRADES))] == [12, 12, 12]
+    lines = make_synthetic_defects(np.full((5, 64, 64, 3), 255, np.uint8), seed=0, per_group=2)
+    assert set(lines.family.tolist()) == {FAMILIES.index("scratch"), FAMILIES.index("fade")}
+
+
+@pytest.mark.parametrize("per_group", [1, 2, 6])
+def test_defects_lie_on_both_halves_of_the_good_images_alike(per_group):
+    """A score is chosen on one half and read on the other, see `models.scoring`."""
+    made = make_synthetic_defects(photographs("gravel")[:5], seed=3, per_group=per_group)
+    halves = [int(np.sum(made.source % 2 == half)) for half in (0, 1)]
+    assert halves == [9 * per_group, 9 * per_group]
+    if per_group > 1:
+        groups = 10 * made.family + made.grade
+        assert all(len(set((made.source[groups == group] % 2).tolist())) == 2 for group in set(groups.tolist()))
+
+
 @every_photograph
 def test_grades_grow_from_faint_to_plain_in_every_family(name):
     made, changed = defects(name), change(name)

@@ -20,12 +20,15 @@ KNOWN = {
         "score": 0.71,
         "image_auroc": 0.76,
         "pixel_ap": 0.5,
+        "chance": 0.41,
         "per_group": {
             f"{family}/{grade}": {"image_auroc": value, "pixel_ap": 0.1}
             for family in ("scratch", "warp")
             for grade, value in (("faint", 0.625), ("plain", 1.0))
+            if (family, grade) != ("scratch", "plain")
         },
     },
+    "false_alarms": {"target": 0.01, "held_out": 12, "expected": 1 / 13, "at_most": 0.221},
     "test": {
         "image_auroc": 0.9, "image_auroc_low": 0.812, "image_auroc_high": 0.987, "image_prauc": 0.92,
         "image_prevalence": 0.6, "false_positives": 1.0, "good_images": 12.0, "misses": 3.0, "defective_images": 18.0,
@@ -60,9 +63,10 @@ def test_card_of_a_fresh_bundle_has_every_section_and_says_what_is_missing(descr
     assert (tmp_path / "bundle" / CARD_FILE).read_text() == card
     assert [line[3:] for line in card.splitlines() if line.startswith("## ")] == SECTIONS
     assert "Not measured." in section(card, "Results on the test split")
-    assert "Fingerprint of all of them: not recorded" in section(card, "Training data")
+    assert "Identity: not recorded" in section(card, "Training data")
     assert "pixel AP not defined" in section(card, "How it was selected")
     assert f"{bundle.threshold:.6g}: a higher score" in section(card, "Threshold")
+    assert "promise: not recorded" in section(card, "Threshold")
     assert "Trained by others: none" in card and "None" not in card and "nan" not in card
     without = {name: value for name, value in description.items() if name != "pretrained"}
     assert "Trained by others: not recorded" in write_card(without)
@@ -86,7 +90,12 @@ def test_card_gives_figures_with_intervals_chance_levels_and_counts(description)
     assert "Over 3 trainings with other seeds (mean ± sample sd): Image AUROC 0.890 ± 0.021." in results
     selection = section(card, "How it was selected").splitlines()
     assert "| warp | 0.625 | 1.000 |" in selection and "|  | faint | plain |" in selection
-    assert "30 to train on, 12 held out" in card and "rates below 1 in 12" in card and "216 copies" in card
+    assert "| scratch | 0.625 | not defined |" in selection  # drawn, but nowhere plainly
+    assert "guessing has 0.410" in section(card, "How it was selected")
+    assert "30 to train on, 12 held out" in card and "below 1 in 13" in card and "216 copies" in card
+    assert "promise at most 7.7% on average, and for 95 of 100 models made like this one at most 22.1%" in section(
+        card, "Threshold"
+    )
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def evaluation(bundle, demo, category):
 
 def test_format_evaluation_shows_every_figure_with_its_interval(evaluation):
     text, metrics = format_evaluation(evaluation), evaluation.metrics
-    for name in ("image_auroc", "image_prauc", "f1", "recall", "recall_at_fpr"):
+    for name in ("image_auroc", "image_prauc", "f1", "recall", "false_alarm_rate", "recall_at_fpr"):
         line = rf"^{name} +{metrics[name]:.4f}  {metrics[f'{name}_low']:.3f} to {metrics[f'{name}_high']:.3f} "
         assert re.search(line, text, re.MULTILINE), name
     for name in ("pixel_auroc", "pixel_prauc", "aupro_30", "aupro_05"):
@@ -32,6 +32,14 @@ def test_format_evaluation_fits_a_terminal_of_100_columns_whatever_the_names(eva
     text = format_evaluation(long)
     assert all(text.count(f"\n{name[:12]}") == 2 for name in table.index)
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_format_evaluation_tells_what_the_threshold_promises_where_the_bundle_does(evaluation):
+    assert "promise" not in format_evaluation(evaluation)
+    promised = {"target": 0.01, "held_out": 31, "expected": 1 / 32, "at_most": 0.0921}
+    text = format_evaluation(dataclasses.replace(evaluation, false_alarms=promised))
+    assert "31 held-out good images; aimed at were 0.01 false alarms" in text
+    assert "at most 3.1% on average, and 9.2% for 95 of 100" in text and max(map(len, text.splitlines())) <= 100
 
 
 def test_format_evaluation_of_good_images_alone_has_no_table_and_no_nan(evaluation):
