@@ -34,7 +34,7 @@ def photographs(name: str) -> np.ndarray:
 
 @cache
 def defects(name: str) -> SyntheticSet:
-    return make_synthetic_defects(photographs(name), seed=0, per_group=4)
+    return make_synthetic_defects(photographs(name), seed=0)
 
 
 def change(name: str) -> np.ndarray:
@@ -57,10 +57,10 @@ def test_masks_are_exactly_what_changed_and_never_empty(name):
 def test_every_family_and_grade_is_there_and_sources_go_round(name):
     made = defects(name)
     pairs = list(zip(made.family.tolist(), made.grade.tolist(), strict=True))
-    assert sorted(pairs) == sorted((f, g) for f in range(len(FAMILIES)) for g in range(len(GRADES)) for _ in range(4))
+    assert sorted(pairs) == sorted((f, g) for f in range(len(FAMILIES)) for g in range(len(GRADES)) for _ in range(6))
     for pair in set(pairs):
         sources = made.source[[p == pair for p in pairs]]
-        assert len(set(sources.tolist())) == 4
+        assert len(set(sources.tolist())) == 6
 
 
 def test_defects_that_an_even_product_cannot_show_are_reported_as_what_was_drawn_instead():
