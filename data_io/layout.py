@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def known_layout(name: str) -> str:
     """
     if name == AUTO or name in LAYOUTS:
         return name
-    raise DataError(f"no layout '{name}'.{_nearest(name, LAYOUTS)} There are: auto, {', '.join(sorted(LAYOUTS))}")
+    raise DataError(f"no layout '{name}'.{_near(name, LAYOUTS)} There are: auto, {', '.join(sorted(LAYOUTS))}")
 
 
 def find_layout(root: Path | str, layout: str = AUTO) -> Layout:
@@ -99,16 +100,30 @@ def choose_categories(root: Path | str, categories: Iterable[str] | None = None,
     known = list_categories(root, layout)
     if categories is None:
         return known
-    asked = list(dict.fromkeys([categories] if isinstance(categories, str) else categories))
-    unknown = [name for name in asked if name not in known]
+    # One letter with an accent has two spellings in Unicode that look alike: a keyboard's and, on macOS, a folder's.
+    spelt = {unicodedata.normalize("NFC", name): name for name in reversed(known)}
+    asked = [categories] if isinstance(categories, str) else categories
+    asked = [name if name in known else spelt.get(unicodedata.normalize("NFC", name), name) for name in asked]
+    unknown = [name for name in dict.fromkeys(asked) if name not in known]
     if unknown:
         listed = ", ".join(known)
         raise DataError(
-            "\n".join(f"{root}: no category '{name}'.{_nearest(name, known)} There are: {listed}" for name in unknown)
+            "\n".join(
+                f"{root}: no category '{name}'.{_nearest(Path(root), name, known)} There are: {listed}"
+                for name in unknown
+            )
         )
-    return asked
+    return list(dict.fromkeys(asked))
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(root: Path, name: str, known: Iterable[str]) -> str:
+    if name.startswith(".") and "/" not in name and (root / name).is_dir():
+        return " That folder is hidden, because its name begins with a dot, and hidden ones are left out: rename it."
+    if with_comma := next((one for one in known if "," in one and name in map(str.strip, one.split(","))), None):
+        return f" Did you mean '{with_comma}'? It needs double quotes, for its comma: --categories '\"{with_comma}\"'."
+    return _near(name, known)
+
+
+def _near(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -12,6 +12,7 @@ import pandas as pd
 from models.errors import did_you_mean
 from orchestrator.addresses import hide_secrets, public
 from orchestrator.errors import TrackingError
+from orchestrator.names import search_filter
 from orchestrator.selection import SEED_FIGURES
 from orchestrator.tracking_store import connect
 
@@ -137,7 +138,7 @@ def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> E
 
 def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> list[Run]:
     return _all_pages(
-        client.search_runs, experiment_ids=[experiment.experiment_id], filter_string=f"tags.`msad.kind` = '{kind}'"
+        client.search_runs, experiment_ids=[experiment.experiment_id], filter_string=search_filter(tags__kind=kind)
     )
 
 

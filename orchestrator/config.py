@@ -20,10 +20,10 @@ from models.registry import default_parameters, use
 from orchestrator.addresses import public
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig
+from orchestrator.names import study_id
 from orchestrator.parameters import check_values, flatten, unknown_paths
 from orchestrator.plain_yaml import plain_yaml
 from orchestrator.workers.worker_storage import storage_address
-from orchestrator.workspace import study_id
 
 MOST_BYTES = 1 << 18  # of a configuration file
 FIRST_ARCHITECTURES = ("feature_pyramid",)

@@ -15,7 +15,6 @@ from orchestrator.errors import USER_ERRORS, BundleError, crash_reason, first_li
 from orchestrator.job import WAITING_CPUS
 from orchestrator.workers.task import Task
 from orchestrator.workers.worker_storage import fetch
-from orchestrator.workspace import study_id
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -62,9 +61,9 @@ def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> 
     _run_all(tasks, lambda task: report.remote(task.to_dict()), allotment.concurrency, lambda _task: failure, listener)
 
 
-def final_id(study_key: str, index: int = 0) -> str:
+def final_id(study_id: str, index: int = 0) -> str:
     """Return the job ID of a study's final training; `index` counts its seeds, the first one's model is delivered."""
-    return f"{study_id(study_key)}-final" + (f"-seed{index}" if index else "")
+    return f"{study_id}-final" + (f"-seed{index}" if index else "")
 
 
 def _run_all(

@@ -12,6 +12,7 @@ import pandas as pd
 from orchestrator import compare
 from orchestrator.config import SweepConfig, default_name, load, make_config, overlay
 from orchestrator.finals import final_id
+from orchestrator.names import study_ids
 from orchestrator.pictures.inline import image_tag
 from orchestrator.sweep import Outcome, resolved, resume, start
 from orchestrator.tracking_store import default_tracking_uri
@@ -85,7 +86,8 @@ class SweepResult:
         return fitting[0]
 
     def _final(self, category: str, architecture: str) -> Path:
-        return self.workspace.job(final_id(f"{category}/{architecture}")).path
+        ids = study_ids(f"{row.category}/{row.architecture}" for row in self.leaderboard.itertuples())
+        return self.workspace.job(final_id(ids[f"{category}/{architecture}"])).path
 
     def __repr__(self) -> str:
         stars = self.leaderboard[self.leaderboard["best"].astype(bool)]

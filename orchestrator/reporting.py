@@ -16,7 +16,7 @@ from orchestrator.study_note import study_note
 from orchestrator.study_record import describe_search
 from orchestrator.terminal.live import LiveView
 from orchestrator.tracking import RunRecord, Tracker
-from orchestrator.workspace import JobDirectory, Workspace, study_id
+from orchestrator.workspace import JobDirectory, Workspace
 
 REPORT_TAG = {"msad.test_metrics": "reporting only, after selection"}
 
@@ -117,7 +117,7 @@ class Reporter:
 
     def final(self, study: Study, index: int = 0) -> JobDirectory:
         """Return the folder of a study's final training with one of its seeds."""
-        return self._workspace.job(final_id(study.key, index))
+        return self._workspace.job(final_id(study.id, index))
 
     def _finals(self, study: Study) -> list[JobDirectory]:
         return [self.final(study, index) for index in range(self._final_seeds)]
@@ -153,7 +153,7 @@ class Reporter:
         winner = study.winner()
         self._tracker.put(
             RunRecord(
-                record_id=study_id(study.key),
+                record_id=study.id,
                 kind="study",
                 title=study_title(study.key, study.key in self._best),
                 status=status,
@@ -191,7 +191,7 @@ class Reporter:
         final, job = self.final(study, index), dataclasses.replace(study.winner(), seed=study.base.seed + index)
         failure = final.read("failure") if event == "end" else None
         status = "running" if event == "start" else "failed" if failure else "complete"
-        record_id = f"{final_id(study.key)}-seed{index}"
+        record_id = f"{final_id(study.id)}-seed{index}"
         first = "The first seed: its model, curves and pictures are in the parent run." if index == 0 else ""
         self._tracker.put(
             RunRecord(
@@ -200,7 +200,7 @@ class Reporter:
                 title=f"seed {job.seed}",
                 status=status,
                 directory=self._workspace.job(record_id),
-                parent=study_id(study.key),
+                parent=study.id,
                 reason=failure["reason"] if failure else None,
                 note=lambda pages: first,
                 params=job.flat(),
@@ -219,7 +219,7 @@ class Reporter:
                 title=f"trial {record.job_id[-4:]}",
                 status=record.state,
                 directory=directory,
-                parent=study_id(study.key),
+                parent=study.id,
                 reason=record.failure,
                 params=record.job.flat(),
                 tags=self._run_tags(study, record.job) | (REPORT_TAG if report else {}),
@@ -238,7 +238,7 @@ def _names(study: Study) -> dict[str, str]:
 
 def study_title(key: str, best: bool) -> str:
     """Return the name of a study's run; the best of its category has a star in front, where no column cuts it off."""
-    return ("★ " if best else "") + key.replace("/", " / ")
+    return ("★ " if best else "") + " / ".join(key.rsplit("/", 1))
 
 
 def _known(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float]:

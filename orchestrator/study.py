@@ -25,8 +25,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from models import registry
 from orchestrator.job_config import JobConfig
+from orchestrator.names import study_id
 from orchestrator.parameters import written_out
-from orchestrator.workspace import study_id
 
 PRUNERS = {
     # Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934): at each rung the best third goes on.
@@ -78,6 +78,8 @@ class Study:
         An open Optuna storage, or its address.
     pruner
         `asha`, `median` or `none`.
+    id
+        What stands for the study in job IDs, among those of its sweep (`names.study_ids`); None: that of a study alone.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class Study:
         trials: int,
         storage: optuna.storages.BaseStorage | str,
         pruner: str,
+        id: str | None = None,
     ) -> None:
+        self.id = id or study_id(f"{base.category}/{base.architecture}")
         self.base, self.space, self.trials = base, dict(space), trials
         self._optuna = optuna.create_study(
             storage=storage,
@@ -127,7 +131,7 @@ class Study:
             job_id = _job_id(frozen)
         elif len(self._trials) < self.trials:
             trial = self._optuna.ask(self.space)
-            job_id = f"{study_id(self.key)}-{trial.number:04d}"
+            job_id = f"{self.id}-{trial.number:04d}"
             trial.set_user_attr("job_id", job_id)
             self._trials[job_id] = self._optuna._storage.get_trial(trial._trial_id)
         else:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator.delivery.champion import registered_name
-from orchestrator.study import Study, study_id
+from orchestrator.names import registered_name
+from orchestrator.study import Study
 from orchestrator.tracking import Note
-from orchestrator.ui.pages import SWEEP_ID, Pages
+from orchestrator.ui.pages import SWEEP_ID, Pages, model_page
 
 TRAINING = {"training": "training.png"}
 PICTURES = {"gallery": "gallery.png", "ROC and PR": "roc_pr.png", "scores": "scores.png"} | TRAINING
@@ -30,7 +30,7 @@ def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[s
     if status == "failed":
         return lambda pages: f"No winner: {reason}\n\n{trials} {_around(pages)}"
     figures = "\n\n".join(_figures(metrics, reason))
-    chosen, key, model = best and best.user_attrs["job_id"], study_id(study.key), registered_name(study.base.category)
+    chosen, key, model = best and best.user_attrs["job_id"], study.id, registered_name(study.base.category)
 
     pictures = PICTURES if "test_image_auroc" in metrics else TRAINING
 
@@ -38,7 +38,7 @@ def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[s
         links = [f"[{name}]({pages.run(key, f'pictures/{file}')})" for name, file in pictures.items()]
         if chosen:
             links.append(f"[the trial that won]({pages.run(chosen)})")
-        links.append(f"[registered model](#/models/{model})")
+        links.append(f"[registered model]({model_page(model)})")
         fetch = f"Fetch it: `msad pull {pages.run_id(key) or 'RUN_ID'} --to DIR`"
         # The links come first: the UI shows three lines until it is asked for more, and fades out the last ones.
         return f"{' · '.join(links)}\n\n{figures}\n\n{trials + ' ' if chosen else ''}{_around(pages)}\n\n{fetch}"

@@ -24,6 +24,7 @@ from orchestrator.errors import ConfigError, Interrupted, ResourceError, first_l
 from orchestrator.finals import final_id, run_finals, run_reports
 from orchestrator.job import WAITING_CPUS, direct_trial, train_trial
 from orchestrator.job_config import JobConfig
+from orchestrator.names import study_ids
 from orchestrator.nodes import check_nodes
 from orchestrator.preflight import Plan, prepare
 from orchestrator.reporting import Reporter, unmeasured
@@ -123,7 +124,7 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
         check_nodes(workspace.root, config.dataset, below(store, config.name) if store else None)
         experiment_id = tracking_store.open_experiment(client, config.name, config.tracking_uri, workspace.root)
         write_atomically(workspace.config, config.to_yaml().encode())
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False, emoji=False)  # what people name is shown as it is
         say = functools.partial(console.print, highlight=False, soft_wrap=True)
         tracker = Tracker(client, experiment_id, say, deliver_files)
         patience = INTERRUPTED_SECONDS
@@ -173,10 +174,19 @@ class _Sweep:
         self.code_version = code_version()
         self.train_storage = train_storage(workspace, config.worker_storage)
         storage = optuna.storages.get_storage(workspace.studies)
+        pairs = [(category, name) for category in plan.categories for name in config.architectures]
+        jobs = {f"{category}/{name}": config.job(category, name) for category, name in pairs}
+        ids = study_ids(jobs)
         self.studies = [
-            Study(config.job(category, name), plan.spaces[name], plan.trials(config, name), storage, config.pruner)
-            for category in plan.categories
-            for name in config.architectures
+            Study(
+                job,
+                plan.spaces[job.architecture],
+                plan.trials(config, job.architecture),
+                storage,
+                config.pruner,
+                id=ids[key],
+            )
+            for key, job in jobs.items()
         ]
         self.view = LiveView(self.studies, allotment.concurrency, console)
         self.reporter = Reporter(workspace, self.view, tracker, self._tags, config.final_seeds)
@@ -287,7 +297,7 @@ class _Sweep:
         by_id, tasks = {}, []
         for index in range(self.config.final_seeds):
             for study in studies:
-                job, job_id = study.winner(), final_id(study.key, index)
+                job, job_id = study.winner(), final_id(study.id, index)
                 by_id[job_id] = study, index
                 if self.reporter.final(study, index).read("test") is None:
                     tasks.append(self._task(job_id, dataclasses.replace(job, seed=job.seed + index)))

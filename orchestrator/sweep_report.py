@@ -10,11 +10,11 @@ import pandas as pd
 
 from orchestrator.compare import leaderboard
 from orchestrator.config import SweepConfig
-from orchestrator.delivery.champion import registered_name
+from orchestrator.names import registered_name, study_ids
 from orchestrator.reporting import Reporter, study_title
-from orchestrator.study import Study, study_id
+from orchestrator.study import Study
 from orchestrator.tracking import Note, RunRecord, Tracker
-from orchestrator.ui.pages import SWEEP_ID, Pages
+from orchestrator.ui.pages import SWEEP_ID, Pages, as_text, model_page
 from orchestrator.workspace import JobDirectory, Workspace
 
 LONGEST_NOTE = 8000  # characters that MLflow keeps of a run's description
@@ -91,11 +91,12 @@ def sweep_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
         "★ best of its category by validation score; all else is the test split's.\n\n"
         f"{_line('Study', *FIGURES, 'False alarms', 'Missed')}\n|---|{'---:|' * (len(FIGURES) + 2)}\n"
     )
-    whole = head + "\n".join(_row(row, pages) for row in rows)
+    ids = _ids(rows)
+    whole = head + "\n".join(_row(row, ids, pages) for row in rows)
     if len(whole) <= LONGEST_NOTE:
         return whole
     text, shown = head, 0
-    for line in (_row(row, pages) for row in rows if row["best"]):
+    for line in (_row(row, ids, pages) for row in rows if row["best"]):
         if len(text) + len(line) > LONGEST_NOTE - 150:
             break
         text, shown = f"{text}{line}\n", shown + 1
@@ -104,42 +105,49 @@ def sweep_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
 
 def experiment_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
     """Return the description of a sweep's experiment: where to look, and the winners; see `sweep_note`."""
-    best = [row for row in rows if row["best"]]
+    best, ids = [row for row in rows if row["best"]], _ids(rows)
     lines = [
         f"{size}: [leaderboard]({pages.leaderboard}), [report]({pages.run(SWEEP_ID, 'report.html')}), "
         f"[the sweep's run]({pages.run(SWEEP_ID)}).",
         "Best of each category by validation score:",
-        "\n".join(f"- {_winner(row, pages)}" for row in best[:MOST_WINNERS]) or "none.",
+        "\n".join(f"- {_winner(row, ids, pages)}" for row in best[:MOST_WINNERS]) or "none.",
     ]
     if len(best) > MOST_WINNERS:
         lines.append(f"{len(best) - MOST_WINNERS} more are in the leaderboard.")
     return "\n\n".join(lines)
 
 
-def _row(row: dict[str, Any], pages: Pages) -> str:
+def _key(row: dict[str, Any]) -> str:
+    return f"{row['category']}/{row['architecture']}"
+
+
+def _ids(rows: list[dict[str, Any]]) -> dict[str, str]:
+    return study_ids(_key(row) for row in rows)
+
+
+def _row(row: dict[str, Any], ids: dict[str, str], pages: Pages) -> str:
     cells = [_figure(row[column]) for column in FIGURES.values()]
     for errors, of in (("false_positives", "good_images"), ("misses", "defective_images")):
         cells.append("-" if math.isnan(row[errors]) else f"{row[errors]:.0f}&nbsp;of&nbsp;{row[of]:.0f}")
     ended = "" if row["status"] == "complete" else f" ({row['status']})"
-    return _line(f"{_link(row, pages)}{ended}", *cells)
+    return _line(f"{_link(row, ids, pages)}{ended}", *cells)
 
 
 def _line(*cells: str) -> str:
     return f"| {f' | {SPACE}'.join(cells)} |"
 
 
-def _winner(row: dict[str, Any], pages: Pages) -> str:
-    text = f"{_link(row, pages)}: validation score {_figure(row['validation_score'])}"
+def _winner(row: dict[str, Any], ids: dict[str, str], pages: Pages) -> str:
+    text = f"{_link(row, ids, pages)}: validation score {_figure(row['validation_score'])}"
     if not math.isnan(row["image_auroc"]):
-        gallery = pages.run(study_id(f"{row['category']}/{row['architecture']}"), "pictures/gallery.png")
+        gallery = pages.run(ids[_key(row)], "pictures/gallery.png")
         text += f", test image AUROC {_figure(row['image_auroc'])}, AU-PRO {_figure(row['aupro_30'])}"
         text += f" · [gallery]({gallery})"
-    return f"{text} · [model](#/models/{registered_name(row['category'])})"
+    return f"{text} · [model]({model_page(registered_name(row['category']))})"
 
 
-def _link(row: dict[str, Any], pages: Pages) -> str:
-    key = f"{row['category']}/{row['architecture']}"
-    return f"[{study_title(key, row['best'])}]({pages.run(study_id(key))})"
+def _link(row: dict[str, Any], ids: dict[str, str], pages: Pages) -> str:
+    return f"[{as_text(study_title(_key(row), row['best']))}]({pages.run(ids[_key(row)])})"
 
 
 def _figure(value: float) -> str:

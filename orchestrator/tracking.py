@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.addresses import hide_secrets
 from orchestrator.errors import first_line
+from orchestrator.names import search_filter
 from orchestrator.ui.pages import Pages
 from orchestrator.workspace import JobDirectory
 
@@ -216,7 +217,7 @@ class Tracker:
 
     def _find(self, record_id: str) -> Run | None:
         runs = self._client.search_runs(
-            [self._experiment_id], filter_string=f"tags.`msad.trial_id` = '{record_id}'", max_results=1
+            [self._experiment_id], filter_string=search_filter(tags__trial_id=record_id), max_results=1
         )
         return runs[0] if runs else None
 

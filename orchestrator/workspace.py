@@ -26,14 +26,6 @@ from typing import Any
 from orchestrator.errors import ConfigError, ResourceError
 
 
-def study_id(study_key: str) -> str:
-    """Return a study's key `CATEGORY/ARCHITECTURE` as it stands in job IDs, and so in the names of files and runs.
-
-    An architecture named by a Python path has a colon, which some file systems and Ray's storage paths do not bear.
-    """
-    return study_key.replace("/", "-").replace(":", ".")
-
-
 @dataclass(frozen=True)
 class Workspace:
     """Paths of one sweep's folder."""

@@ -19,14 +19,16 @@ from orchestrator.addresses import public
 from orchestrator.delivery.bundle_files import CARD_FILE
 from orchestrator.delivery.model_card import shorten
 from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.names import REGISTERED, registered_name, search_filter
 from orchestrator.tracking_store import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 ALIAS = "champion"
+CATEGORY_TAG = "msad.category"
 DIGITS = 6  # of a validation score in a version's tag, and so in every comparison
 
 
@@ -37,11 +39,6 @@ class Promotion:
     category: str
     version: str
     before: str | None
-
-
-def registered_name(category: str) -> str:
-    """Return the name under which a category's models are registered."""
-    return f"msad-{category}"
 
 
 def enter(client: MlflowClient, run: Run, category: str, card: str, score: float, tags: Mapping[str, str]) -> None:
@@ -123,13 +120,12 @@ def find_run(client: MlflowClient, reference: str) -> Run:
 
     run_id = reference
     if "@" in reference:
-        category, _, alias = reference.partition("@")
+        category, _, alias = reference.rpartition("@")
         try:
             run_id = client.get_model_version_by_alias(registered_name(category), alias).run_id
         except MlflowException:
-            names = sorted(model.name for model in client.search_registered_models())
-            known = [f"{name.removeprefix('msad-')}@{ALIAS}" for name in names if name.startswith("msad-")]
-            listed = ", ".join(known) or "none yet: run `msad search` first"
+            names = sorted(filter(None, map(_category, client.search_registered_models())))
+            listed = ", ".join(f"{name}@{ALIAS}" for name in names) or "none yet: run `msad search` first"
             raise TrackingError(f"no registered model {reference!r}; known are {listed}") from None
     try:
         return client.get_run(run_id)
@@ -142,7 +138,9 @@ def find_run(client: MlflowClient, reference: str) -> Run:
 
 def logged_model(client: MlflowClient, run: Run) -> LoggedModel | None:
     """Return the model that a run has logged whole, None where it has none."""
-    found = client.search_logged_models([run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'")
+    found = client.search_logged_models(
+        [run.info.experiment_id], filter_string=search_filter(source_run_id=run.info.run_id)
+    )
     return next((model for model in found if str(model.status).endswith("READY")), None)
 
 
@@ -165,8 +163,9 @@ def _version(
 
     name = registered_name(category)
     with contextlib.suppress(MlflowException):  # it exists already
-        client.create_registered_model(name, description=f"Defect detectors of the category {category}.")
-    if versions := client.search_model_versions(f"name = '{name}' and run_id = '{run.info.run_id}'"):
+        about = f"Defect detectors of the category {category}."
+        client.create_registered_model(name, tags={CATEGORY_TAG: category}, description=about)
+    if versions := client.search_model_versions(search_filter(name=name, run_id=run.info.run_id)):
         return versions[0]
     model = logged_model(client, run)
     return client.create_model_version(
@@ -178,6 +177,12 @@ def _version(
         tags={"validation_score": f"{score:.{DIGITS}f}", **{k: v for k, v in tags.items() if k.startswith("msad.")}},
         description=shorten(card),
     )
+
+
+def _category(model: RegisteredModel) -> str | None:
+    """Return the category that a registered model is for, None where it is not one of msad's."""
+    named = model.name.removeprefix(REGISTERED) if model.name.startswith(REGISTERED) else None
+    return model.tags.get(CATEGORY_TAG, named)
 
 
 def _champion(client: MlflowClient, category: str) -> ModelVersion | None:

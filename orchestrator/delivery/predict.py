@@ -55,6 +55,11 @@ class _Image:
     path: str
     place: Path
 
+    @property
+    def file(self) -> str:
+        """What tells it from all others: its absolute path. Links stay: a link's own name counts."""
+        return os.path.abspath(self.path)  # noqa: PTH100 - a Path for each of a million files is slow
+
 
 @dataclass(frozen=True)
 class _Read:
@@ -125,11 +130,11 @@ def predict_folder(
     settings = Settings(bundle.fingerprint(), source, threshold, heatmaps, maps)
     try:
         with Results(out, settings, overwrite=overwrite) as results:
-            done = {image.path for image in found if _is_current(results, image.path)}
+            done = {image.file for image in found if _is_current(results, image)}
             result.earlier = result.scored = len(done)
-            result.anomalous = sum(results.rows[path].verdict == "anomalous" for path in done)
-            todo = [image for image in found if image.path not in done]
-            results.start(changed=[image.path for image in todo if image.path in results.rows])
+            result.anomalous = sum(results.rows[file].verdict == "anomalous" for file in done)
+            todo = [image for image in found if image.file not in done]
+            results.start(changed=[image.file for image in todo if image.file in results.rows])
             with bar() as progress:
                 outcomes = _predict(bundle, results, todo, batch_size)
                 for image, outcome in progress.track(outcomes, total=len(todo), description="Scoring"):
@@ -181,17 +186,18 @@ def _predict(
                     maps = map_B1HW.cpu()
                     list(pool.map(lambda *file: _write(results, *file), rows, [read for _, read in readable], maps))
             results.add(rows)
-            row_of = {row.path: row for row in rows}
+            row_of = {row.file: row for row in rows}
             for image, read in batch:
                 if isinstance(read, str):
                     results.skip(image.path, read)
-            yield from ((image, row_of.get(image.path, read)) for image, read in batch)
+            yield from ((image, row_of.get(image.file, read)) for image, read in batch)
 
 
 def _row(results: Results, image: _Image, read: _Read, score: float) -> Row:
     threshold = results.settings.threshold
     verdict = "anomalous" if score > threshold else "good"
-    return Row(image.path, score, threshold, verdict, *results.names(image.place), *read.state)
+    path = results.label(image.path, image.file)
+    return Row(path, score, threshold, verdict, *results.names(image.place), image.file, *read.state)
 
 
 def _write(results: Results, row: Row, read: _Read, map_1HW: Tensor) -> None:
@@ -240,9 +246,9 @@ def _read(path: str, size: int, keep: bool) -> _Read | str:
     return _Read(resize(image, size), image if keep else None, image.shape[:2], state)
 
 
-def _is_current(results: Results, path: str) -> bool:
-    row = results.rows.get(path)
-    return row is not None and (row.bytes, row.modified_ns) == _state(path)
+def _is_current(results: Results, image: _Image) -> bool:
+    row = results.rows.get(image.file)
+    return row is not None and (row.bytes, row.modified_ns) == _state(image.path)
 
 
 def _state(path: str) -> tuple[int, int]:
@@ -267,7 +273,7 @@ def _find(images: Sequence[Path], out: Path, masks: list[str]) -> list[_Image]:
         place = root.relative_to(common)
         inside = _walk(path, place, out.resolve(), masks) if path.is_dir() else [_Image(str(path), place)]
         for image in inside:
-            found.setdefault(image.path, image)
+            found.setdefault(image.file, image)
     if not found and masks:
         raise ConfigError(f"nothing but ground truth, {masks[0]} the first; to score it all the same, name it")
     if not found:

@@ -3,6 +3,7 @@
 OUT/
   prediction.json   the model, threshold and options that all rows have in common; the scale of 16 bit maps
   scores.csv        a row per image; a row is written after its files, so what a row names is complete
+  .resume.csv       per row of scores.csv its file's absolute path, size and time of change, for a later run to compare
   skipped.csv       path and reason of what could not be decoded in the last run; no such file if there was nothing
   heatmaps/         a PNG per image: the image with its map over it
   maps/             a map per image at the image's own size, .png or .npy
@@ -10,11 +11,13 @@ OUT/
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fcntl
 import importlib.metadata
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -73,7 +76,8 @@ class Settings:
 class Row:
     """One scored image: its file, what the model says, the files written for it (below OUT, "" for none).
 
-    `bytes` and `modified_ns` are the image file's size and time of change when it was read.
+    `path` is what the user called the file, `file` its absolute path, whatever folder a run is started in. `bytes` and
+    `modified_ns` are the image file's size and time of change when it was read. These three are in `.resume.csv`.
     """
 
     path: str
@@ -82,11 +86,13 @@ class Row:
     verdict: str
     heatmap: str
     map: str
+    file: str
     bytes: int
     modified_ns: int
 
 
-COLUMNS = tuple(column.name for column in fields(Row))
+RESUMING = ("path", "file", "bytes", "modified_ns")
+COLUMNS = tuple(column.name for column in fields(Row) if column.name not in RESUMING[1:])
 
 
 class Results:
@@ -120,7 +126,7 @@ class Results:
             raise ResourceError(
                 f"{out}: another prediction is being written there; wait or give another --out"
             ) from None
-        self.rows = {row.path: row for row in _read_rows(self._scores)}
+        self.rows = {row.file: row for row in _read_rows(self._scores, self._resume)}
         try:
             if overwrite:
                 self._remove()
@@ -129,7 +135,9 @@ class Results:
             self._lock.close()
             raise
         self._names = {file for row in self.rows.values() for file in (row.heatmap, row.map) if file}
+        self._files = {row.path: row.file for row in self.rows.values()}
         self._table: TextIO | None = None
+        self._known: TextIO | None = None
         self._skipped: TextIO | None = None
 
     def __enter__(self) -> Results:
@@ -138,31 +146,34 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._table, self._skipped, self._lock):
+        for file in (self._table, self._known, self._skipped, self._lock):
             if file is not None:
                 file.close()
 
     def start(self, changed: Iterable[str] = ()) -> None:
-        """Write the settings and the table without the rows of `changed` images, ready for more rows."""
-        for path in changed:
-            row = self.rows.pop(path)
+        """Write the settings and the table without the rows of `changed` files, ready for more rows."""
+        for changed_file in changed:
+            row = self.rows.pop(changed_file)
             self._names -= {row.heatmap, row.map}
+            del self._files[row.path]
         description = {"format": FORMAT, **asdict(self.settings), "msad": importlib.metadata.version("msad")}
         if self.settings.maps == "png":
             description["map_scale"] = map_scale(self.settings.threshold)
         with _whole(self.out / "prediction.json") as file:
             file.write_text(json.dumps(description, indent=2) + "\n")
-        with _whole(self._scores) as file, _open(file, "w") as table:
-            _writer(table).writerow(COLUMNS)
-            _writer(table).writerows(map(_cells, self.rows.values()))
+        for path, columns in ((self._resume, RESUMING), (self._scores, COLUMNS)):
+            with _whole(path) as file, _open(file, "w") as table:
+                _writer(table).writerow(columns)
+                _writer(table).writerows(_cells(row, columns) for row in self.rows.values())
         (self.out / "skipped.csv").unlink(missing_ok=True)
-        self._table = _open(self._scores, "a")
+        self._table, self._known = _open(self._scores, "a"), _open(self._resume, "a")
 
     def add(self, rows: list[Row]) -> None:
         """Append rows whose files are written; they are on their way to the disk when this returns."""
-        assert self._table is not None, "start() comes first"
-        _writer(self._table).writerows(map(_cells, rows))
-        self._table.flush()
+        assert self._table is not None and self._known is not None, "start() comes first"
+        for table, columns in ((self._known, RESUMING), (self._table, COLUMNS)):  # a row is known before it is there
+            _writer(table).writerows(_cells(row, columns) for row in rows)
+            table.flush()
 
     def skip(self, path: str, reason: str) -> None:
         """Note an image that cannot be decoded."""
@@ -171,6 +182,10 @@ class Results:
             _writer(self._skipped).writerow(("path", "reason"))
         _writer(self._skipped).writerow((path, reason))
         self._skipped.flush()
+
+    def label(self, path: str, file: str) -> str:
+        """Return what a row calls a file: the path as given, unless another file has been called so already."""
+        return path if self._files.setdefault(path, file) == file else file
 
     def names(self, image: Path) -> tuple[str, str]:
         """Choose the names of an image's heatmap and map, "" for what is not asked for; no two images get the same.
@@ -207,6 +222,10 @@ class Results:
     def _scores(self) -> Path:
         return self.out / "scores.csv"
 
+    @property
+    def _resume(self) -> Path:
+        return self.out / ".resume.csv"
+
     def _refuse_others(self) -> None:
         ways = "give another --out, or --overwrite to replace what is there"
         try:
@@ -227,7 +246,8 @@ class Results:
             for file in (row.heatmap, row.map):
                 if file and ".." not in Path(file).parts:
                     (self.out / file).unlink(missing_ok=True)
-        self._scores.unlink(missing_ok=True)
+        for path in (self._scores, self._resume):
+            path.unlink(missing_ok=True)
         (self.out / "prediction.json").unlink(missing_ok=True)
         self.rows = {}
 
@@ -257,26 +277,34 @@ def to_grey(anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
     return np.clip(np.rint(anomaly_map / map_scale(threshold)), 0, 65535).astype(np.uint16)
 
 
-def _read_rows(path: Path) -> list[Row]:
-    """Read a table as far as it goes: a last line that a kill has cut off is none."""
+def _read_rows(scores: Path, resume: Path) -> list[Row]:
+    """Read a table as far as it goes, with what is known of its files; an image of which nothing is has changed.
+
+    A version before this one kept size and time in the table itself.
+    """
+    known = {path: state for path, *state in _lines(resume, len(RESUMING))}
+    rows = []
+    for path, score, threshold, verdict, heatmap, anomaly_map, *state in _lines(scores, len(COLUMNS)):
+        file, size, modified = known.get(path) or (os.path.abspath(path), *(state or (-1, -1)))  # noqa: PTH100
+        with contextlib.suppress(ValueError):  # the header, or not a row of ours
+            values = float(score), float(threshold), verdict, heatmap, anomaly_map, file, int(size), int(modified)
+            rows.append(Row(path, *values))
+    return rows
+
+
+def _lines(path: Path, columns: int) -> list[list[str]]:
+    """Read the cells of a table's whole lines; a last one that a kill has cut off is none."""
     try:
         with _open(path, "r") as file:
             text = file.read()
     except FileNotFoundError:
         return []
-    rows = []
-    for cells in csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")):
-        try:
-            path_, score, threshold, verdict, heatmap, anomaly_map, size, modified = cells
-            values = (path_, float(score), float(threshold), verdict, heatmap, anomaly_map, int(size), int(modified))
-        except ValueError:  # the header, or not a row of ours
-            continue
-        rows.append(Row(*values))
-    return rows
+    lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    return [cells for cells in lines if len(cells) in (columns, columns + 2)]
 
 
-def _cells(row: Row) -> list[Any]:
-    return [getattr(row, column) for column in COLUMNS]  # csv writes a float as repr does: no digit is lost
+def _cells(row: Row, columns: Iterable[str]) -> list[Any]:
+    return [getattr(row, column) for column in columns]  # csv writes a float as repr does: no digit is lost
 
 
 def _writer(file: TextIO) -> Any:

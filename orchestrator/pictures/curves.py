@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from orchestrator.pictures.heatmaps import anchor
-from orchestrator.pictures.palette import BLUE, DASHES, GREY, LINES, VERMILION, new_figure, save_figure
+from orchestrator.pictures.palette import BLUE, DASHES, GREY, LINES, VERMILION, drawable, new_figure, save_figure
 
 if TYPE_CHECKING:  # A job draws its training curves from here, and must not even import what opens the test split.
     from orchestrator.evaluation import Evaluation
@@ -51,7 +51,7 @@ def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:
     roc.set(ylabel="Recall", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
     pr.set(title=f"Average precision {metrics['image_prauc']:.3f}\n(chance: {metrics['image_prevalence']:.3f})")
     pr.set(xlabel="Recall", ylabel="Precision", xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-    figure.suptitle(f"{evaluation.category}, {evaluation.architecture}: test images")
+    figure.suptitle(f"{drawable(evaluation.category)}, {evaluation.architecture}: test images")
     save_figure(figure, path)
 
 
@@ -77,8 +77,8 @@ def save_score_distribution(evaluation: Evaluation, path: Path) -> None:
         )
         axes.plot([np.median(scores)] * 2, [row - 0.36, row + 0.36], color="black", linewidth=2)
     labels = [
-        f"{name} ({(groups.get_group(name)['verdict'] == 'anomalous').sum()} of {len(groups.get_group(name))} flagged)"
-        for name in names
+        f"{drawable(name)} ({(group['verdict'] == 'anomalous').sum()} of {len(group)} flagged)"
+        for name, group in ((name, groups.get_group(name)) for name in names)
     ]
     axes.axvline(evaluation.threshold, color="black", linestyle="--", linewidth=1)
     axes.annotate(
@@ -91,7 +91,7 @@ def save_score_distribution(evaluation: Evaluation, path: Path) -> None:
     axes.set_yticks(range(len(names)), labels)
     _scale_scores(axes, evaluation.scores["score"].to_numpy(), evaluation.threshold)
     axes.set(ylim=(len(names) - 0.5, -0.5), xlabel="Image score (higher is more anomalous); the bar is the median")
-    figure.suptitle(f"{evaluation.category}, {evaluation.architecture}: scores of the test images")
+    figure.suptitle(f"{drawable(evaluation.category)}, {evaluation.architecture}: scores of the test images")
     save_figure(figure, path)
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from orchestrator.pictures.curves import save_roc_and_pr, save_score_distribution, save_training_curves
 from orchestrator.pictures.heatmaps import COLOURS, anchor, edge, overlay
-from orchestrator.pictures.palette import ERROR_TEXT, GREY, save_figure
+from orchestrator.pictures.palette import ERROR_TEXT, GREY, drawable, save_figure
 
 if TYPE_CHECKING:
     from orchestrator.evaluation import Evaluation
@@ -72,7 +72,7 @@ def save_gallery(evaluation: Evaluation, path: Path, rows: int = 12) -> None:
     scale = figure.colorbar(ScalarMappable(Normalize(0, top), COLOURS), cax=bar, orientation="horizontal")
     scale.set_label("deviations from good images; the outline in the overlay is drawn at the middle of the scale")
     title = f"{len(chosen)} of {len(evaluation.scores)} test images, threshold {evaluation.threshold:.3g}"
-    named = f"{evaluation.category}, {evaluation.architecture}: {title}"
+    named = f"{drawable(evaluation.category)}, {evaluation.architecture}: {title}"
     figure.text(0.5, 1 - 0.12 / height, named, ha="center", va="top", fontsize=13)
     save_figure(figure, path)
 
@@ -125,6 +125,7 @@ def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def _caption(figure: Figure, x: float, y: float, evaluation: Evaluation, index: int) -> None:
     row = evaluation.scores.iloc[index]
     mark = MARKS.get(row["outcome"])
-    text = f"{row['defect_type']}/{Path(row['path']).name}, score {row['score']:.3g}: {mark or row['verdict']}"
+    named = f"{drawable(row['defect_type'])}/{drawable(Path(row['path']).name)}"
+    text = f"{named}, score {row['score']:.3g}: {mark or row['verdict']}"
     look = {"color": ERROR_TEXT, "weight": "bold"} if mark else {}
     figure.text(x, y, text, **look)

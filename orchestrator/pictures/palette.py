@@ -6,16 +6,19 @@ Figures are made without pyplot, so that no global state or display is needed an
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#595959",
 )  # fmt: skip
+MISSING, LONGEST_NAME = "\u25a1", 60
 ERROR_TEXT = "#A63C00"  # vermilion, dark enough for words on white
 LINES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, GREY)
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (8, 3)))
@@ -47,6 +50,22 @@ def save_figure(figure: Figure, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+
+
+def drawable(name: str) -> str:
+    """Return what people have named as a picture's text, shortened where it is long.
+
+    A dollar begins no formula, and what the font lacks, such as an emoji, is a box; Matplotlib would warn of it
+    whenever it measures the text.
+    """
+    known = _signs()
+    name = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return "".join(sign if ord(sign) in known else MISSING for sign in name).replace("$", r"\$")
+
+
+@functools.cache
+def _signs() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def _luminance(colour: str) -> float:

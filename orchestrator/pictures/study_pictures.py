@@ -17,7 +17,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from orchestrator.pictures.palette import BLUE, GREEN, GREY, ORANGE, VALUES, VERMILION, new_figure, save_figure
+from orchestrator.pictures.palette import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VALUES,
+    VERMILION,
+    drawable,
+    new_figure,
+    save_figure,
+)
 from orchestrator.selection import report_selection
 
 LIGHT = "#D0D0D0"
@@ -264,8 +274,8 @@ def _say(axes: Axes, text: str) -> None:
 
 
 def _title(axes: Axes, record: Mapping[str, Any], text: str) -> None:
-    category, _, architecture = record["study"].partition("/")
-    axes.figure.suptitle(f"{category}, {architecture}: {text}")
+    category, _, architecture = record["study"].rpartition("/")
+    axes.figure.suptitle(f"{drawable(category)}, {architecture}: {text}")
 
 
 def _legend_above(axes: Axes) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from orchestrator.pictures.palette import GREY, new_figure, save_figure, value_colours
+from orchestrator.pictures.palette import GREY, drawable, new_figure, save_figure, value_colours
 
 PANELS = {  # column of the leaderboard -> heading
     "validation_score": "Validation score",
@@ -32,7 +32,8 @@ def save_heat_table(frame: pd.DataFrame, path: Path) -> None:
     """
     categories, architectures = names(frame)
     rows = len(categories) + (len(categories) > 1)
-    widest = max((len(name) for name in categories), default=8)
+    labels = [drawable(name) for name in categories]
+    widest = max(map(len, labels), default=8)
     side = max(1.8, 0.95 * len(architectures))
     figure = new_figure(3 * (side + 0.15) + 0.09 * widest + 0.4, 1.5 + 0.34 * max(1, rows))
     grid = figure.subplots(1, len(PANELS), sharey=True, squeeze=False)[0]
@@ -43,7 +44,7 @@ def save_heat_table(frame: pd.DataFrame, path: Path) -> None:
             axes.text(0.5, 0.5, "no study yet", ha="center", va="center")
             axes.set_axis_off()
         axes.set_title(heading, fontsize=11)
-    grid[0].set_yticks(range(rows), [*categories, *(["mean"] if len(categories) > 1 else [])])
+    grid[0].set_yticks(range(rows), [*labels, *(["mean"] if len(categories) > 1 else [])])
     figure.suptitle("★ best of its category by validation score; darker is higher", fontsize=10, color=GREY)
     save_figure(figure, path)
 

@@ -28,13 +28,18 @@ def _completer(names: Callable[[click.Context], Iterable[str]]) -> Completer:
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         before, comma, word = incomplete.rpartition(",")
         try:
-            fitting = sorted(name for name in names(context) if name.startswith(word))
+            fitting = sorted(written for name in names(context) if (written := _quoted(name)).startswith(word))
         except Exception:
             return []
         given = before.split(",")
         return [CompletionItem(before + comma + name) for name in fitting if name not in given]
 
     return complete
+
+
+def _quoted(name: str) -> str:
+    """Return a name as an option that parts names at commas takes it."""
+    return '"' + name.replace('"', '""') + '"' if "," in name or name.startswith('"') else name
 
 
 @_completer
@@ -68,8 +73,12 @@ def tracked_sweeps(context: click.Context) -> Iterable[str]:
 @_completer
 def registered_models(context: click.Context) -> Iterable[str]:
     """Every CATEGORY@ALIAS of an MLflow database."""
-    rows = _query(context, "SELECT name, alias FROM registered_model_aliases")
-    return (f"{name.removeprefix('msad-')}@{alias}" for name, alias in rows)
+    rows = _query(
+        context,
+        "SELECT coalesce(tag.value, substr(model.name, 6)), alias FROM registered_model_aliases AS model "
+        "LEFT JOIN registered_model_tags AS tag ON tag.name = model.name AND tag.key = 'msad.category'",
+    )
+    return (f"{category}@{alias}" for category, alias in rows)
 
 
 def models(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

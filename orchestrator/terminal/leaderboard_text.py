@@ -1,7 +1,8 @@
-"""The leaderboard as text: a table for people on a terminal, plain columns for files and programs."""
+"""The leaderboard as text, for people: what a narrow terminal has no room for is in `--csv` and `--json`."""
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from io import StringIO
@@ -10,17 +11,10 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-COUNTS = (
-    "parameters",
-    "false_positives",
-    "good_images",
-    "misses",
-    "defective_images",
-    "final_seeds",
-    "selection_trials",
-)
+NO_TERMINAL = 80  # columns, for a file or a pipe
 FIGURES = {  # heading -> column
     "image\nAUROC": "image_auroc",
     "image\nPRAUC": "image_prauc",
@@ -39,16 +33,16 @@ def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width:
     frame
         What `leaderboard` returned.
     terminal
-        True: a coloured table for people, and how to fetch each winner. False: plain aligned columns, a row a line,
-        nothing shortened, for files and other programs. None: whichever standard output is.
+        True: with colours. None: where standard output is a terminal.
     width
-        Columns of the terminal; None asks the terminal.
+        Columns; None asks the terminal, 80 where there is none.
     """
-    if not (sys.stdout.isatty() if terminal is None else terminal):
-        whole = frame.astype(dict.fromkeys(COUNTS, "Int64"))
-        return whole.to_string(index=False, float_format=lambda value: f"{value:.4g}", na_rep="-")
     text = StringIO()
-    console = Console(file=text, force_terminal=True, width=width)
+    coloured = sys.stdout.isatty() if terminal is None else terminal
+    if not coloured and width is None:
+        width = NO_TERMINAL
+    console = Console(file=text, force_terminal=coloured, width=width, emoji=False)
+    say = functools.partial(console.print, highlight=False, markup=False)
     wide = console.width >= 105  # what a narrow terminal has no room for stays in the CSV and JSON
     caption = "★ best by validation score; all else is the test split's. (.nn): chance level; of n: its images"
     if frame["image_auroc_mean"].notna().any():
@@ -59,19 +53,22 @@ def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width:
     for heading in "Tri-\nals", "Valid.\nscore", *FIGURES, "False\nalarms", "Missed", *(EXTRAS if wide else ()):
         table.add_column(heading, justify="right", no_wrap=True)
     for category, rows in frame.groupby("category"):
-        table.add_row(f"[bold cyan]{category}[/]", "", *(f"[dim]{cell}[/]" for cell in _category_cells(rows)))
+        shared = [f"[dim]{cell}[/]" for cell in _category_cells(rows)]
+        table.add_row(f"[bold cyan]{escape(category)}[/]", "", *shared)
         for row in rows.to_dict("records"):
             cells = _cells(row)
             table.add_row(*cells if wide else cells[: -len(EXTRAS)], style="bold" if row["best"] else None)
-    console.print(table, "")
+    console.print(table)
+    say("")
     if promises := _promises(frame):
-        console.print(promises, "", highlight=False)
+        say(promises, "", sep="
+")
     reports = [line for row in frame.to_dict("records") if (line := _selection_line(row))]
     if reports:
-        console.print("How well validation chose (image AUROC on test, computed after the choice):")
-        console.print(*reports, "", sep="\n", highlight=False)
-    for row in frame.to_dict("records"):
-        console.print(f"{_name(row)}: msad pull {row['run_id']} --to DIR", soft_wrap=True, highlight=False)
+        say("How well validation chose (image AUROC on test, computed after the choice):")
+        say(*reports, "", sep="\n")
+    for row in frame[frame["status"] == "complete"].to_dict("records"):
+        say(f"{_name(row)}: msad pull {row['run_id']} --to DIR", soft_wrap=True)
     return text.getvalue().rstrip()
 
 
@@ -117,7 +114,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         name += f"\n  {row['final_seeds']:.0f} seeds"
     return [
         name,
-        str(row["trials"]),
+        str(row["trials"] or "-"),
         _figure(row["validation_score"]),
         *(_over_seeds(row, figure) for figure in FIGURES.values()),
         _figure(row["false_positives"], 0),

@@ -24,7 +24,7 @@ class LiveView:
 
     def __init__(self, studies: Sequence[Study], concurrency: int, console: Console | None = None) -> None:
         self._studies, self._concurrency = studies, concurrency
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, markup=False, emoji=False)
         self._redraws = redraws(self.console)
         self._running: dict[str, _Running] = {}
         self._final: dict[str, _Running] = {}  # study -> its winner's training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,27 @@ from orchestrator.terminal import completion
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-def _names(_context: click.Context, _option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",") if name.strip()) if text is not None else None
+# One of several names between commas; in double quotes, as CSV has them, it may hold commas itself.
+_NAME = re.compile(r'\s*(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^,]*?))\s*(?:,|$)')
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names in `A,B`; one in double quotes may hold commas, and doubled double quotes."""
+    names, place = [], 0
+    while place < len(text):
+        found = _NAME.match(text, place)
+        quoted = found["quoted"]
+        names.append(found["plain"] if quoted is None else quoted.replace('""', '"'))
+        place = found.end()
+    return [name for name in names if name]
+
+
+def _names(_context: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...] | None:
+    names = [name for text in texts for name in split_names(text)]
+    if texts and not names:
+        given = " ".join(map(repr, texts))
+        raise click.BadParameter(f"no name in {given}; leave {option.opts[0]} away for the default")
+    return tuple(names) or None
 
 
 def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[str, ...]) -> dict[str, Any] | None:
@@ -93,13 +113,15 @@ _SWEEP = [
     layout_option,
     click.option(
         "--categories",
+        multiple=True,
         callback=_names,
         metavar="A,B",
         shell_complete=completion.categories,
-        help="[default: all the dataset has]",
+        help="Repeatable; a name with a comma in double quotes: '\"M4,5 bolt\",gear'. [default: all the dataset has]",
     ),
     click.option(
         "--architectures",
+        multiple=True,
         callback=_names,
         metavar="A,B",
         shell_complete=completion.architectures,

@@ -9,7 +9,9 @@ that does not know it shows its ordinary table.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from urllib.parse import quote
 
 SWEEP_ID = "sweep"  # the record of the sweep's own run
 VIEW = "leaderboard"
@@ -48,6 +50,16 @@ def saved_view() -> str:
 def leaderboard_page(experiment_id: str) -> str:
     """Return the address of an experiment's leaderboard, relative to the server's."""
     return f"#/experiments/{experiment_id}/runs?viewStateShareKey={VIEW}&workflowType=machine_learning"
+
+
+def model_page(name: str) -> str:
+    """Return the address of a registered model, relative to the server's; a space would end a link of Markdown."""
+    return f"#/models/{quote(name, safe='')}"
+
+
+def as_text(words: str) -> str:
+    """Return words for Markdown in which a category's name is no table, link or emphasis."""
+    return re.sub(r"([\\`*\[\]|<])", r"\\\1", words)
 
 
 class Pages:

@@ -128,19 +128,31 @@ def test_leaderboard_missing_database_is_an_error_and_creates_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_format_leaderboard_plain_has_every_row_and_column_in_full(store):
-    uri, runs = store
-    lines = format_leaderboard(leaderboard("first", uri), terminal=False).splitlines()
-    assert lines[0].split() == list(COLUMNS)
-    assert len(lines) == 1 + len(runs)
-    assert {word for line in lines for word in line.split()} >= set(runs.values())
+def test_format_leaderboard_without_a_terminal_is_the_same_narrow_table_without_colours(store, monkeypatch):
+    uri, _ = store
+    table = leaderboard("first", uri)
+    text = format_leaderboard(table, terminal=False)
+    coloured = format_leaderboard(table, terminal=True, width=80)
+    assert "\x1b" not in text and text == re.sub(r"\x1b\[[0-9;]*m", "", coloured)
+    assert "msad pull" in text and max(map(len, text.splitlines())) <= 80
+
+
+def test_format_leaderboard_shows_names_as_they_are_and_no_trials_where_nothing_was_searched(store):
+    table = leaderboard("first", store[0]).assign(trials=0)
+    table["category"] = table["category"].replace("bottle", "a [red]b[/] :bolt: [/x]")
+    text = format_leaderboard(table, terminal=False)
+    assert "a [red]b[/] :bolt: [/x]\n" in text.replace("  ", "") or "a [red]b[/]" in text
+    assert "a [red]b[/] :bolt: [/x] / multiscale ★: msad pull" in text
+    assert " 0 0.8" not in " ".join(text.split()) and "multiscale ★ - 0.800" in " ".join(text.split())
 
 
 def test_format_leaderboard_terminal_keeps_run_ids_whole_when_narrow(store):
     uri, runs = store
     text = format_leaderboard(leaderboard("first", uri), terminal=True, width=80)
     assert "\x1b[" in text
-    assert all(f"msad pull {run} --to DIR" in text for run in runs.values())
+    complete = set(leaderboard("first", uri).query("status == 'complete'")["run_id"])
+    pulled = {run for run in runs.values() if f"msad pull {run} --to DIR" in text}
+    assert pulled == complete < set(runs.values())  # what has no model is not offered
     assert "multiscale ★" in text and "multiscale (failed)" in text
     assert "1.93M" not in text and "1.93M" in format_leaderboard(leaderboard("first", uri), terminal=True, width=120)
     assert all(len(line) <= 80 for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ConfigError, ResourceError
-from orchestrator.workspace import JobDirectory, Workspace, study_id, write_atomically
+from orchestrator.workspace import JobDirectory, Workspace, write_atomically
 
 HOLDER = """
 import sys
@@ -91,8 +91,3 @@ def test_lock_held_by_another_process_is_refused_and_goes_with_it(tmp_path):
         other.communicate()
     with workspace.lock():  # a killed holder leaves no lock behind
         assert (workspace.root / "lock").exists()
-
-
-def test_study_id_has_no_sign_that_a_path_cannot_bear():
-    assert study_id("brick/baseline") == "brick-baseline"
-    assert study_id("brick/my_package.my_module:MyDetector") == "brick-my_package.my_module.MyDetector"

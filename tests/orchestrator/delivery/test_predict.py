@@ -61,7 +61,9 @@ def test_predict_folder_writes_a_row_and_a_heatmap_per_image(bundle, folder, tmp
         assert row["heatmap"] == f"heatmaps/{path.relative_to(folder)}" and row["map"] == ""
         with Image.open(out / row["heatmap"]) as heatmap, Image.open(path) as image:
             assert heatmap.size == image.size
-    assert {path.name for path in out.iterdir()} == {".lock", "prediction.json", "scores.csv", "heatmaps"}
+    assert {path.name for path in out.iterdir()} == {
+        ".lock", ".resume.csv", "prediction.json", "scores.csv", "heatmaps"
+    }  # fmt: skip
 
 
 def test_predict_folder_killed_in_mid_run_is_continued_without_scoring_anything_twice(bundle, images, tmp_path):
@@ -270,3 +272,37 @@ def test_predict_folder_out_that_is_a_file_is_a_resource_error(bundle, folder, t
     (tmp_path / "out").write_text("taken")
     with pytest.raises(ResourceError, match="out"):
         predict_folder(bundle, [folder], tmp_path / "out")
+
+
+def test_predict_folder_paths_relative_and_absolute_give_one_row_per_image(bundle, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out, relative = Path("out"), Path("images")
+    assert predict_folder(bundle, [relative, images / "0.png", Path("./images/../images")], out).scored == 6
+    first = read_scores(out)
+    again = predict_folder(bundle, [images], out)
+    assert again.earlier == again.scored == 6 and read_scores(out) == first
+    assert [row["path"] for row in first] == [f"images/{number}.png" for number in range(6)]
+    monkeypatch.chdir(images)
+    assert predict_folder(bundle, [Path()], tmp_path / "out").earlier == 6
+    # The same words for other files, in another folder: they are other images.
+    shutil.copytree(images, tmp_path / "elsewhere" / "images")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert predict_folder(bundle, [relative], tmp_path / "out").earlier == 0
+    assert len({row["path"] for row in read_scores(tmp_path / "out")}) == 12
+
+
+def test_scores_show_nothing_that_resuming_alone_needs_and_a_table_of_before_is_continued(bundle, images, tmp_path):
+    out = tmp_path / "out"
+    predict_folder(bundle, [images], out)
+    rows = read_scores(out)
+    assert list(rows[0]) == ["path", "score", "threshold", "verdict", "heatmap", "map"]
+    (out / ".resume.csv").unlink()
+    with (out / "scores.csv").open("w", newline="") as file:  # as it was written before
+        table = csv.writer(file)
+        table.writerow([*rows[0], "bytes", "modified_ns"])
+        for row in rows:
+            status = Path(row["path"]).stat()
+            table.writerow([*row.values(), status.st_size, status.st_mtime_ns])
+    assert predict_folder(bundle, [images], out).earlier == 6 and read_scores(out) == rows
+    (out / ".resume.csv").unlink()  # nothing is known of the files any more: they are scored again
+    assert predict_folder(bundle, [images], out).earlier == 0 and read_scores(out) == rows

@@ -80,3 +80,13 @@ def test_save_training_curves_draws_what_is_there(tmp_path):
     more = history.assign(validation_score=[0.6, float("nan")], loss_ssim=[0.1, 0.1])
     save_training_curves(more, tmp_path / "more.png")
     assert not np.array_equal(contents(tmp_path / "new" / "training.png"), contents(tmp_path / "more.png"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["\U0001f529 bolt", "$a_b$ 5% $\\frac", "x" * 200])
+def test_pictures_of_names_that_the_font_lacks_or_that_look_like_formulas_are_drawn_without_a_warning(
+    evaluation, tmp_path, name
+):
+    scores = evaluation.scores.replace({"defect_type": {evaluation.scores["defect_type"].iloc[-1]: name}})
+    named = dataclasses.replace(evaluation, category=name, scores=scores)
+    assert all(file.is_file() for file in save_evaluation(named, tmp_path))
