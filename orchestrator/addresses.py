@@ -16,6 +16,8 @@ _LOGIN = re.compile(
     re.IGNORECASE,
 )
 _LOGIN_ANYWHERE = re.compile(r"([a-z][a-z0-9+.-]*://[^:/?#@\s'\"]*):[^/?#\s'\"]*@", re.IGNORECASE)
+# A path that is not absolute; three slashes go before it, four before one that is. Without a file: in memory.
+_DATABASE_FILE = re.compile(r"^(sqlite(?:\+\w+)?:///)(?![/:]|file:)([^?]+)(.*)$", re.IGNORECASE | re.DOTALL)
 _SECRET_NAME = re.compile(r"pass|pwd|token|secret|odbc_connect", re.IGNORECASE)
 _SHORTEST_HIDDEN = 4  # a shorter word would take pieces out of any sentence
 
@@ -26,12 +28,26 @@ _secrets: set[str] = set()
 _replaced: dict[str, str | None] = {}  # what stood in the environment before `connecting` put a login there
 
 
+def absolute(address: str) -> str:
+    """Return the address of a database file with its whole path; any other address is returned as it is.
+
+    A relative path is taken from the working directory, a `~` at its beginning is the user's home.
+    """
+    found = _DATABASE_FILE.match(address)
+    if not found:
+        return address
+    scheme, path, arguments = found.groups()
+    return f"{scheme}{os.path.abspath(os.path.expanduser(path))}{arguments}"  # noqa: PTH100, PTH111 - text, not a Path
+
+
 def public(address: str) -> str:
-    """Return an address without its secrets, and remember those for `connecting`.
+    """Return an address without its secrets and with a whole path, and remember the secrets for `connecting`.
 
     A server's login goes altogether, a database keeps its user, and arguments named like a password go. An address
-    without secrets is returned as it is.
+    without secrets is returned as it is, but for a relative path (see `absolute`): what is kept of it has to mean the
+    same in any folder.
     """
+    address = absolute(address)
     bare, secrets = address, []
     if login := _LOGIN.match(address):
         scheme, user, password = login.groups()

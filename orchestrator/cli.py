@@ -64,13 +64,13 @@ def _without_passwords(arguments: list[str]) -> None:
 
     Every user of a machine sees the arguments of its processes, and Ray's dashboard shows those of a sweep.
     """
-    from orchestrator.addresses import public
+    from orchestrator.addresses import absolute, public
 
     bare = list(arguments)
     for place, argument in enumerate(arguments):
         option, equals, address = argument.rpartition("--tracking-uri=")
         is_address = (equals and not option) or (place and arguments[place - 1] == "--tracking-uri")
-        if is_address and (shown := public(address)) != address:
+        if is_address and (shown := public(address)) != absolute(address):
             bare[place] = option + equals + shown
             os.environ["MLFLOW_TRACKING_URI"] = address
     if bare != arguments:

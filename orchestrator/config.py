@@ -20,9 +20,10 @@ from models.registry import default_parameters, use
 from orchestrator.addresses import public
 from orchestrator.errors import ConfigError
 from orchestrator.job_config import JobConfig
+from orchestrator.misread import misread
 from orchestrator.names import study_id
 from orchestrator.parameters import check_values, flatten, unknown_paths
-from orchestrator.plain_yaml import plain_yaml
+from orchestrator.plain_yaml import as_written, plain_yaml
 from orchestrator.workers.worker_storage import storage_address
 
 MOST_BYTES = 1 << 18  # of a configuration file
@@ -315,6 +316,7 @@ def load(path: Path) -> dict[str, Any]:
         if len(content) > MOST_BYTES:
             raise ConfigError(f"{path}: larger than {MOST_BYTES:,} bytes; a configuration has some dozen lines")
         values, *rest = plain_yaml(content.decode()) or [None]
+        written = as_written(content.decode())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such configuration file") from None
     except (yaml.YAMLError, ValueError) as error:  # a date or a number that is none is a ValueError
@@ -323,4 +325,6 @@ def load(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: expected settings as `key: value` lines, found {type(values).__name__}")
     if any(not isinstance(document, dict) or set(document) != {"studies"} for document in rest):
         raise ConfigError(f"{path}: holds {1 + len(rest)} YAML documents; a file is one sweep")
+    if problems := misread(values, written):
+        raise ConfigError("\n".join(f"{path}: {problem}" for problem in problems))
     return values

@@ -58,7 +58,8 @@ tracking_option = click.option(
     "--tracking-uri",
     metavar="URI",
     callback=lambda _context, _option, address: public(address) if address else address,
-    help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory]",
+    help="MLflow server or store. [default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory] "
+    "A relative path (sqlite:///FILE.db) is taken from the working directory.",
 )
 
 layout_option = click.option(

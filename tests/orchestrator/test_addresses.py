@@ -89,3 +89,38 @@ def test_errors_show_neither_known_secrets_nor_passwords_in_any_address():
     shown = hide_secrets(text)
     assert "s3cret" not in shown and "other" not in shown
     assert shown == "no role with '***' at postgresql://anna:***@host/db, nor http://b:***@c/d"
+
+
+@pytest.mark.parametrize(
+    ("given", "whole"),
+    [
+        ("sqlite:///track.db", "sqlite:///{folder}/track.db"),
+        ("sqlite:///../a b/track.db?timeout=3", "sqlite:///{parent}/a b/track.db?timeout=3"),
+        ("sqlite+pysqlite:///track.db", "sqlite+pysqlite:///{folder}/track.db"),
+        ("sqlite:///~/track.db", "sqlite:///{home}/track.db"),
+        ("sqlite:////var/track.db", "sqlite:////var/track.db"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+    ],
+)
+def test_relative_path_of_a_database_is_taken_from_the_folder_that_it_is_given_in(given, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/anna")
+    expected = whole.format(folder=tmp_path, parent=tmp_path.parent, home="/home/anna")
+    assert public(given) == expected
+    monkeypatch.chdir("/")
+    assert public(expected) == expected
+
+
+def test_relative_tracking_address_is_whole_from_the_option_the_variable_and_a_file(tmp_path, monkeypatch):
+    from orchestrator.config import load, make_config
+    from orchestrator.sweep import resolved
+    from orchestrator.tracking_store import default_tracking_uri
+
+    monkeypatch.chdir(tmp_path)
+    whole = f"sqlite:///{tmp_path}/track.db"
+    settings = {"name": "a", "dataset": "data"}
+    assert resolved(make_config({**settings, "tracking_uri": "sqlite:///track.db"})).tracking_uri == whole
+    (tmp_path / "sweep.yaml").write_text("name: a\ndataset: data\ntracking_uri: sqlite:///track.db\n")
+    assert make_config(load(tmp_path / "sweep.yaml")).tracking_uri == whole
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///track.db")
+    assert resolved(make_config(settings)).tracking_uri == default_tracking_uri() == whole
