@@ -61,8 +61,7 @@ def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width:
     console.print(table)
     say("")
     if promises := _promises(frame):
-        say(promises, "", sep="
-")
+        say(promises, "", sep="\n")
     reports = [line for row in frame.to_dict("records") if (line := _selection_line(row))]
     if reports:
         say("How well validation chose (image AUROC on test, computed after the choice):")
