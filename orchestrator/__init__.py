@@ -9,11 +9,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.usage_reports import switch_off
+
 if TYPE_CHECKING:
     from orchestrator.bundles import Bundle
     from orchestrator.notebook import Sweep, leaderboard
 
 __all__ = ["Bundle", "Sweep", "leaderboard"]
+
+switch_off()  # here, so that no library is imported before it, on a driver or on a worker
 
 _HOME = {"Bundle": "orchestrator.bundles", "Sweep": "orchestrator.notebook", "leaderboard": "orchestrator.notebook"}
 

@@ -32,6 +32,12 @@ from orchestrator.terminal.options import (
 
 def main() -> None:
     """Run the command line; errors that a user can mend are one message and an exit code, never a traceback."""
+    if sys.platform == "win32":
+        try:
+            import data_io  # noqa: F401 # which says why
+        except ImportError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
     from orchestrator.addresses import hide_secrets
     from orchestrator.allocation import keep_freed_memory
     from orchestrator.errors import USER_ERRORS, Interrupted

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,3 +109,12 @@ print(sorted({{"ray", "torch", "optuna"}} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_reports_of_use_are_off_before_any_library_is_imported():
+    code = (
+        "import sys, os, orchestrator; print(os.environ['RAY_USAGE_STATS_ENABLED'], {'ray', 'mlflow'} & {*sys.modules})"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "0 False", done.stdout + done.stderr
