@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 
 from orchestrator.addresses import public
-from orchestrator.tracking import RunRecord, Tracker
+from orchestrator.run_record import RunRecord
+from orchestrator.tracking import Tracker
 from orchestrator.tracking_store import connect, open_experiment
 from orchestrator.workspace import JobDirectory
 
@@ -68,7 +69,7 @@ def _through_tracker(
     store: str, folder: Path, trials: int, epochs: int, interval: float
 ) -> tuple[float, list[float], list[str]]:
     """Return how long all took, the lag of each report, and the errors that the tracker told of."""
-    client, experiment = _experiment(store, folder)
+    client, experiment = _experiment(store, folder.name)
     ended: dict[tuple[str, int], float] = {}
     lags, errors = [], []
 
@@ -112,7 +113,7 @@ def _by_themselves(
 ) -> tuple[float, list[float], list[str]]:
     from mlflow.entities import Metric, Param
 
-    client, experiment = _experiment(store, folder)
+    client, experiment = _experiment(store, folder.name)
     runs = [client.create_run(experiment, tags={"msad.trial_id": str(number)}).info.run_id for number in range(trials)]
     for run in runs:
         client.log_batch(run, params=[Param(name, str(value)) for name, value in PARAMS.items()])
@@ -148,8 +149,8 @@ def _paced(names: list[str], epochs: int, interval: float, report: Callable[[str
 
 
 def _experiment(store: str, folder: Path) -> tuple[Any, str]:
-    client = connect(store)
-    return client, open_experiment(client, f"benchmark-{folder.name}", store, folder)
+    client = connect(store, create=True)
+    return client, open_experiment(client, f"benchmark-{folder.name}", store, folder.name)
 
 
 def _figures(epoch: int) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from orchestrator.cli_look import config, data
+from orchestrator.cli_registry import promote, pull
 from orchestrator.terminal import completion
 from orchestrator.terminal.options import (
     CONTEXT,
@@ -98,7 +99,7 @@ def msad() -> None:
     "--resume",
     metavar="NAME",
     shell_complete=completion.kept_sweeps,
-    help="Finish an interrupted sweep; only --storage and --address are used beside it.",
+    help="Finish an interrupted sweep; --storage, --dataset, --tracking-uri and --address say where those are now.",
 )
 @search_options
 @json_option("how it ended and the leaderboard")
@@ -115,7 +116,8 @@ def search(config: Path | None, resume: str | None, json_file: str | None, **opt
     from orchestrator import sweep
 
     if resume:
-        return _report(sweep.resume(resume, options["storage"] or Path("sweeps"), options["address"]), json_file)
+        moved = {name: options[name] for name in ("address", "tracking_uri", "dataset")}
+        return _report(sweep.resume(resume, options["storage"] or Path("sweeps"), **moved), json_file)
     return _report(sweep.start(_config(config, options)), json_file)
 
 
@@ -221,48 +223,6 @@ def compare(
         click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
     if not csv_file and not json_file and not html:
         click.echo(format_leaderboard(table))
-    return 0
-
-
-@msad.command(context_settings=CONTEXT)
-@click.argument("run_id", shell_complete=completion.registered_models)
-@click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to make; must not hold anything.")
-@tracking_option
-@json_option("where the model is and what it is")
-def pull(run_id: str, to: Path, tracking_uri: str | None, json_file: str | None) -> int:
-    """Fetch a trained model by the run ID of a trial or a study, or as CATEGORY@champion; verified by checksum.
-
-    \b
-    Example: msad pull bottle@champion --to models/bottle
-    """
-    from orchestrator.delivery.bundle_files import summary
-    from orchestrator.delivery.model_store import pull as pull_bundle
-
-    folder = pull_bundle(run_id, to, tracking_uri)
-    if not write_json(json_file, {"folder": folder, **summary(folder)}):
-        click.echo(f"pulled to {folder}")
-    return 0
-
-
-@msad.command(context_settings=CONTEXT)
-@click.argument("run_id")
-@click.option("--reason", default="", help="Kept with your name and the time, as tags of the registered version.")
-@click.option("--force", is_flag=True, help="Also where the champion has a higher validation score on the same images.")
-@tracking_option
-@json_option("the champion that is and the one that was")
-def promote(run_id: str, reason: str, force: bool, tracking_uri: str | None, json_file: str | None) -> int:
-    """Make the model of a run its category's champion by hand; `msad search` moves it to better ones by itself.
-
-    \b
-    Example: msad promote 6804951eb3324a02954720bfd0faa50a --reason "fewer false alarms on line 2"
-    """
-    from orchestrator.delivery.champion import ALIAS
-    from orchestrator.delivery.champion import promote as move
-
-    done = move(run_id, tracking_uri, reason=reason, force=force)
-    before = f"; before it was run {done.before}" if done.before else ""
-    if not write_json(json_file, {**dataclasses.asdict(done), "run_id": run_id}):
-        click.echo(f"{done.category}@{ALIAS} is now version {done.version}, run {run_id}{before}")
     return 0
 
 
@@ -406,5 +366,5 @@ def ui(port: int, tracking_uri: str | None) -> int:
     return serve_ui(port, tracking_uri)
 
 
-msad.add_command(config)
-msad.add_command(data)
+for command in (pull, promote, config, data):
+    msad.add_command(command)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -14,7 +13,7 @@ from orchestrator.addresses import hide_secrets, public
 from orchestrator.errors import TrackingError
 from orchestrator.names import search_filter
 from orchestrator.selection import SEED_FIGURES
-from orchestrator.tracking_store import connect
+from orchestrator.tracking_store import all_pages, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -96,9 +95,6 @@ def open_sweep(sweep: str | None, tracking_uri: str) -> tuple[MlflowClient, Expe
     from mlflow.exceptions import MlflowException
 
     tracking_uri = public(tracking_uri)
-    # MLflow creates a database that is not there; a mistyped path has to be an error instead.
-    if tracking_uri.startswith("sqlite:///") and not Path(tracking_uri.removeprefix("sqlite:///")).is_file():
-        raise TrackingError(f"{tracking_uri}: no such database; give the tracking URI of the search")
     client = connect(tracking_uri)
     try:
         return client, _find_sweep(client, sweep, tracking_uri)
@@ -124,7 +120,7 @@ def _row(run: Run, trials: Counter[str | None]) -> dict[str, Any]:
 def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> Experiment:
     sweeps = {
         name: experiment
-        for experiment in _all_pages(client.search_experiments)
+        for experiment in all_pages(client.search_experiments)
         if (name := experiment.tags.get("msad.sweep"))
     }
     if not sweeps:
@@ -137,16 +133,6 @@ def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> E
 
 
 def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> list[Run]:
-    return _all_pages(
+    return all_pages(
         client.search_runs, experiment_ids=[experiment.experiment_id], filter_string=search_filter(tags__kind=kind)
     )
-
-
-def _all_pages(search: Any, **arguments: Any) -> list[Any]:
-    found, token = [], None
-    while True:
-        page = search(**arguments, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found

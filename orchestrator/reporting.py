@@ -10,12 +10,13 @@ import pandas as pd
 
 from orchestrator.finals import final_id
 from orchestrator.job_config import JobConfig
+from orchestrator.run_record import RunRecord
 from orchestrator.selection import FIGURES, report_selection, seed_statistics
 from orchestrator.study import Study, TrialRecord
 from orchestrator.study_note import study_note
 from orchestrator.study_record import describe_search
 from orchestrator.terminal.live import LiveView
-from orchestrator.tracking import RunRecord, Tracker
+from orchestrator.tracking import Tracker
 from orchestrator.workspace import JobDirectory, Workspace
 
 REPORT_TAG = {"msad.test_metrics": "reporting only, after selection"}

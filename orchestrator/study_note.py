@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.names import registered_name
+from orchestrator.run_record import Note
 from orchestrator.study import Study
-from orchestrator.tracking import Note
 from orchestrator.ui.pages import SWEEP_ID, Pages, model_page
 
 TRAINING = {"training": "training.png"}

@@ -16,14 +16,16 @@ from rich.console import Console
 from data_io.cache import default_cache_dir
 from models.errors import did_you_mean
 from orchestrator import cluster, tracking_store
+from orchestrator.artifacts import settle_artifacts
 from orchestrator.cluster import Allotment
 from orchestrator.code_version import code_version
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.delivery.model_store import deliver_files
-from orchestrator.errors import ConfigError, Interrupted, ResourceError, first_line
+from orchestrator.errors import ConfigError, Interrupted, ResourceError, TrackingError, first_line
 from orchestrator.finals import final_id, run_finals, run_reports
 from orchestrator.job import WAITING_CPUS, direct_trial, train_trial
 from orchestrator.job_config import JobConfig
+from orchestrator.moved import follow
 from orchestrator.names import study_ids
 from orchestrator.nodes import check_nodes
 from orchestrator.preflight import Plan, prepare
@@ -85,18 +87,36 @@ def start(config: SweepConfig) -> Outcome:
     return _run(config, workspace)
 
 
-def resume(name: str, storage: Path, address: str | None = None) -> Outcome:
+def resume(
+    name: str,
+    storage: Path,
+    address: str | None = None,
+    *,
+    tracking_uri: str | None = None,
+    dataset: Path | None = None,
+) -> Outcome:
     """Finish what is missing of a sweep that was interrupted, whatever stopped it; see `start` for the errors.
 
-    `address` is that of another Ray cluster than it ran on before, which has to reach the same storage.
+    Its folder may have been moved, alone or with what lay beside it (`orchestrator.moved`).
+
+    Parameters
+    ----------
+    name, storage
+        The folder's name, and where it lies.
+    address
+        Of another Ray cluster than it ran on before, which has to reach the same storage.
+    tracking_uri
+        Where its MLflow store is now; what that does not have of the sweep is delivered to it.
+    dataset
+        Where its images are now.
     """
     workspace = Workspace(storage.expanduser().resolve() / name)
     if not workspace.config.exists():
         names = sorted(path.parent.name for path in workspace.root.parent.glob("*/sweep.yaml"))
         hint = did_you_mean(name, names) if names else f"; there is no sweep in {workspace.root.parent} (see --storage)"
         raise ConfigError(f"no sweep named {name!r}{hint}")
-    moved = {"address": address} if address else {}
-    return _run(make_config({**load(workspace.config), **moved}), workspace)
+    config = make_config({**load(workspace.config), **({"address": address} if address else {})})
+    return _run(follow(config, workspace, tracking_uri, dataset), workspace, anywhere=bool(tracking_uri))
 
 
 def resolved(config: SweepConfig) -> SweepConfig:
@@ -110,19 +130,29 @@ def resolved(config: SweepConfig) -> SweepConfig:
     )
 
 
-def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
+def _run(config: SweepConfig, workspace: Workspace, anywhere: bool = True) -> Outcome:
+    """Run what is missing; `anywhere` says whether a store that does not know the sweep yet may be written to."""
     cache = default_cache_dir()
     with reading_files("Checking the images"):
         plan = prepare(config, cache)
-    client = tracking_store.connect(config.tracking_uri)
+    client = tracking_store.connect(config.tracking_uri, create=anywhere)
+    experiment = tracking_store.find_experiment(client, config.name, config.tracking_uri, workspace.sweep_id)
+    if experiment is None and not anywhere:
+        raise TrackingError(
+            f"{config.tracking_uri} has nothing of the sweep in {workspace.root}: was it moved, or its experiment "
+            "removed? Say where it is with --tracking-uri; a store named so that does not have the sweep gets all of it"
+        )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
+        if experiment:
+            settle_artifacts(config.tracking_uri, experiment)
         allotment = cluster.connect(config)
         store = config.worker_storage
         if store:
             claim(store, config.name, new=not workspace.config.exists())
         check_nodes(workspace.root, config.dataset, below(store, config.name) if store else None)
-        experiment_id = tracking_store.open_experiment(client, config.name, config.tracking_uri, workspace.root)
+        sweep_id = workspace.claim_id()
+        experiment_id = tracking_store.open_experiment(client, config.name, config.tracking_uri, sweep_id)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True, markup=False, emoji=False)  # what people name is shown as it is
         say = functools.partial(console.print, highlight=False, soft_wrap=True)
@@ -148,12 +178,12 @@ def _run(config: SweepConfig, workspace: Workspace) -> Outcome:
             unreported = sweep.report.publish(sweep.reporter, patience)
         except KeyboardInterrupt:
             raise Interrupted(
-                f"interrupted; nothing is lost: go on with `msad search --resume {config.name} "
+                f"interrupted; nothing is lost: go on with `msad search --resume {workspace.root.name} "
                 f"--storage {workspace.root.parent}`"
             ) from None
         finally:
             undelivered = tracker.close(patience)
-    again = f"msad search --resume {config.name} --storage {shlex.quote(str(workspace.root.parent))}"
+    again = f"msad search --resume {workspace.root.name} --storage {shlex.quote(str(workspace.root.parent))}"
     return Outcome(config.name, config.tracking_uri, failed, undelivered, unreported, sweep.unmeasured, again)
 
 
@@ -244,7 +274,7 @@ class _Sweep:
         if search.full_disk:
             raise ResourceError(
                 f"a trial could not write: {search.full_disk}\nFree some space in {self.workspace.root}, then go on "
-                f"with `msad search --resume {self.config.name} --storage {self.workspace.root.parent}`"
+                f"with `msad search --resume {self.workspace.root.name} --storage {self.workspace.root.parent}`"
             )
 
     def _on_trial(self, event: str, study: Study, job_id: str) -> None:
@@ -274,8 +304,8 @@ class _Sweep:
                     except OSError as error:
                         raise ResourceError(
                             f"{self.config.worker_storage} does not give the results of {record.job_id} "
-                            f"({first_line(error)}): go on with `msad search --resume {self.config.name} --storage "
-                            f"{self.workspace.root.parent}` when it does"
+                            f"({first_line(error)}): go on with `msad search --resume {self.workspace.root.name} "
+                            f"--storage {self.workspace.root.parent}` when it does"
                         ) from error
 
     def _finish(self) -> dict[str, str]:

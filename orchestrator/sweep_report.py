@@ -12,8 +12,9 @@ from orchestrator.compare import leaderboard
 from orchestrator.config import SweepConfig
 from orchestrator.names import registered_name, study_ids
 from orchestrator.reporting import Reporter, study_title
+from orchestrator.run_record import Note, RunRecord
 from orchestrator.study import Study
-from orchestrator.tracking import Note, RunRecord, Tracker
+from orchestrator.tracking import Tracker
 from orchestrator.ui.pages import SWEEP_ID, Pages, as_text, model_page
 from orchestrator.workspace import JobDirectory, Workspace
 

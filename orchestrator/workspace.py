@@ -3,6 +3,7 @@
 ```
 STORAGE/NAME/
   sweep.yaml       the resolved configuration
+  sweep_id         what tells it from every other sweep, one of the same name at another time included
   optuna.db        every study and trial: parameters, states, values (Optuna's own storage)
   memory.json      what trials were measured to take, where `gpus` is `auto`
   lock             held while a sweep of this name runs
@@ -17,6 +18,7 @@ import errno
 import fcntl
 import json
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +42,21 @@ class Workspace:
     def studies(self) -> str:
         """The address of Optuna's storage."""
         return f"sqlite:///{self.root / 'optuna.db'}"
+
+    @property
+    def sweep_id(self) -> str | None:
+        """The sweep's identity, which its experiment has too; None before it has begun."""
+        try:
+            return (self.root / "sweep_id").read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def claim_id(self, wanted: str | None = None) -> str:
+        """Return the sweep's identity, made now where it has none: `wanted`, or one that no sweep ever had."""
+        if self.sweep_id is None:
+            self.root.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.root / "sweep_id", (wanted or uuid.uuid4().hex).encode())
+        return self.sweep_id
 
     def job(self, job_id: str) -> JobDirectory:
         return JobDirectory(self.root / "jobs" / job_id)

@@ -32,7 +32,8 @@ from orchestrator.workspace import full_disk_told, write_atomically
 FORMAT = 1
 MODEL_FILE, SCORER_FILE, DESCRIPTION_FILE = "model.safetensors", "scorer.safetensors", "bundle.json"
 CARD_FILE = "MODEL_CARD.md"
-FILES = (DESCRIPTION_FILE, MODEL_FILE, SCORER_FILE, CARD_FILE)
+TENSORS = (MODEL_FILE, SCORER_FILE)
+FILES = (DESCRIPTION_FILE, *TENSORS, CARD_FILE)
 MOST_BYTES, MOST_DESCRIPTION_BYTES = 4 << 30, 4 << 20
 """Largest file that is read, far above any real one: a bundle may come from anywhere."""
 
@@ -65,7 +66,7 @@ def write(directory: Path, model: State, scorer: State, description: Mapping[str
         with full_disk_told(directory):
             unfinished.mkdir(parents=True)
         checksums = {}
-        for name, tensors in ((MODEL_FILE, model), (SCORER_FILE, scorer)):
+        for name, tensors in zip(TENSORS, (model, scorer), strict=True):
             content = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
             checksums[name] = hashlib.sha256(content).hexdigest()
             with full_disk_told(directory / name):
@@ -91,7 +92,7 @@ def read(directory: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, 
         A file is missing or damaged, or the format is newer than this program.
     """
     description = _describing(directory)
-    model, scorer = (_tensors(directory / name, description["sha256"][name]) for name in (MODEL_FILE, SCORER_FILE))
+    model, scorer = (_tensors(directory / name, description["sha256"][name]) for name in TENSORS)
     return description, model, scorer
 
 
@@ -100,6 +101,11 @@ def summary(directory: Path) -> dict[str, Any]:
     description = _describing(directory)
     names = ("category", "architecture", "image_size", "threshold")
     return {name: description[name] for name in names} | {"run_id": description["provenance"].get("run_id")}
+
+
+def checksums(directory: Path) -> dict[str, str]:
+    """Return the SHA-256 that `bundle.json` states of the other files, by their names."""
+    return dict(_describing(directory)["sha256"])
 
 
 def amend(directory: Path, provenance: Mapping[str, Any]) -> None:
@@ -140,7 +146,7 @@ def _describing(directory: Path) -> dict[str, Any]:
     if version > FORMAT:
         raise BundleError(f"{path}: format {version} is newer than this program reads ({FORMAT}); upgrade msad")
     checksums = description.get("sha256")
-    if not isinstance(checksums, dict) or not {MODEL_FILE, SCORER_FILE} <= set(checksums):
+    if not isinstance(checksums, dict) or not set(TENSORS) <= set(checksums):
         raise BundleError(f"{path}: the checksums are missing; pull the bundle again")
     if foreign := sorted(set(checksums) - set(FILES)):
         raise BundleError(f"{path}: names {foreign[0]!r}, which is no file of a bundle; do not use it")

@@ -6,7 +6,6 @@ The alias moves by itself only to a version with a higher validation score on th
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import tempfile
 from collections.abc import Mapping
@@ -15,12 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.addresses import public
+from orchestrator.addresses import hide_secrets, public
 from orchestrator.delivery.bundle_files import CARD_FILE
 from orchestrator.delivery.model_card import shorten
-from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.errors import ConfigError, TrackingError, first_line
 from orchestrator.names import REGISTERED, registered_name, search_filter
-from orchestrator.tracking_store import connect
+from orchestrator.tracking_store import all_pages, connect, is_absent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -114,34 +113,54 @@ def find_run(client: MlflowClient, reference: str) -> Run:
     Raises
     ------
     TrackingError
-        There is none.
+        There is none, it was deleted, or the store does not let one see it.
     """
     from mlflow.exceptions import MlflowException
 
-    run_id = reference
-    if "@" in reference:
-        category, _, alias = reference.rpartition("@")
-        try:
-            run_id = client.get_model_version_by_alias(registered_name(category), alias).run_id
-        except MlflowException:
-            names = sorted(filter(None, map(_category, client.search_registered_models())))
-            listed = ", ".join(f"{name}@{ALIAS}" for name in names) or "none yet: run `msad search` first"
-            raise TrackingError(f"no registered model {reference!r}; known are {listed}") from None
+    run_id, where = reference, public(client.tracking_uri)
     try:
-        return client.get_run(run_id)
-    except MlflowException:
+        if "@" in reference:
+            run_id = _by_alias(client, reference)
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if not is_absent(error):
+            raise TrackingError(f"{where} does not give {reference!r}: {hide_secrets(first_line(error))}") from error
         raise TrackingError(
-            f"no run {run_id!r} in {public(client.tracking_uri)}: `msad compare` lists the run IDs; "
-            "another store is named with --tracking-uri"
+            f"no run {run_id!r} in {where}: `msad compare` lists the run IDs; another store is named with "
+            "--tracking-uri"
         ) from None
+    # A registered version outlives its run; a run that is asked for by its own ID does not.
+    if run.info.lifecycle_stage == "deleted" and "@" not in reference:
+        raise TrackingError(
+            f"run {run_id} ({run.info.run_name}) was deleted in MLflow: restore it there (State: Deleted, Restore) or "
+            f"with `mlflow runs restore --run-id {run_id}`"
+        )
+    return run
+
+
+def _by_alias(client: MlflowClient, reference: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    category, _, alias = reference.rpartition("@")
+    try:
+        return client.get_model_version_by_alias(registered_name(category), alias).run_id
+    except MlflowException as error:
+        if not is_absent(error):
+            raise
+        names = sorted(filter(None, map(_category, all_pages(client.search_registered_models))))
+        listed = ", ".join(f"{name}@{ALIAS}" for name in names) or "none yet: run `msad search` first"
+        raise TrackingError(f"no registered model {reference!r}; known are {listed}") from None
 
 
 def logged_model(client: MlflowClient, run: Run) -> LoggedModel | None:
-    """Return the model that a run has logged whole, None where it has none."""
-    found = client.search_logged_models(
-        [run.info.experiment_id], filter_string=search_filter(source_run_id=run.info.run_id)
+    """Return the model that a run has logged whole, the newest of several; None where it has none."""
+    found = all_pages(
+        client.search_logged_models,
+        experiment_ids=[run.info.experiment_id],
+        filter_string=search_filter(source_run_id=run.info.run_id),
     )
-    return next((model for model in found if str(model.status).endswith("READY")), None)
+    whole = [model for model in found if str(model.status).endswith("READY")]
+    return max(whole, key=lambda model: model.creation_timestamp, default=None)
 
 
 def without_model(run: Run) -> TrackingError:
@@ -158,25 +177,40 @@ def without_model(run: Run) -> TrackingError:
 def _version(
     client: MlflowClient, run: Run, category: str, card: str, score: float, tags: Mapping[str, str]
 ) -> ModelVersion:
-    """Return a run's version of the category's registered model, made where there is none."""
+    """Return the version of a run's logged model, made where there is none; what it says is as given here."""
+    name, model = registered_name(category), logged_model(client, run)
+    tags = {"validation_score": f"{score:.{DIGITS}f}", **{k: v for k, v in tags.items() if k.startswith("msad.")}}
+    _make_registered(client, name, category)
+    versions = client.search_model_versions(search_filter(name=name, run_id=run.info.run_id))
+    version = next((one for one in versions if one.source == model.artifact_location), None)
+    if version is None:
+        return client.create_model_version(
+            name,
+            # Not `models:/ID`: a local store would look that up in MLflow's global tracking URI, not in its own.
+            source=model.artifact_location,
+            run_id=run.info.run_id,
+            model_id=model.model_id,
+            tags=tags,
+            description=shorten(card),
+        )
+    for tag, value in tags.items():
+        if version.tags.get(tag) != value:
+            client.set_model_version_tag(name, version.version, tag, value)
+    if version.description != shorten(card):
+        client.update_model_version(name, version.version, shorten(card))
+    return client.get_model_version(name, version.version)
+
+
+def _make_registered(client: MlflowClient, name: str, category: str) -> None:
+    """Make a registered model where there is none; who may not is told so."""
     from mlflow.exceptions import MlflowException
 
-    name = registered_name(category)
-    with contextlib.suppress(MlflowException):  # it exists already
+    try:
         about = f"Defect detectors of the category {category}."
         client.create_registered_model(name, tags={CATEGORY_TAG: category}, description=about)
-    if versions := client.search_model_versions(search_filter(name=name, run_id=run.info.run_id)):
-        return versions[0]
-    model = logged_model(client, run)
-    return client.create_model_version(
-        name,
-        # Not `models:/ID`: a local store would look that up in MLflow's global tracking URI, which need not be its own.
-        source=model.artifact_location,
-        run_id=run.info.run_id,
-        model_id=model.model_id,
-        tags={"validation_score": f"{score:.{DIGITS}f}", **{k: v for k, v in tags.items() if k.startswith("msad.")}},
-        description=shorten(card),
-    )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
 
 
 def _category(model: RegisteredModel) -> str | None:
@@ -190,7 +224,9 @@ def _champion(client: MlflowClient, category: str) -> ModelVersion | None:
 
     try:
         return client.get_model_version_by_alias(registered_name(category), ALIAS)
-    except MlflowException:
+    except MlflowException as error:
+        if not is_absent(error):
+            raise
         return None
 
 

@@ -13,46 +13,52 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.addresses import hide_secrets
+from orchestrator.artifacts import artifacts
 from orchestrator.delivery import bundle_files
 from orchestrator.delivery.champion import enter, find_run, logged_model, without_model
 from orchestrator.errors import BundleError, ConfigError, TrackingError
+from orchestrator.run_record import RunRecord
 from orchestrator.terminal.progress import filling
-from orchestrator.tracking import RunRecord
 from orchestrator.tracking_store import connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-TEST_TABLES = ("scores.csv", "per_defect_type.csv")
+BUNDLE_TAG = "msad.bundle_sha256"  # of a run and of a logged model: the bundle.json that all of it is there of
+WEIGHTS_TAG = "msad.weights_sha256"  # of a logged model: the tensors, which never change under a registered version
 
 
 def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
     """Upload a finished record's pictures, tables, bundle and logged model; register the model where it says so.
 
-    Doing it twice leaves one logged model and one model version, and uploads a bundle that is there only once.
+    What is there already is replaced. Doing it twice leaves one logged model and one model version, and uploads a
+    bundle that is there only once; one with other weights becomes another logged model and another version.
     """
-    pictures = record.directory.path / "pictures"
-    if pictures.is_dir():
-        client.log_artifacts(run_id, str(pictures), "pictures")
-    for name in ("search.json", "selection.json", "report.html"):
-        if (file := record.directory.path / name).is_file():
-            client.log_artifact(run_id, str(file))
-    _upload_tables(client, run_id, record.directory.path)
+    with tempfile.TemporaryDirectory() as staged:
+        for name, file in record.files().items():  # a file is uploaded under its own name
+            (place := Path(staged) / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, place)
+        if any(Path(staged).iterdir()):
+            client.log_artifacts(run_id, staged)
     bundle = record.directory.bundle
     if record.status != "complete" or not bundle.is_dir():
         return
     bundle_files.amend(bundle, _learnt_since(record, run_id))
-    digest = _digest(bundle / "bundle.json")
-    if client.get_run(run_id).data.tags.get("msad.bundle_sha256") != digest:  # the tag comes when all of it is there
+    run, digest = client.get_run(run_id), _digest(bundle / "bundle.json")
+    if run.data.tags.get(BUNDLE_TAG) != digest:  # the tag comes when all of it is there
         client.log_artifacts(run_id, str(bundle), "bundle")
-        client.set_tag(run_id, "msad.bundle_sha256", digest)
-    run = client.get_run(run_id)
-    if logged_model(client, run) is None:
-        _log_model(client, run, record)
+        client.set_tag(run_id, BUNDLE_TAG, digest)
+    model = logged_model(client, run)
+    weights = _weights(bundle)
+    if model is None or model.tags.get(WEIGHTS_TAG, weights) != weights:
+        _log_model(client, run, record, digest)
+    elif model.tags.get(BUNDLE_TAG) != digest:  # the same model, of which more is known
+        _write_model(client, run_id, model.model_id, record, digest)
     if record.register_as:
         card = (bundle / bundle_files.CARD_FILE).read_text()
-        enter(client, run, record.register_as, card, record.metrics["validation_score"], record.tags)
+        tags = {**record.tags, **record.origin()}
+        enter(client, run, record.register_as, card, record.metrics["validation_score"], tags)
 
 
 def pull(reference: str, to: Path, tracking_uri: str | None = None) -> Path:
@@ -84,7 +90,8 @@ def pull(reference: str, to: Path, tracking_uri: str | None = None) -> Path:
     client = connect(tracking_uri)
     run = find_run(client, reference)
     with _fetching(run):
-        sizes = {item.path: item.file_size or 0 for item in client.list_artifacts(run.info.run_id, "bundle")}
+        files = artifacts(client, run)
+        sizes = {item.path: item.file_size or 0 for item in files.list_artifacts(run.info.run_id, "bundle")}
     if not sizes:
         raise without_model(run)
     to.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +102,7 @@ def pull(reference: str, to: Path, tracking_uri: str | None = None) -> Path:
         fetched.mkdir()
         with filling(fetched, sum(sizes[path] for path in paths), "Pulling"), _fetching(run):
             for path in paths:
-                client.download_artifacts(run.info.run_id, path, str(fetched))
+                files.download_artifacts(run.info.run_id, path, str(fetched))
         bundle_files.verify(fetched)
         expected = run.data.tags.get("msad.bundle_sha256")
         if expected != _digest(fetched / "bundle.json"):
@@ -140,23 +147,30 @@ def _learnt_since(record: RunRecord, run_id: str) -> dict[str, Any]:
     return known
 
 
-def _upload_tables(client: MlflowClient, run_id: str, directory: Path) -> None:
-    """Upload `test_NAME.csv` as `test/NAME.csv`."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name in TEST_TABLES:
-            if (table := directory / f"test_{name}").is_file():
-                shutil.copyfile(table, Path(folder) / name)
-                client.log_artifact(run_id, str(Path(folder) / name), "test")
-
-
-def _log_model(client: MlflowClient, run: Run, record: RunRecord) -> None:
-    import mlflow.pyfunc
+def _log_model(client: MlflowClient, run: Run, record: RunRecord, digest: str) -> None:
+    """Make a run's logged model; see `_write_model`."""
     from mlflow.entities import LoggedModelOutput
+
+    model = client.create_logged_model(
+        run.info.experiment_id,
+        name="model",
+        source_run_id=run.info.run_id,
+        params=record.shown_params(),
+        tags={name: value for name, value in record.tags.items() if name.startswith("msad.")},
+        model_type="anomaly detector",
+    )
+    _write_model(client, run.info.run_id, model.model_id, record, digest)
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])  # the link on the run's page
+
+
+def _write_model(client: MlflowClient, run_id: str, model_id: str, record: RunRecord, digest: str) -> None:
+    """Upload what `mlflow.pyfunc` loads, the bundle and who reads it, and note the figures beside it."""
+    import mlflow.pyfunc
 
     from orchestrator.delivery.pyfunc_model import input_example, signature
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it advises on signatures and pip at every model
-    params = {name: str(value) for name, value in record.params.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model"
         mlflow.pyfunc.save_model(
@@ -167,20 +181,18 @@ def _log_model(client: MlflowClient, run: Run, record: RunRecord) -> None:
             input_example=input_example(),
             pip_requirements=["msad"],  # named here, because MLflow's own search for them takes half a minute
         )
-        model = client.create_logged_model(
-            run.info.experiment_id,
-            name="model",
-            source_run_id=run.info.run_id,
-            params=params,
-            tags={name: value for name, value in record.tags.items() if name.startswith("msad.")},
-            model_type="anomaly detector",
-        )
-        client.log_model_artifacts(model.model_id, str(path))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])  # the link on the run's page
-    for name, value in run.data.metrics.items():
+        client.log_model_artifacts(model_id, str(path))
+    for name, value in record.metrics.items():
         if name.startswith(("validation_", "test_")):
-            client.log_metric(run.info.run_id, name, value, model_id=model.model_id)
+            client.log_metric(run_id, name, value, model_id=model_id)
+    tags = {**record.origin(), BUNDLE_TAG: digest, WEIGHTS_TAG: _weights(record.directory.bundle)}
+    client.set_logged_model_tags(model_id, tags)
+
+
+def _weights(bundle: Path) -> str:
+    """Return what tells a bundle's tensors from others, from the checksums of their files."""
+    checksums = bundle_files.checksums(bundle)
+    return hashlib.sha256("".join(checksums[name] for name in bundle_files.TENSORS).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

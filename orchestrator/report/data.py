@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from orchestrator.addresses import hide_secrets, public
+from orchestrator.artifacts import artifacts
 from orchestrator.compare import leaderboard, open_sweep
 from orchestrator.errors import TrackingError
 
@@ -70,9 +71,10 @@ def _study(client: MlflowClient, row: dict[str, Any]) -> StudyReport:
     run = client.get_run(row["run_id"])
     with tempfile.TemporaryDirectory() as folder:
         files = Path(folder)
-        for item in client.list_artifacts(row["run_id"]):
+        there = artifacts(client, run)
+        for item in there.list_artifacts(row["run_id"]):
             if item.path in ARTIFACTS:
-                client.download_artifacts(row["run_id"], item.path, folder)
+                there.download_artifacts(row["run_id"], item.path, folder)
         search, per_type = files / "search.json", files / "test" / "per_defect_type.csv"
         return StudyReport(
             row=row,

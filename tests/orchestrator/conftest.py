@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -62,7 +61,7 @@ def client(uri):
     """A client of the store at `uri`."""
     from orchestrator.tracking_store import connect  # MLflow is not on every machine that trains
 
-    return connect(uri)
+    return connect(uri, create=True)
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +69,14 @@ def experiment(client, uri):
     """The ID of an experiment in the store at `uri`."""
     from orchestrator.tracking_store import open_experiment
 
-    return open_experiment(client, "first", uri, Path("first"))
+    return open_experiment(client, "first", uri, "a")
 
 
 @pytest.fixture(scope="module")
 def log(client, experiment, bundle, tmp_path_factory):
     """Return a function that delivers a run with a bundle and returns its run ID and record."""
     from orchestrator.delivery.model_store import deliver_files
-    from orchestrator.tracking import RunRecord
+    from orchestrator.run_record import RunRecord
 
     def log(category, score, identity="i1", register=True):
         folder = JobDirectory(tmp_path_factory.mktemp("job"))
@@ -141,8 +140,8 @@ def record_sweep():
         categories, architectures = (tuple(dict.fromkeys(names)) for names in zip(*figures, strict=True))
         words = {"categories": categories, "architectures": architectures, "trials": 2, "image_size": 32}
         config = make_config({"name": "first", "dataset": folder, "tracking_uri": uri, **words})
-        client = connect(uri)
-        tracker = Tracker(client, open_experiment(client, "first", uri, workspace.root), print, deliver_files)
+        client = connect(uri, create=True)
+        tracker = Tracker(client, open_experiment(client, "first", uri, workspace.claim_id()), print, deliver_files)
         studies = {
             key: finished(config.job(*key), 0.5 if isinstance(ends, str) else ends[0]) for key, ends in figures.items()
         }

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import socket
+import threading
 import time
 
 import pytest
 
 from orchestrator import tracking
-from orchestrator.errors import ConfigError, TrackingError
-from orchestrator.tracking import RunRecord, Tracker
-from orchestrator.tracking_store import connect, open_experiment
+from orchestrator.run_record import RunRecord
+from orchestrator.tracking import Tracker
+from orchestrator.tracking_store import open_experiment
 from orchestrator.workspace import JobDirectory
 
 
 @pytest.fixture
 def experiment(client, uri, tmp_path):
-    return open_experiment(client, tmp_path.name, uri, tmp_path)
+    return open_experiment(client, tmp_path.name, uri, tmp_path.name)
 
 
 @pytest.fixture
@@ -146,13 +146,12 @@ def test_record_put_twice_by_two_trackers_is_one_run_with_every_metric_once(star
     assert history(client, run.info.run_id) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
 
 
-def test_note_of_what_was_delivered_lost_by_a_kill_sends_no_metric_twice(start, client, experiment, study, trial):
+def test_tracker_that_knows_nothing_of_an_earlier_one_sends_no_metric_twice(start, client, experiment, study, trial):
     first = start()
     advance(trial, 1, 2)
     first.put(study)
     first.put(trial)
     first.close()
-    (trial.directory.path / "tracking.json").unlink()
     advance(trial, 3)
     second = start()
     second.put(study)
@@ -235,6 +234,26 @@ def test_trial_without_a_result_shows_how_it_ended_and_why(start, client, experi
     assert run.info.status == shown and run.data.tags["msad.reason"] == "the loss is nan in epoch 2"
 
 
+def test_training_does_not_wait_for_a_store_that_takes_its_time(start, client, experiment, study, trial, monkeypatch):
+    real, answers, asked = client.log_batch, threading.Event(), threading.Event()
+
+    def slow(*arguments, **words):
+        asked.set()
+        answers.wait()
+        return real(*arguments, **words)
+
+    monkeypatch.setattr(client, "log_batch", slow)
+    tracker = start()
+    tracker.put(study)
+    asked.wait()  # for ever, were it the training that asks
+    tracker.put(trial)
+    tracker.touch(trial.record_id)
+    assert list(tracker._pending) == [trial.record_id] and not runs_by_id(client, experiment).get(trial.record_id)
+    answers.set()
+    assert tracker.flush(10) == 0
+    assert trial.record_id in runs_by_id(client, experiment)
+
+
 def test_store_that_fails_for_a_while_gets_everything_later(
     start, client, experiment, study, trial, warnings, monkeypatch
 ):
@@ -248,10 +267,8 @@ def test_store_that_fails_for_a_while_gets_everything_later(
     monkeypatch.setattr(client, "log_batch", sometimes)
     advance(trial, 1, 2)
     tracker = start()
-    began = time.monotonic()
     tracker.put(study)
     tracker.put(trial)
-    assert time.monotonic() - began < 0.2  # training does not wait
     deadline = time.monotonic() + 20
     while len(warnings) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -279,9 +296,8 @@ def test_store_that_stays_down_is_given_up_and_the_next_sweep_delivers(
         tracker = start()
         tracker.put(study)
         tracker.put(complete(trial))
-        began = time.monotonic()
-        assert tracker.close(0.5) == 2
-        assert time.monotonic() - began < 6 and len(warnings) == 1
+        assert tracker.close(0.5) == 2  # and comes back, although the store never does
+        assert len(warnings) == 1
     resumed = start()
     resumed.put(study)
     resumed.put(complete(trial))
@@ -320,37 +336,3 @@ def test_more_metrics_than_one_call_takes_are_all_delivered(start, client, exper
     assert tracker.close() == 0
     run_id = runs_by_id(client, experiment)[trial.record_id].info.run_id
     assert history(client, run_id, "train/loss_23") == [(epoch, 23.0 * epoch) for epoch in range(1, 101)]
-
-
-def test_unreachable_server_is_named_quickly():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
-    began = time.monotonic()
-    with pytest.raises(TrackingError, match="cannot be reached") as error:
-        connect(address)
-    assert time.monotonic() - began < 20
-    assert address in str(error.value) and "--tracking-uri" in str(error.value)
-
-
-def test_store_that_cannot_be_opened_is_named(tmp_path):
-    (tmp_path / "mlflow.db").write_text("this is no database, only a file of the same name\n" * 20)
-    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be reached"):
-        connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
-
-
-def test_experiment_is_opened_again_by_its_own_sweep_alone(client, uri, tmp_path):
-    name = f"{tmp_path.name}-mine"
-    mine = open_experiment(client, name, uri, tmp_path / "mine")
-    assert open_experiment(client, name, uri, tmp_path / "mine") == mine
-    with pytest.raises(ConfigError, match="choose another --name") as error:
-        open_experiment(client, name, uri, tmp_path / "other")
-    assert name in str(error.value) and uri in str(error.value)
-    client.delete_experiment(mine)
-    with pytest.raises(ConfigError, match=rf"was deleted.*mlflow gc --experiment-ids {mine}"):
-        open_experiment(client, name, uri, tmp_path / "mine")
-
-
-def test_artifacts_of_a_local_store_lie_beside_its_database(client, uri, experiment, tmp_path):
-    location = client.get_experiment(experiment).artifact_location
-    assert location == f"{uri.removeprefix('sqlite:///').removesuffix('mlflow.db')}mlartifacts/{tmp_path.name}"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from orchestrator.bundles import Bundle
+from orchestrator.delivery.bundle_files import amend
 from orchestrator.delivery.model_store import deliver_files, pull
 from orchestrator.errors import BundleError, ConfigError, TrackingError
 
@@ -35,10 +36,38 @@ def test_delivered_again_uploads_the_new_report_but_not_the_bundle_that_is_there
     record.directory.write("selection", {"image_auroc": {"spearman": 0.5}})
     uploaded = []
     real = client.log_artifacts
-    monkeypatch.setattr(client, "log_artifacts", lambda *words: uploaded.append(words[-1]) or real(*words))
+
+    def upload(run_id, folder, *path):
+        uploaded.extend(sorted(file.name for file in Path(folder).iterdir()))
+        real(run_id, folder, *path)
+
+    monkeypatch.setattr(client, "log_artifacts", upload)
     deliver_files(client, run_id, record)
-    assert uploaded == ["pictures"]
+    assert uploaded == ["pictures", "selection.json"]
     assert [item.path for item in client.list_artifacts(run_id)] == ["bundle", "pictures", "selection.json"]
+
+
+def test_more_that_is_known_of_a_model_is_in_the_same_version(client, experiment, log, uri, tmp_path):
+    run_id, record = log("screw nut", 0.7)
+    amend(record.directory.bundle, {"test": {"image_auroc": 0.75}})
+    deliver_files(client, run_id, record)
+    [model] = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
+    [version] = client.search_model_versions(f"run_id = '{run_id}'")
+    assert version.source == model.artifact_location and "0.75" in version.description
+    inside = next(Path(model.artifact_location.removeprefix("file://")).rglob("bundle.json"))
+    assert json.loads(inside.read_text())["provenance"]["test"] == {"image_auroc": 0.75}
+    pull(run_id, tmp_path / "model", uri)
+
+
+def test_model_that_was_trained_again_is_another_version_and_the_old_one_stays(client, log, make_bundle):
+    run_id, record = log("rivet", 0.7)
+    [before] = client.search_model_versions(f"run_id = '{run_id}'")
+    make_bundle(smoothing=3.0).save(record.directory.bundle)
+    for _ in range(2):
+        deliver_files(client, run_id, record)
+        versions = {one.version: one.source for one in client.search_model_versions(f"run_id = '{run_id}'")}
+        assert len(versions) == 2 and len({*versions.values()}) == 2
+    assert versions[before.version] == before.source
 
 
 def test_tables_of_the_test_are_uploaded_under_the_names_that_reports_read(client, log):

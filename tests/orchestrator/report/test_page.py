@@ -50,8 +50,8 @@ def store(tmp_path_factory, bundle, demo, category):
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder = tmp_path_factory.mktemp("report")
     uri, workspace = f"sqlite:///{folder / 'mlflow.db'}", Workspace(folder / "sweeps" / "first")
-    client = tracking_store.connect(uri)
-    experiment = tracking_store.open_experiment(client, "first", uri, workspace.root)
+    client = tracking_store.connect(uri, create=True)
+    experiment = tracking_store.open_experiment(client, "first", uri, "a")
     tracker = Tracker(client, experiment, print, deliver_files)
     evaluation = evaluate(bundle, demo, category, None)
     studies = {
@@ -152,7 +152,7 @@ def test_page_says_how_the_choice_was_made_and_how_to_pull(store, text):
 
 def test_sweep_without_pictures_and_without_studies_still_make_a_page(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = tracking_store.connect(uri)
+    client = tracking_store.connect(uri, create=True)
     experiment = client.create_experiment("bare", tags={"msad.sweep": "bare"})
     assert "No study of this sweep has been recorded yet." in write_report("bare", uri, tmp_path / "a.html").read_text()
     tags = {"msad.kind": "study", "msad.category": "c", "msad.architecture": "a", "msad.status": "complete"}

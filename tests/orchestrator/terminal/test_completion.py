@@ -54,7 +54,7 @@ def test_sweeps_of_the_storage_folder_are_offered_for_resume(tmp_path, monkeypat
 
 
 def test_tracked_sweeps_and_registered_models_are_offered_from_the_database(client, uri, tmp_path):
-    open_experiment(client, "autumn", uri, tmp_path)
+    open_experiment(client, "autumn", uri, "a")
     run = client.create_run(client.get_experiment_by_name("autumn").experiment_id)
     client.create_registered_model("msad-gear")
     client.create_model_version("msad-gear", "somewhere", run.info.run_id)
