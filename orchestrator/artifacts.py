@@ -18,6 +18,7 @@ from orchestrator.tracking_store import ARTIFACTS, database_file
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, FileInfo, Run
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 
 def settle_artifacts(tracking_uri: str, experiment: Experiment) -> None:
@@ -77,15 +78,20 @@ class Moved:
     """Lists and downloads the files of a run from a folder, by the words of MLflow's client."""
 
     def __init__(self, folder: Path) -> None:
-        from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
-
-        self._files = LocalArtifactRepository(str(folder))
+        self._folder = folder
 
     def list_artifacts(self, _run_id: str, path: str | None = None) -> list[FileInfo]:
-        return self._files.list_artifacts(path)
+        return _repository(self._folder).list_artifacts(path)
 
     def download_artifacts(self, _run_id: str, path: str, dst_path: str | None = None) -> str:
-        return self._files.download_artifacts(path, dst_path)
+        place = self._folder / path
+        return _repository(place.parent).download_artifacts(place.name, dst_path)
+
+
+def _repository(folder: Path) -> LocalArtifactRepository:
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    return LocalArtifactRepository(str(folder))
 
 
 def _local(address: str) -> Path | None:

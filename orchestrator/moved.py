@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from orchestrator.config import SweepConfig
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, TrackingError
 from orchestrator.tracking_store import connect, database_file, find_experiment
 from orchestrator.workspace import Workspace
 
@@ -29,6 +29,8 @@ def follow(config: SweepConfig, workspace: Workspace, tracking_uri: str | None, 
 
     Raises
     ------
+    TrackingError
+        The database of the sweep is in neither place and `tracking_uri` is not given.
     ConfigError
         The images are in neither place.
     """
@@ -41,8 +43,13 @@ def follow(config: SweepConfig, workspace: Workspace, tracking_uri: str | None, 
     file = database_file(config.tracking_uri)
     if file and not tracking_uri:
         found = [place for place in dict.fromkeys([_way(file, before, workspace.root), file]) if place.is_file()]
+        if not found:
+            raise TrackingError(
+                f"{config.tracking_uri}: no such database, and none where the sweep's folder is now: say with "
+                "--tracking-uri where the MLflow store of the sweep is"
+            )
         known = (place for place in found if _knows(f"sqlite:///{place}", config.name, sweep_id))
-        uri = f"sqlite:///{next(known, file)}"
+        uri = f"sqlite:///{next(known, found[0])}"
     return config.model_copy(update={"storage": workspace.root.parent, "dataset": dataset, "tracking_uri": uri})
 
 

@@ -177,12 +177,16 @@ def test_pulled_winner_predicts(swept, demo):
     assert again.returncode == 2 and "not an empty folder" in again.stderr
 
 
-def test_resume_of_a_finished_sweep_changes_nothing(swept):
-    folder = swept[0]
+def test_resume_of_a_finished_sweep_that_was_moved_changes_nothing_but_the_places(swept, tmp_path):
+    folder, moved = swept[0], tmp_path / "moved"
     before = runs(folder, "first")
-    done = msad("search", "--resume", "first", folder=folder)
+    folder.rename(moved)
+    done = msad("search", "--resume", "first", folder=moved)
     assert done.returncode == 0, done.stderr
-    after = runs(folder, "first")
+    assert not folder.exists(), "the old path was made anew"
+    after = runs(moved, "first")
+    assert all(run.info.artifact_uri.startswith(f"{moved}/mlartifacts/first/") for run in after["study"])
+    moved.rename(folder)
     for kind in before:
         assert {run.info.run_id for run in before[kind]} == {run.info.run_id for run in after[kind]}
     assert all(run.info.status == "FINISHED" for run in after["study"])
