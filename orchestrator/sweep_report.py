@@ -89,7 +89,7 @@ def sweep_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
         f"{size}. [Report]({pages.run(SWEEP_ID, 'report.html')}) · "
         f"[heat table]({pages.run(SWEEP_ID, 'pictures/heat_table.png')}) · "
         f"[leaderboard as a table to sort]({pages.leaderboard})\n\n"
-        "★ best of its category by validation score; all else is the test split's.\n\n"
+        "★ best of its category by validation score (in brackets what guessing gets); all else is the test split's.\n\n"
         f"{_line('Study', *FIGURES, 'False alarms', 'Missed')}\n|---|{'---:|' * (len(FIGURES) + 2)}\n"
     )
     ids = _ids(rows)
@@ -128,6 +128,8 @@ def _ids(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 def _row(row: dict[str, Any], ids: dict[str, str], pages: Pages) -> str:
     cells = [_figure(row[column]) for column in FIGURES.values()]
+    if not math.isnan(chance := row["validation_chance"]):
+        cells[0] += f"&nbsp;({chance:.2f})"
     for errors, of in (("false_positives", "good_images"), ("misses", "defective_images")):
         cells.append("-" if math.isnan(row[errors]) else f"{row[errors]:.0f}&nbsp;of&nbsp;{row[of]:.0f}")
     ended = "" if row["status"] == "complete" else f" ({row['status']})"

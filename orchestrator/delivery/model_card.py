@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from models.synthesis.synthetic_defects import GRADES
+from models.synthesis.synthetic_defects import FAMILIES, GRADES
 
 Values = Mapping[str, Any]
 
@@ -144,6 +144,8 @@ def _selection(d: Values) -> str:
     ]
     if groups := validation.get("per_group"):
         lines.append("Image AUROC per kind of synthetic defect:\n\n" + _group_table(groups))
+        if unseen := [name for name in FAMILIES if not any(key.startswith(f"{name}/") for key in groups)]:
+            lines.append(f"Not drawn, because this product would show nothing of it: {', '.join(unseen)}.")
     return "\n\n".join(lines)
 
 

@@ -91,6 +91,7 @@ def test_card_gives_figures_with_intervals_chance_levels_and_counts(description)
     selection = section(card, "How it was selected").splitlines()
     assert "| warp | 0.625 | 1.000 |" in selection and "|  | faint | plain |" in selection
     assert "| scratch | 0.625 | not defined |" in selection  # drawn, but nowhere plainly
+    assert "Not drawn, because this product would show nothing of it: blend, blur, fade, missing." in selection
     assert "guessing has 0.410" in section(card, "How it was selected")
     assert "30 to train on, 12 held out" in card and "below 1 in 13" in card and "216 copies" in card
     assert "promise at most 7.7% on average, and for 95 of 100 models made like this one at most 22.1%" in section(
