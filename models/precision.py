@@ -33,7 +33,9 @@ def full_float32() -> Iterator[None]:
         return
     _enter()
     try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with contextlib.ExitStack() as off:
+            for device in filter(torch.is_autocast_enabled, ("cpu", "cuda")):
+                off.enter_context(torch.autocast(device, enabled=False))
             yield
     finally:
         _leave()
