@@ -60,13 +60,13 @@ class FalseAlarms:
         return cls(float(target), held_out, (above + 1) / (held_out + 1), at_most)
 
     @property
-    def certified(self) -> bool:
-        """Whether the images suffice for the rate that was asked for."""
-        return self.expected <= self.target
+    def smallest(self) -> float:
+        """The smallest rate that so many images can certify with any threshold."""
+        return 1 / (self.held_out + 1)
 
     def to_dict(self) -> dict[str, float]:
         """Give plain values that JSON can hold."""
-        return dict(vars(self))
+        return {**vars(self), "smallest": self.smallest}
 
 
 class LeaveOneOut:
@@ -156,7 +156,7 @@ def threshold(
     Returns
     -------
     float
-        Without a gap one of the good scores: with fewer than 1 / rate - 1 images, the highest.
+        Without a gap one of the good scores: with fewer than 2 / rate - 1 images, the highest.
 
     Raises
     ------

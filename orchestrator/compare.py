@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
+PROMISES = ("target", "held_out", "smallest", "expected", "at_most")  # of `FalseAlarms`
 # Leaderboard column -> metric of the study's run. Test figures lose their prefix: the table says which are which.
 METRICS = {
     "validation_score": "validation_score",
@@ -36,7 +37,7 @@ METRICS = {
     "good_images": "test_good_images",
     "misses": "test_misses",
     "defective_images": "test_defective_images",
-    **{f"false_alarms_{name}": f"false_alarms_{name}" for name in ("target", "held_out", "expected", "at_most")},
+    **{f"false_alarms_{name}": f"false_alarms_{name}" for name in PROMISES},
     "final_seeds": "final_seeds",
     **{f"{name}_{part}": f"test_{name}_{part}" for name in SEED_FIGURES for part in ("mean", "sd")},
     **{f"selection_{name}": f"selection_{name}" for name in ("trials", "spearman", "gap", "random")},

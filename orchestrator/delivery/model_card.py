@@ -196,11 +196,12 @@ def _threshold(d: Values) -> str:
     rate, promised = d["job"]["false_positive_rate"], d["provenance"].get("false_alarms")
     kept = f"What so many held-out images can promise: {_ABSENT}."
     if promised:
-        count, expected, at_most = (promised[name] for name in ("held_out", "expected", "at_most"))
+        names = ("held_out", "smallest", "expected", "at_most")
+        count, smallest, expected, at_most = (promised[name] for name in names)
         kept = (
             f"{count} held-out images, each scored without what the scorer learned from it, promise at most "
             f"{expected:.1%} on average, and for 95 of 100 models made like this one at most {at_most:.1%}, as long as "
-            f"good parts look as they did; no rate below {1 / (count + 1):.1%} can be certified by so many."
+            f"good parts look as they did; no rate below {smallest:.1%} can be certified by so many."
         )
     return (
         f"{d['threshold']:.6g}: a higher score is called anomalous. False alarms aimed at: {rate:.3g} of the good "

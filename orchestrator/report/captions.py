@@ -122,7 +122,7 @@ def _training(study: StudyReport) -> tuple[str, str]:
     return (
         "The winner's training: loss terms, validation figures, learning rate",
         f"Curves over the epochs of the loss terms, of the validation figures, and of the learning rate. The best "
-        f"validation score is {_figure(score)}, in epoch {_figure(epoch, 0)}.",
+        f"epoch is {_figure(epoch, 0)}; choosing it is worth a validation score of {_figure(score)}.",
     )
 
 

@@ -39,9 +39,9 @@ def format_evaluation(evaluation: Evaluation) -> str:
     ]
     if promised := evaluation.false_alarms:
         parts.append(
-            f"The threshold rests on {promised['held_out']} held-out good images; aimed at were "
-            f"{promised['target']:.3g} false alarms.\nSo many promise at most {promised['expected']:.1%} on average, "
-            f"and {promised['at_most']:.1%} for 95 of 100 such models."
+            f"The threshold rests on {promised['held_out']} held-out good images, which can certify no rate of false "
+            f"alarms below {promised['smallest']:.1%}.\nAimed at was {promised['target']:.3g}; promised is at most "
+            f"{promised['expected']:.1%} on average, and {promised['at_most']:.1%} for 95 of 100 such models."
         )
     if len(table):
         parts += [

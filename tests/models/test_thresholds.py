@@ -70,12 +70,12 @@ def test_threshold_of_drawn_scores_lets_the_promised_share_through(rate, count):
     promised = FalseAlarms.of(np.arange(count), threshold(np.arange(count), rate), rate)
     assert alarms.mean() == pytest.approx(promised.expected, rel=0.05)
     assert np.mean(alarms <= promised.at_most) == pytest.approx(0.95, abs=0.015)
-    assert promised.expected <= max(rate, 1 / (count + 1)) and promised.certified == (rate >= 1 / (count + 1))
+    assert promised.smallest == 1 / (count + 1) <= promised.expected <= max(rate, promised.smallest)
 
 
 def test_false_alarms_of_few_images_follow_the_rule_of_three():
     promised = FalseAlarms.of(np.arange(31.0), 30.0, 0.01)
-    assert promised.expected == 1 / 32 and not promised.certified
+    assert promised.expected == promised.smallest == promised.to_dict()["smallest"] == 1 / 32
     assert promised.at_most == pytest.approx(1 - 0.05 ** (1 / 31)) == pytest.approx(3 / 31, rel=0.06)
     assert FalseAlarms.of(np.arange(4.0), -1.0, 0.01).at_most == 1.0
 

@@ -30,6 +30,7 @@ FIGURES = {
     "validation_chance": 0.4123,
     "false_alarms_target": 0.01,
     "false_alarms_held_out": 31.0,
+    "false_alarms_smallest": 1 / 32,
     "false_alarms_expected": 1 / 32,
     "false_alarms_at_most": 0.0921,
 }

@@ -28,7 +28,7 @@ KNOWN = {
             if (family, grade) != ("scratch", "plain")
         },
     },
-    "false_alarms": {"target": 0.01, "held_out": 12, "expected": 1 / 13, "at_most": 0.221},
+    "false_alarms": {"target": 0.01, "held_out": 12, "smallest": 1 / 13, "expected": 1 / 13, "at_most": 0.221},
     "test": {
         "image_auroc": 0.9, "image_auroc_low": 0.812, "image_auroc_high": 0.987, "image_prauc": 0.92,
         "image_prevalence": 0.6, "false_positives": 1.0, "good_images": 12.0, "misses": 3.0, "defective_images": 18.0,
