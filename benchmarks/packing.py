@@ -42,9 +42,9 @@ from data_io.photographs import cut_texture, load_photograph, load_textures
 from models.backbones import untrained
 from models.registry import architecture, build
 from models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
+from orchestrator.cuda_graphs import ReplayedStep
 from orchestrator.errors import first_line
 from orchestrator.fitting.batches import TrainingData, make_batches
-from orchestrator.fitting.replay import Replayed
 from orchestrator.fitting.validation import validate
 from orchestrator.job_config import JobConfig
 from orchestrator.training import computes_in_bfloat16, fit
@@ -285,7 +285,7 @@ def fit_together(jobs: list[JobConfig], data: TrainingData, device: torch.device
         return loss_K.detach()
 
     recordable = device.type == "cuda" and batches.on_device
-    step = Replayed(gradients, trained, generator) if recordable else gradients
+    step = ReplayedStep(gradients, trained, generator) if recordable else gradients
     for epoch in range(1, job.epochs + 1):
         seed = job.seed * 1_000_003 + epoch  # as `fit` does
         torch.manual_seed(seed)

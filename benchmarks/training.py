@@ -176,7 +176,7 @@ def _ours(
     if mixed is not None:
         changes["computes_in_bfloat16"] = lambda _device: mixed
     if not recorded:
-        changes["Replayed"] = lambda step, _parameters, _generator: step
+        changes["ReplayedStep"] = lambda step, _parameters, _generator: step
     with mock.patch.dict(vars(training), changes), contextlib.nullcontext() if kernels else torch_alone():
         training.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
     images = len(make_batches(job, data, build(job.architecture, **job.model).to(device), device))

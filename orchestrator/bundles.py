@@ -27,9 +27,9 @@ from models.errors import ModelError
 from models.registry import PREFIX, build, is_own, provider
 from models.scoring import Scorer, Scoring
 from models.tiling import Tiled, tiled
+from orchestrator.cuda_graphs import ReplayedScoring
 from orchestrator.delivery import bundle_files
 from orchestrator.delivery.images import ImageLike, fit_maps, to_array, to_network
-from orchestrator.delivery.replayed_scoring import ReplayedScoring
 from orchestrator.errors import BundleError, ConfigError, first_line
 from orchestrator.job_config import JobConfig
 

@@ -3,7 +3,7 @@
 Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set, T figures.
 
 The whole category lives on the device (`fitting/batches.py`), batches and their corruption are made there, a GPU
-repeats its steps by itself (`fitting/replay.py`), and the host waits for it once an epoch (the habit of airbench,
+repeats its steps by itself (`cuda_graphs.py`), and the host waits for it once an epoch (the habit of airbench,
 github.com/KellerJordan/airbench). Every epoch draws from a seed of its own, so a run that resumes after epoch k goes on
 exactly as the uninterrupted one would: no generator has to be saved.
 """
@@ -20,9 +20,9 @@ from torch import Tensor
 from models.base import AnomalyModel, SelfTraining
 from models.registry import build
 from models.tiling import tiled
+from orchestrator.cuda_graphs import ReplayedStep
 from orchestrator.errors import OutOfMemory, TrainingError, first_line
 from orchestrator.fitting.batches import TrainingData, make_batches
-from orchestrator.fitting.replay import Replayed
 from orchestrator.fitting.self_training import fit_itself
 from orchestrator.fitting.validation import (
     Best,
@@ -121,7 +121,7 @@ def _fit(
         return figures_T
 
     recordable = device.type == "cuda" and batches.on_device and team.size == 1
-    step = Replayed(gradients, model.parameters(), generator) if recordable else gradients
+    step = ReplayedStep(gradients, model.parameters(), generator) if recordable else gradients
 
     start, best = 0, Best()
     if (state := get_checkpoint()) is not None:

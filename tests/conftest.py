@@ -42,10 +42,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def torch_alone() -> Iterator[None]:
-    """End every test as a process begins, without kernels in C, which a job loads that it trains here."""
+    """End every test as a process begins: without kernels in C, which a job loads that it trains here, none proven."""
     yield
     if native := sys.modules.get("models.kernels.native"):
         native._loaded.clear()
+    if proof := sys.modules.get("models.kernels.proof"):
+        proof.forget()
 
 
 @pytest.fixture(scope="session")

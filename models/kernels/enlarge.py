@@ -12,13 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.kernels import native
+from models.kernels import native, proof
 
 
 def doubled(feature_BCHW: Tensor) -> Tensor:
     """Return B×C×2H×2W as `torch.nn.functional.interpolate` does with `mode="bilinear"`."""
-    if torch.is_grad_enabled() and feature_BCHW.requires_grad and native.takes(feature_BCHW):
+    trained = torch.is_grad_enabled() and feature_BCHW.requires_grad
+    if trained and native.takes(feature_BCHW) and proof.holds("enlarging", _Doubled.apply, _by_torch, feature_BCHW):
         return _Doubled.apply(feature_BCHW)
+    return _by_torch(feature_BCHW)
+
+
+def _by_torch(feature_BCHW: Tensor) -> Tensor:
     return F.interpolate(feature_BCHW, scale_factor=2, mode="bilinear")
 
 

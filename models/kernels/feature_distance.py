@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.kernels import native
+from models.kernels import native, proof
 
 
 def cosine_distance(made_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
@@ -26,8 +26,13 @@ def cosine_distance(made_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:
 
 def feature_distances(made_BCHW: Tensor, wanted_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean cosine distance of all places and the mean squared difference of all values, float32 scalars."""
-    if _suit(made_BCHW, wanted_BCHW):
-        return _Distances.apply(made_BCHW, wanted_BCHW)
+    given = made_BCHW, wanted_BCHW
+    if _suit(*given) and proof.holds("feature distances", _Distances.apply, _by_torch, *given):
+        return _Distances.apply(*given)
+    return _by_torch(*given)
+
+
+def _by_torch(made_BCHW: Tensor, wanted_BCHW: Tensor) -> tuple[Tensor, Tensor]:
     made_BCHW = made_BCHW.float()
     return cosine_distance(made_BCHW, wanted_BCHW).mean(), F.mse_loss(made_BCHW, wanted_BCHW)
 

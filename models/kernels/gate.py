@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import gate_gpu, gpu_kernels, native
+from models.kernels import gate_gpu, gpu_kernels, native, proof
 
 
 def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:
@@ -21,11 +21,18 @@ def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:
     given = decoder_BCHW, skip_BCHW, gate_BCHW
     trained = torch.is_grad_enabled() and any(feature.requires_grad for feature in given)
     for takes, run in ((native.takes, _run), (gpu_kernels.takes_interleaved, gate_gpu.run)) if trained else ():
-        if all(takes(feature) and _alike(feature, gate_BCHW) for feature in given):
-            return _Gated.apply(run, *given)
+        ours = functools.partial(_Gated.apply, run)
+        alike = all(takes(feature) and _alike(feature, gate_BCHW) for feature in given)
+        if alike and proof.holds("gates", ours, _by_torch, *given):
+            return ours(*given)
+    return _by_torch(*given)
+
+
+def _by_torch(*given: Tensor) -> Tensor:
     if len(kinds := {feature_BCHW.dtype for feature_BCHW in given}) > 1:  # autocast's doing; `lerp` wants them alike
         kind = functools.reduce(torch.promote_types, kinds)
-        decoder_BCHW, skip_BCHW, gate_BCHW = (feature_BCHW.to(kind) for feature_BCHW in given)
+        given = tuple(feature_BCHW.to(kind) for feature_BCHW in given)
+    decoder_BCHW, skip_BCHW, gate_BCHW = given
     return torch.lerp(decoder_BCHW, skip_BCHW, torch.sigmoid(gate_BCHW))
 
 

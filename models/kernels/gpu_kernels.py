@@ -6,12 +6,12 @@ and Python's headers. Where it cannot, torch's own operators do the work, more s
 
 from __future__ import annotations
 
-import functools
 import warnings
 
 import torch
 from torch import Tensor
 
+from models.kernels import proof
 from models.kernels.native import traced
 
 try:
@@ -43,9 +43,19 @@ def takes_interleaved(feature_BCHW: Tensor) -> bool:
     )
 
 
-@functools.cache
+_works: dict[torch.device, bool] = {}
+
+
 def works(device: torch.device) -> bool:
-    """Try a kernel once; warn why not."""
+    """Say whether kernels run on a device, which is tried once, with a warning where not."""
+    if device not in _works:
+        if proof.recording(device):
+            return False
+        _works[device] = _tried(device)
+    return _works[device]
+
+
+def _tried(device: torch.device) -> bool:
     try:
         number = torch.zeros(1, device=device)
         with warnings.catch_warnings():  # of Triton's, at the first kernel, about a default that will change
@@ -56,7 +66,7 @@ def works(device: torch.device) -> bool:
         warnings.warn(
             f"training on {device} runs without this package's own kernels, which is slower: Triton needs a C compiler "
             f"and Python's headers there ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})",
-            stacklevel=2,
+            stacklevel=3,
         )
         return False
 

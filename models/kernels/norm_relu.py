@@ -8,6 +8,8 @@ Shapes: B images, C channels, H×W pixels.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.kernels import norm_relu_cpu, norm_relu_gpu
+from models.kernels import norm_relu_cpu, norm_relu_gpu, proof
 
 
 class NormReLU(nn.Module):
@@ -28,7 +30,7 @@ class NormReLU(nn.Module):
     def forward(self, feature_BCHW: Tensor) -> Tensor:
         norm = self.norm
         kernels = _kernels(feature_BCHW, norm) if self.training else None
-        if kernels is None:
+        if kernels is None or not _proven(kernels, feature_BCHW, norm):
             return F.relu(norm(feature_BCHW), inplace=True)
         norm.num_batches_tracked.add_(1)
         running = norm.running_mean, norm.running_var
@@ -40,6 +42,24 @@ def _kernels(feature_BCHW: Tensor, norm: nn.Module) -> ModuleType | None:
     if type(norm) is not nn.BatchNorm2d or norm.weight.dtype != torch.float32:
         return None
     return next((kernels for kernels in (norm_relu_gpu, norm_relu_cpu) if kernels.takes(feature_BCHW)), None)
+
+
+def _proven(kernels: ModuleType, feature_BCHW: Tensor, norm: nn.BatchNorm2d) -> bool:
+    tried = getattr(kernels, "AS_IN_LARGE_ONES", kernels)
+
+    def run(function: Callable[..., Tensor], feature_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor) -> tuple:
+        mean_C, variance_C = torch.zeros_like(weight_C).detach(), torch.ones_like(weight_C).detach()
+        # A small bias leaves all of them as far from 0, where a ReLU's gradient jumps, as the proof draws them.
+        made_BCHW = function(feature_BCHW, weight_C, bias_C / 10, mean_C, variance_C, norm.momentum, norm.eps)
+        return made_BCHW, mean_C, variance_C
+
+    def torchs(feature_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor, *running: Tensor | float) -> Tensor:
+        mean_C, variance_C, momentum, eps = running
+        normal_BCHW = F.batch_norm(feature_BCHW, mean_C, variance_C, weight_C, bias_C, True, momentum, eps)
+        return F.relu(normal_BCHW)
+
+    both = (functools.partial(run, function) for function in (functools.partial(_Fused.apply, tried), torchs))
+    return proof.holds("batch normalisation and ReLU", *both, feature_BCHW, norm.weight, norm.bias)
 
 
 class _Fused(torch.autograd.Function):

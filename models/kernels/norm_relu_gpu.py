@@ -11,6 +11,9 @@ Shapes: B images, C channels, H×W pixels; P programs of the device that share t
 
 from __future__ import annotations
 
+import functools
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor
 
@@ -20,7 +23,7 @@ from models.kernels.gpu_kernels import triton
 if triton is not None:
     import triton.language as tl
 
-__all__ = ["backward", "forward", "takes"]
+__all__ = ["AS_IN_LARGE_ONES", "backward", "forward", "takes"]
 
 _TILE = 4096  # elements that a program looks at together
 _WIDEST = 64  # channels of them
@@ -35,12 +38,13 @@ def forward(
     running_variance_C: Tensor,
     momentum: float,
     eps: float,
+    programs: int = _PROGRAMS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the normalised feature after the ReLU, and the means and 1 / deviations of its channels.
 
-    The running statistics are updated in place.
+    The running statistics are updated in place. At most so many `programs` share a sum.
     """
-    places, channels, share, tiles, sizes = _layout(feature_BCHW)
+    places, channels, share, tiles, sizes = _layout(feature_BCHW, programs)
     part_3PC = torch.empty(3, share[0], channels, device=feature_BCHW.device)
     mean_C, scale_C = torch.empty_like(weight_C), torch.empty_like(weight_C)
     made_BCHW = torch.empty_like(feature_BCHW)
@@ -56,18 +60,24 @@ def forward(
         share[0],
         momentum,
         eps,
-        PROGRAMS=triton.next_power_of_2(share[0]),
+        PROGRAMS=triton.next_power_of_2(_PROGRAMS),  # the same for all sizes: compiled once, and proven by small ones
     )
     _forward[tiles](feature_BCHW, made_BCHW, mean_C, scale_C, weight_C, bias_C, places, channels, **sizes)
     return made_BCHW, mean_C, scale_C
 
 
 def backward(
-    feature_BCHW: Tensor, gradient_BCHW: Tensor, mean_C: Tensor, scale_C: Tensor, weight_C: Tensor, bias_C: Tensor
+    feature_BCHW: Tensor,
+    gradient_BCHW: Tensor,
+    mean_C: Tensor,
+    scale_C: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor,
+    programs: int = _PROGRAMS,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the feature, the weight and the bias."""
     of_channels = mean_C, scale_C, weight_C, bias_C
-    places, channels, share, tiles, sizes = _layout(feature_BCHW)
+    places, channels, share, tiles, sizes = _layout(feature_BCHW, programs)
     part_2PC = torch.empty(2, share[0], channels, device=feature_BCHW.device)
     _sums[share](feature_BCHW, gradient_BCHW, *of_channels, part_2PC, places, channels, **sizes)
     sum_2C = part_2PC.sum(dim=1)
@@ -76,14 +86,20 @@ def backward(
     return back_BCHW, sum_2C[1], sum_2C[0]
 
 
-def _layout(feature_BCHW: Tensor) -> tuple[int, int, tuple[int, int], tuple[int, int], dict[str, int]]:
+# In a large feature a program goes through several tiles; with few programs in a small one too, which proves that.
+AS_IN_LARGE_ONES = SimpleNamespace(
+    forward=functools.partial(forward, programs=4), backward=functools.partial(backward, programs=4)
+)
+
+
+def _layout(feature_BCHW: Tensor, programs: int) -> tuple[int, int, tuple[int, int], tuple[int, int], dict[str, int]]:
     """Return places, channels, the programs of a sum and of a pass by rows and columns of tiles, and a tile's sides."""
     channels = feature_BCHW.shape[1]
     places = feature_BCHW.numel() // channels
     wide = min(triton.next_power_of_2(channels), _WIDEST)
     tall = _TILE // wide
     tiles = triton.cdiv(places, tall), triton.cdiv(channels, wide)
-    share = min(tiles[0], max(1, _PROGRAMS // tiles[1])), tiles[1]
+    share = min(tiles[0], max(1, programs // tiles[1])), tiles[1]
     return places, channels, share, tiles, {"TALL": tall, "WIDE": wide}
 
 
@@ -122,7 +138,7 @@ if triton is not None:
         tl.store(at + programs * channels, mean, mask=known)
         tl.store(at + 2 * programs * channels, squares, mask=known)
 
-    @triton.jit
+    @triton.jit(do_not_specialize=["programs"])
     def _merged(
         part,
         mean_of,

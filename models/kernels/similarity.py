@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.kernels import similarity_cpu, similarity_gpu
+from models.kernels import proof, similarity_cpu, similarity_gpu
 from models.kernels.native import traced
 
 SIGMA = 1.5  # of SSIM's Gaussian window, in pixels
@@ -44,9 +44,18 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13(4), 2004: an
     11×11 Gaussian window of sigma 1.5, population variances. Borders are mirrored, so the map has the images' size.
     """
-    kernels = _kernels(first_BCHW, second_BCHW)
+    kernels, images = _kernels(first_BCHW, second_BCHW), (first_BCHW, second_BCHW)
     if kernels is not None and min(first_BCHW.shape[-2:]) > RADIUS:
-        return SSIM.apply(kernels, first_BCHW, second_BCHW, _window_on(first_BCHW.device))
+
+        def ours(*images: Tensor) -> Tensor:
+            return SSIM.apply(kernels, *images, _window_on(first_BCHW.device))
+
+        if proof.holds("SSIM", ours, _ssim, *images, images=True):
+            return ours(*images)
+    return _ssim(*images)
+
+
+def _ssim(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     luminance_BCHW, structure_BCHW = _ssim_parts(first_BCHW, second_BCHW)
     return luminance_BCHW * structure_BCHW
 
@@ -100,8 +109,15 @@ def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     It is the mean over scales of each scale's mean, as in RIAD's loss. That is the map's mean wherever a side halves
     without a rest at each scale, since a coarse pixel is grown to as many pixels as it stands for.
     """
-    if (kernels := _kernels(first_BCHW, second_BCHW)) is not None:
-        return GradientSimilarity.apply(kernels, first_BCHW, second_BCHW)
+    images = first_BCHW, second_BCHW
+    if (kernels := _kernels(*images)) is not None:
+        ours = functools.partial(GradientSimilarity.apply, kernels)
+        if proof.holds("the similarity of gradients", ours, _gradient_similarity, *images, images=True):
+            return ours(*images)
+    return _gradient_similarity(*images)
+
+
+def _gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     maps = _gradient_similarities(first_BCHW, second_BCHW, GRADIENT_SCALES)
     return torch.stack([map_B1HW.mean() for map_B1HW in maps]).mean()
 

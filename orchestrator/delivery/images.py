@@ -19,6 +19,7 @@ from data_io.decode import convert, decode, resize
 from data_io.errors import DataError
 from data_io.parallel import map_in_threads
 from models.detector import resized
+from orchestrator.cuda_graphs import unrecorded
 
 _RESIZED_AT_ONCE = 1 << 24  # pixels of photographs, in float64 on the GPU: 400 MB
 
@@ -108,7 +109,8 @@ def _resized_there(arrays: Sequence[np.ndarray], size: int, device: torch.device
 
 def _sent(images: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
     """Return uint8 images of one size as one tensor on a GPU, by way of memory that it reads while the host goes on."""
-    pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
+    with unrecorded():  # another thread may record the scoring of another model
+        pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
     np.stack(images, out=pinned.numpy())
     return pinned.to(device, non_blocking=True)
 

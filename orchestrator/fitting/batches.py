@@ -121,7 +121,7 @@ class ImageBatches(PlainBatches):
         """Return images, or a tile of each, augmented, B×3×H×W in [0, 1]; the same with corruption; its mask B×1×H×W.
 
         All plane after plane: the masks have one channel, distances are computed so, and a network's first convolution
-        interleaves channels by itself. Nothing waits for the device, so that `replay` can record it.
+        interleaves channels by itself. Nothing waits for the device, so that a GPU can record it.
         """
         # Large images one by one: a whole batch of them in floating point would fill the memory.
         each = images_BHWC.permute(0, 3, 1, 2).split(1 if self._tile else len(images_BHWC))

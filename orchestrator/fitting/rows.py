@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from orchestrator.cuda_graphs import unrecorded
+
 MOST_BYTES = 16 << 30
 """An array beyond this, or beyond half of what is free on a GPU, stays in the host's memory."""
 
@@ -62,11 +64,14 @@ class Rows:
         if self._kept is not None or self._device.type != "cuda":
             yield from (self[index_B] for index_B in indices)
             return
-        indices, current, beside = iter(indices), torch.cuda.current_stream(), torch.cuda.Stream()
+        current, beside = torch.cuda.current_stream(self._device), torch.cuda.Stream(self._device)
+        indices = iter(indices)
         with ThreadPoolExecutor(1, "rows") as reader:
 
             def pinned(index_B: Tensor) -> Tensor:
-                return self._read(index_B).pin_memory()
+                read = self._read(index_B)
+                with unrecorded():  # the step beside it may be one that is recorded
+                    return read.pin_memory()
 
             def copied(read: Future[Tensor]) -> Tensor:
                 with torch.cuda.stream(beside):

@@ -90,15 +90,12 @@ def test_kernels_that_cannot_be_compiled_are_named_once_and_left_to_torch(monkey
         raise RuntimeError("Failed to find C compiler\nand more")
 
     monkeypatch.setattr(gpu_kernels, "_increment", {(1,): fails})
-    gpu_kernels.works.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match=r"slower.*C compiler.*RuntimeError: Failed to find C compiler\)"):
-            assert not gpu_kernels.works(torch.device("cpu"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            assert not gpu_kernels.works(torch.device("cpu"))
-    finally:
-        gpu_kernels.works.cache_clear()
+    monkeypatch.setattr(gpu_kernels, "_works", {})
+    with pytest.warns(UserWarning, match=r"slower.*C compiler.*RuntimeError: Failed to find C compiler\)"):
+        assert not gpu_kernels.works(torch.device("cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not gpu_kernels.works(torch.device("cpu"))
 
 
 def test_kernels_do_not_take_what_lies_on_a_cpu():
