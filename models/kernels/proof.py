@@ -62,8 +62,8 @@ def holds(name: str, ours: Operation, torchs: Operation, *given: Tensor, images:
     if recording(device):  # what the step before the recorded one has proven is; what is new here is torch's
         return False
     with _one_at_a_time:
-        if (name, device) in _refused:
-            return False
+        if known in _proven or (name, device) in _refused:  # another thread was first
+            return known in _proven
         if (problem := _problem(ours, torchs, given, shapes, images)) is None:
             _proven.add(known)
             return True
@@ -99,15 +99,15 @@ def _problem(
     try:
         with torch.enable_grad(), full_float32():
             found, wanted = _with_gradients(ours, tried), _with_gradients(torchs, exact)
+        for (what, one), (_, other) in zip(found, wanted, strict=True):
+            largest = other.abs().max().clamp(min=1e-30)
+            off = ((one.float() - other).abs().max() / largest).item()  # waits: a launch may fail as late as here
+            if not off <= TOLERANCE[kind]:  # NaN is not
+                return f"{where} its {what} is off by {off:.1e} of the largest value, more than {TOLERANCE[kind]:g}"
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # the compiler's, the driver's, Triton's: whatever it is, torch goes on without it
         return f"{where} it failed ({type(error).__name__}: {next(iter(str(error).splitlines()), '')})"
-    for (what, one), (_, other) in zip(found, wanted, strict=True):
-        largest = other.abs().max().clamp(min=1e-30)
-        off = ((one.float() - other).abs().max() / largest).item()
-        if not off <= TOLERANCE[kind]:  # NaN is not
-            return f"{where} its {what} is off by {off:.1e} of the largest value, more than {TOLERANCE[kind]:g}"
     return None
 
 

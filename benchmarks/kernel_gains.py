@@ -1,0 +1,151 @@
+"""What each of this package's own kernels gains in a whole training step, beside its lines of code.
+
+    python benchmarks/kernel_gains.py
+    python benchmarks/kernel_gains.py --image-size 128 --rounds 9 --threads 1
+
+A step is all that a job does with a batch: images drawn, augmented and corrupted (kept features for
+`feature_pyramid`), losses, gradients, their clipping, and the optimiser. Steps with all kernels and without one of
+them take turns; the ratio is the median over pairs of neighbours. On a CPU processor seconds are compared, which
+others on the machine disturb least, and on a GPU the seconds of steps that are not recorded: `benchmarks/kernels.py`
+measures recorded ones. Lines are those with code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import heading
+import numpy as np
+import torch
+
+from data_io.array_cache import default_cache_dir
+from models import kernels
+from models.kernels import native, proof
+from models.registry import architecture, build
+from orchestrator.allocation import keep_freed_memory
+from orchestrator.fitting.batches import ImageBatches, TrainingData
+from orchestrator.job_config import JobConfig
+from orchestrator.training import computes_in_bfloat16
+
+# By the name that a warning has: sources in C and in Triton, and the Python that calls them.
+SOURCES = {
+    "batch normalisation and ReLU": (["norm_relu.c"], ["norm_relu_gpu.py"], ["norm_relu.py", "norm_relu_cpu.py"]),
+    "gates": (["gate.c"], ["gate_gpu.py"], ["gate.py"]),
+    "max pooling": (["max_pool.c"], ["max_pool_gpu.py"], ["max_pool.py"]),
+    "SSIM": (["ssim.c"], ["similarity_gpu.py"], ["similarity_cpu.py"]),
+    "the similarity of gradients": (["gradients.c"], ["similarity_gpu.py"], ["similarity_cpu.py"]),
+    "feature distances": (["feature_distance.c"], [], ["feature_distance.py"]),
+    "enlarging": (["enlarge.c"], [], ["enlarge.py"]),
+}
+SHARED = ["native.py", "gpu_kernels.py", "proof.py", "element.h"]
+
+
+def main() -> None:
+    """Time steps by turns and print the table."""
+    options = _options()
+    keep_freed_memory()  # as every worker does
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(options.threads)
+    if device.type == "cpu" and (reason := native.prepare(default_cache_dir())):
+        raise SystemExit(f"no kernels in C: {reason}")
+    columns = f"{'C':>4} {'Triton':>7} {'Python':>7} {'step, s':>8} {'without':>8} {'ratio':>7}"
+    lines = [f"{'architecture':16} {'kernel':30} {columns}"]
+    for name in options.architectures:
+        step = _step(name, options, device)
+        step()
+        step()
+        for kernel, with_all, without, ratio in _compare(step, options.rounds):
+            sizes = "{:4} {:7} {:7}".format(*map(_lines, SOURCES.get(kernel, ((), (), ()))))
+            lines.append(f"{name:16} {kernel:30} {sizes} {with_all:8.3f} {without:8.3f} {ratio:6.3f}x")
+            print(lines[-1], flush=True)
+    lines.append(f"lines that all share: {_lines(SHARED)} ({', '.join(SHARED)}); similarity_* are those of two kernels")
+    print()
+    heading.tell(options, device, "\n".join(lines))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--architectures", nargs="+", default=["multiscale", "feature_pyramid"], metavar="NAME")
+    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--output", type=Path, help="write the table here too")
+    return parser.parse_args()
+
+
+def _step(name: str, options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
+    """Return what takes a training step of an architecture with its defaults."""
+    settings = architecture(name).training_defaults | {"image_size": options.image_size}
+    job = dataclasses.replace(JobConfig(category="made_up", architecture=name, **settings), patience=0)
+    model = build(name, **job.model).to(device, memory_format=torch.channels_last).train()
+    weights = model.default_loss_weights
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (job.batch_size, options.image_size, options.image_size, 3), dtype=np.uint8)
+    batches = ImageBatches(job, TrainingData(images, images[:0], None), model, device)
+    generator, index_B = torch.Generator(device).manual_seed(0), torch.arange(job.batch_size)
+    (images_BHWC,) = batches.stream([index_B])
+    kept = None
+    if model.has_frozen_encoder:
+        clean_BCHW, corrupted_BCHW, mask_B1HW = batches.draw(images_BHWC, generator)
+        clean = model.encode(clean_BCHW)
+        model.adapt([clean])
+        mask_B1HW = torch.nn.functional.adaptive_avg_pool2d(mask_B1HW, clean[0].shape[-2:])
+        kept = clean, model.encode(corrupted_BCHW), mask_B1HW
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, fused=True)
+    mixed = computes_in_bfloat16(device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        batch = kept or batches.draw(images_BHWC, generator)
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            terms = model.losses(*batch, terms=weights)
+        sum(weights[term] * value for term, value in terms.items()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip or 1.0)
+        optimizer.step()
+
+    return step
+
+
+def _compare(step: Callable[[], None], rounds: int) -> Iterator[tuple[str, float, float, float]]:
+    """Yield each kernel of a step, then all of them: seconds of a step with all, without, and the pairs' ratio."""
+    names = [name for name in SOURCES if name in {known[0] for known in proof._proven}]
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in [*names, "all of them"]}
+    for number in range(rounds):
+        for name in pairs:
+            left_out = {name} if name in SOURCES else set(names)
+            sides = [set(), left_out] if number % 2 else [left_out, set()]
+            seconds = {bool(side): _seconds(step, side) for side in sides}
+            pairs[name].append((seconds[False], seconds[True]))
+    for name, measured in pairs.items():
+        with_all, without = (statistics.median(side) for side in zip(*measured, strict=True))
+        yield name, with_all, without, statistics.median(later / sooner for sooner, later in measured)
+    proof.forget()
+
+
+def _seconds(step: Callable[[], None], left_out: set[str]) -> float:
+    on_gpu, clock = torch.cuda.is_available(), time.perf_counter if torch.cuda.is_available() else time.process_time
+    proof.left_to_torch |= left_out
+    try:
+        began = clock()
+        step()
+        if on_gpu:
+            torch.cuda.synchronize()
+        return clock() - began
+    finally:
+        proof.left_to_torch.clear()
+
+
+def _lines(files: list[str]) -> int:
+    """Return how many lines of some of the kernels' files hold code, not a comment alone."""
+    folder = Path(kernels.__file__).parent
+    texts = [line.strip() for file in files for line in (folder / file).read_text().splitlines()]
+    return sum(bool(line) and not line.startswith(("# ", "//", "/*", "*")) for line in texts)
+
+
+if __name__ == "__main__":
+    main()
