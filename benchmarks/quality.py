@@ -28,6 +28,8 @@ import torch
 import yaml
 from scipy.stats import spearmanr
 
+from data_io.bit_depth import find_bit_depth
+from data_io.layout import find_layout
 from data_io.table import list_categories
 from models.registry import architecture, architectures, default_parameters
 from models.scorer import Scoring
@@ -116,7 +118,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _jobs(category: str, family: str, options: argparse.Namespace) -> list[JobConfig]:
-    settings = {"image_size": options.image_size, "seed": options.seed} | architecture(family).training_defaults
+    good = find_layout(options.root).train(options.root, category)
+    settings = {"image_size": options.image_size, "seed": options.seed, "bit_depth": find_bit_depth(good)}
+    settings |= architecture(family).training_defaults
     if options.epochs:
         settings["epochs"] = options.epochs
     fixed = {path: yaml.safe_load(value) for path, _, value in (line.partition("=") for line in options.set)}
@@ -164,9 +168,9 @@ def _row(best: Trial, trials: list[Trial], device: torch.device, name: str | Non
         "valid.": best.validation,
         "image AUROC": metrics["image_auroc"],
         "PRAUC": metrics["image_prauc"],
-        "pixel AUROC": metrics["pixel_auroc"],
-        "pixel AP": metrics["pixel_prauc"],
-        "AU-PRO": metrics["aupro_30"],
+        "pixel AUROC": metrics.get("pixel_auroc", math.nan),  # a category may have no masks
+        "pixel AP": metrics.get("pixel_prauc", math.nan),
+        "AU-PRO": metrics.get("aupro_30", math.nan),
         "FP": f"{metrics['false_positives']:.0f}/{(best.test.scores['label'] == 0).sum()}",
         "missed": f"{metrics['misses']:.0f}/{(best.test.scores['label'] == 1).sum()}",
         "rho": spearmanr([t.validation for t in trials], tested).statistic if several else math.nan,

@@ -55,7 +55,8 @@ def main() -> None:
         for name, job in (("shrunk", shrunk), ("tiles", tiles)):
             began = time.perf_counter()
             metrics = measure(job, root, Path(folder) / "cache")
-            figures = "  ".join(f"{key} {metrics[key]:.3f}" for key in ("image_auroc", "pixel_prauc", "aupro_30"))
+            keys = [key for key in ("image_auroc", "pixel_prauc", "aupro_30") if key in metrics]
+            figures = "  ".join(f"{key} {metrics[key]:.3f}" for key in keys)
             memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
             print(f"{name:7} {figures}  {time.perf_counter() - began:.0f} s, at most {memory} MiB", flush=True)
 

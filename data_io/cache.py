@@ -9,6 +9,7 @@ Legend of shapes: N images, in the order of the paths.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -18,18 +19,21 @@ from pathlib import Path
 import numpy as np
 
 from data_io.array_cache import cached_arrays, default_cache_dir, entry, space_for
-from data_io.decode import decode, refuse_strange_file, resize
+from data_io.decode import Decoded, read_image, refuse_strange_file, resize
 from data_io.errors import DataError
 from data_io.parallel import map_in_threads
+from data_io.wide import FULL
 
-__all__ = ["cached_arrays", "default_cache_dir", "digests", "file_states", "load_images"]
+__all__ = ["cached_arrays", "default_cache_dir", "digests", "file_states", "load_images", "load_notes"]
 
-# To be raised whenever decode() or resize() give other pixels for the same file.
-PIXELS_VERSION = 1
+# To be raised whenever read_image() or resize() give other pixels for the same file.
+PIXELS_VERSION = 2
 _DIGEST_BYTES = 32
 
 
-def load_images(paths: Sequence[Path | str], size: int, directory: Path | str | None = None) -> np.ndarray:
+def load_images(
+    paths: Sequence[Path | str], size: int, directory: Path | str | None = None, bit_depth: int = FULL
+) -> np.ndarray:
     """Images as one array, decoded and resized on the first call on a node, mapped on every later one.
 
     Parameters
@@ -37,6 +41,7 @@ def load_images(paths: Sequence[Path | str], size: int, directory: Path | str | 
     paths : image files, at least one.
     size : side in pixels of the square they are resized to, see `data_io.decode.resize`.
     directory : the cache; None for `default_cache_dir()`.
+    bit_depth : bits that a camera fills of files of more than 8, see `data_io.wide`.
 
     Returns
     -------
@@ -46,6 +51,22 @@ def load_images(paths: Sequence[Path | str], size: int, directory: Path | str | 
     ------
     DataError : files that cannot be read or decoded, all of them in one error; no space left.
     """
+    return _load(paths, size, directory, bit_depth)["images"]
+
+
+def load_notes(
+    paths: Sequence[Path | str], size: int, directory: Path | str | None = None, bit_depth: int = FULL
+) -> np.ndarray:
+    """What `data_io.decode.Decoded` says of each image beside its pixels, from the same entry as `load_images`.
+
+    Returns
+    -------
+    int64 memory map N×3: largest value of a file of more than 8 bits (-1: it has 8), pixels clipped, pages.
+    """
+    return _load(paths, size, directory, bit_depth)["notes"]
+
+
+def _load(paths: Sequence[Path | str], size: int, directory: Path | str | None, bit_depth: int) -> dict[str, np.memmap]:
     paths = [Path(path) for path in paths]
     if not paths or size < 1:
         raise DataError(f"{len(paths)} images at {size} pixels asked for; at least one of each is needed")
@@ -53,21 +74,25 @@ def load_images(paths: Sequence[Path | str], size: int, directory: Path | str | 
 
     def write(folder: Path) -> None:
         shape = (len(paths), size, size, 3)
-        problems = []
+        problems, notes = [], []
         # Written in sequence, not through a map: a full disk is then an error here and not a bus error of the process.
         with space_for(folder, math.prod(shape)), (folder / "images.npy").open("wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
             items = zip(paths, contents, strict=True)
-            for pixels in map_in_threads(lambda item: _pixels_or_problem(*item, size), items):
-                if isinstance(pixels, str):
-                    problems.append(pixels)
+            for decoded in map_in_threads(lambda item: _decoded_or_problem(*item, size, bit_depth), items):
+                if isinstance(decoded, str):
+                    problems.append(decoded)
                 elif not problems:
-                    file.write(np.ascontiguousarray(pixels).data)
+                    file.write(np.ascontiguousarray(decoded.pixels).data)
+                    notes.append((-1 if decoded.largest is None else decoded.largest, decoded.clipped, decoded.pages))
+            if not problems:
+                with (folder / "notes.npy").open("wb") as file:
+                    np.save(file, np.array(notes, np.int64), allow_pickle=False)
         if problems:
             raise DataError("\n".join(problems))
 
-    key = f"images v{PIXELS_VERSION} {size} {hashlib.sha256(b''.join(contents)).hexdigest()}"
-    return entry(key, write, directory)["images"]
+    key = f"images v{PIXELS_VERSION} {size} {bit_depth} {hashlib.sha256(b''.join(contents)).hexdigest()}"
+    return entry(key, write, directory)
 
 
 def digests(paths: Sequence[Path | str], directory: Path | str | None = None) -> list[str]:
@@ -137,12 +162,13 @@ def _digest_or_problem(path: Path) -> bytes | str:
         return f"{path}: {error.strerror}; make it a readable file"
 
 
-def _pixels_or_problem(path: Path, digest: bytes, size: int) -> np.ndarray | str:
+def _decoded_or_problem(path: Path, digest: bytes, size: int, bit_depth: int) -> Decoded | str:
     try:
         content = path.read_bytes()
         if hashlib.sha256(content).digest() != digest:
             return _changed(path)
-        return resize(decode(path, content), size)
+        decoded = read_image(path, content, bit_depth)
+        return dataclasses.replace(decoded, pixels=resize(decoded.pixels, size))
     except DataError as error:
         return str(error)
     except OSError as error:

@@ -6,15 +6,20 @@
 | no or fewer good images than a split needs, empty folder            | error    |
 | a dataset's own split or label file missing or unreadable           | error    |
 | image or mask that cannot be decoded, is truncated or has no bytes  | error    |
-| defective image without mask; mask without image or of other size   | error    |
+| mask of another size than its image                                 | error    |
 | the same image (by content) in train and in test                    | error    |
 | no test images, none of them good, none defective; an all-black mask | warning  |
+| defective images without masks: pixels are measured on the others   | warning  |
+| a mask that matches no image; masks of zeros and ones               | warning  |
+| many copies among the training images                               | warning  |
+| values above the bit depth, further pages of a file                 | warning  |
 | a file that is no image, a folder the layout does not know          | warning  |
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,18 +27,21 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_io.decode import decode, decode_mask, read_header
+from data_io.decode import read_header, read_image, read_mask
 from data_io.errors import DataError
 from data_io.files import mask_files
 from data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout
 from data_io.layouts.base import Layout, Sample
 from data_io.parallel import map_in_threads
 from data_io.report import CheckReport, Problem, format_report
+from data_io.wide import FULL, found_depth
 
 __all__ = ["CheckReport", "Problem", "check", "format_report"]
 
 # Image to mask, by split and type of defect.
 Groups = dict[tuple[str, str], dict[Path, Path | None]]
+# Copies among the training images that are worth a word, as a share of them.
+MANY_COPIES = 0.1
 SUMMARY_COLUMNS = ("category", "split", "defect_type", "images", "masks", "sizes", "modes")
 
 
@@ -46,6 +54,9 @@ class _Found:
     digest: bytes | None = None
     problem: Problem | None = None
     blank: bool = False
+    of_ones: bool = False
+    largest: int | None = None
+    pages: int = 1
 
 
 def check(
@@ -53,6 +64,7 @@ def check(
     splits: Collection[str] = SPLITS,
     categories: Iterable[str] | None = None,
     layout: str = AUTO,
+    bit_depth: int | None = None,
 ) -> CheckReport:
     """Check a dataset root; never raises for what is wrong with it.
 
@@ -64,6 +76,8 @@ def check(
         duplicates between train and test stay unknown; where the labels of the test lie in files, its images too.
     categories : names to check; None for all.
     layout : see `data_io.layout.find_layout`.
+    bit_depth : bits that the camera fills of files of more than 8 (`data_io.wide`); None finds it on the good training
+        images of each category.
 
     Returns
     -------
@@ -79,23 +93,26 @@ def check(
         message = str(error).removeprefix(f"{root}: ")
         return CheckReport(root, [Problem("error", root, message)], pd.DataFrame(columns=list(SUMMARY_COLUMNS)))
     problems = list(found.strange_folders(root)) if categories is None else []
-    rows = []
+    rows, depths = [], {}
     for name in names:
-        category_problems, category_rows = _check_category(found, root, name, splits)
+        category_problems, category_rows, depth = _check_category(found, root, name, splits, bit_depth)
         problems += category_problems
         rows += category_rows
+        depths[name] = depth
     # A list of the split that all categories share is told once.
     problems = list(dict.fromkeys(problems))
-    return CheckReport(root, problems, pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)), found.name)
+    return CheckReport(root, problems, pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)), found.name, depths)
 
 
-def _check_category(layout: Layout, root: Path, category: str, splits: set[str]) -> tuple[list[Problem], list[tuple]]:
+def _check_category(
+    layout: Layout, root: Path, category: str, splits: set[str], bit_depth: int | None
+) -> tuple[list[Problem], list[tuple], int]:
     try:
         problems = list(layout.faults(root, category))
         train = layout.train(root, category)
         test = layout.test(root, category) if "test" in splits or not layout.test_needs_opening else []
     except DataError as error:  # a list or a label that the layout needs is missing or unreadable
-        return [_as_problem(line, root / category) for line in str(error).splitlines()], []
+        return [_as_problem(line, root / category) for line in str(error).splitlines()], [], bit_depth or FULL
     groups: Groups = {("train", GOOD): dict.fromkeys(train)}
     for sample in test:
         groups.setdefault(("test", sample.defect_type), {})[sample.path] = sample.mask_path
@@ -108,19 +125,34 @@ def _check_category(layout: Layout, root: Path, category: str, splits: set[str])
     problems += [one.problem for one in found.values() if one.problem]
     problems += _check_masks(layout, layout.test_folder(root, category), test, found)
     problems += _check_duplicates(groups, found)
-    return problems, [_summarise(category, *key, pairs, found) for key, pairs in groups.items()]
+    depth = bit_depth or found_depth(found[path].largest for path in train)
+    problems += _check_copies(layout.train_folder(root, category), train, found)
+    for folder, paths in (
+        (layout.train_folder(root, category), train),
+        (layout.test_folder(root, category), [sample.path for sample in test]),
+    ):
+        problems += _check_reading(folder, paths, found, depth)
+    return problems, [_summarise(category, *key, pairs, found, depth) for key, pairs in groups.items()], depth
 
 
 def _check_masks(
     layout: Layout, test_folder: Path, samples: list[Sample], found: dict[Path, _Found]
 ) -> Iterator[Problem]:
     defective = [sample for sample in samples if sample.label]
-    if defective and layout.masks_optional and not any(sample.mask_path for sample in defective):
-        yield Problem("warning", test_folder, "no masks: what a model marks in these images cannot be measured")
-        return
+    bare = [sample for sample in defective if sample.mask_path is None]
+    if bare and len(bare) == len(defective):
+        expected = layout.expected_mask(bare[0])
+        what = f"no masks: what a model marks in these images cannot be measured; one would be {expected}"
+        yield Problem("warning", test_folder, what)
+    else:
+        total = Counter(sample.defect_type for sample in defective)
+        for defect_type, count in Counter(sample.defect_type for sample in bare).items():
+            first = next(sample for sample in bare if sample.defect_type == defect_type)
+            what = f"has no mask; expected {layout.expected_mask(first)}. Pixels are measured without {count} of the "
+            what += f"{total[defect_type]} images of {defect_type}"
+            yield Problem("warning", first.path, what)
     for sample in defective:
         if sample.mask_path is None:
-            yield Problem("error", sample.path, f"has no mask; expected {layout.expected_mask(sample)}")
             continue
         image, files = sample.path, mask_files(sample.mask_path)
         for mask in files:
@@ -132,7 +164,40 @@ def _check_masks(
                     f"is {one[0]}×{one[1]} but its image {image.name} is {other[0]}×{other[1]}; mend the mask",
                 )
         if all(found[mask].blank for mask in files):
-            yield Problem("warning", sample.mask_path, f"marks no pixel, but {image.name} is called defective")
+            what = f"marks no pixel above {layout.mask_threshold}, but {image.name} is called defective"
+            yield Problem("warning", sample.mask_path, what)
+    if ones := [path for path, one in found.items() if one.of_ones]:
+        what = f"{len(ones)} mask(s) hold 0 and 1 alone, {ones[0].name} the first: 1 is read as defective"
+        yield Problem("warning", ones[0].parent, what)
+
+
+def _check_copies(folder: Path, train: list[Path], found: dict[Path, _Found]) -> Iterator[Problem]:
+    """Training images that are one image: what is to be learned is less than their number says."""
+    first: dict[bytes, Path] = {}
+    copies = [path for path in train if (digest := found[path].digest) and first.setdefault(digest, path) != path]
+    if copies and len(first) == 1:
+        yield Problem("warning", folder, f"all {len(train)} images are the same: there is one good image to learn from")
+    elif copies and len(copies) >= MANY_COPIES * len(train):
+        twin = first[found[copies[0]].digest]
+        what = (
+            f"{len(copies)} of {len(train)} images are copies of others ({copies[0].name} of {twin.name} the first); "
+        )
+        yield Problem("warning", folder, what + "copies in training and validation make the model look better")
+
+
+def _check_reading(folder: Path, paths: list[Path], found: dict[Path, _Found], depth: int) -> Iterator[Problem]:
+    """What is not seen of images that can be read: values above the bit depth, further pages."""
+    top = (1 << depth) - 1
+    above = [path for path in paths if (found[path].largest or 0) > top]
+    if above:
+        largest = max(found[path].largest for path in above)
+        what = f"{len(above)} image(s) have values up to {largest}, above the {top} of {depth} bits, {above[0].name} "
+        yield Problem("warning", folder, what + "the first; they are clipped. --bit-depth sets another depth")
+    if several := [path for path in paths if found[path].pages > 1]:
+        what = (
+            f"{len(several)} file(s) have more than one page, {several[0].name} the first ({found[several[0]].pages})"
+        )
+        yield Problem("warning", folder, f"{what}; only the first page is read")
 
 
 def _check_duplicates(groups: Groups, found: dict[Path, _Found]) -> Iterator[Problem]:
@@ -152,8 +217,14 @@ def _look(path: Path, may_open: bool) -> _Found:
         content = path.read_bytes()
         _require_bytes(path)
         header = read_header(path, content)
-        decode(path, content)
-        return _Found((header.width, header.height), header.mode, hashlib.sha256(content).digest())
+        decoded = read_image(path, content)
+        return _Found(
+            (header.width, header.height),
+            header.mode,
+            hashlib.sha256(content).digest(),
+            largest=decoded.largest,
+            pages=decoded.pages,
+        )
     except (DataError, OSError) as error:
         return _failed(path, error)
 
@@ -163,8 +234,9 @@ def _look_mask(path: Path, may_open: bool, threshold: int) -> _Found:
         _require_bytes(path)
         if not may_open:
             return _Found()
-        mask = decode_mask(path, threshold)
-        return _Found(size=(mask.shape[1], mask.shape[0]), blank=not mask.any())
+        mask = read_mask(path, threshold)
+        height, width = mask.marked.shape
+        return _Found(size=(width, height), blank=not mask.marked.any(), of_ones=mask.of_ones)
     except (DataError, OSError) as error:
         return _failed(path, error)
 
@@ -184,7 +256,9 @@ def _failed(path: Path, error: Exception) -> _Found:
     return _Found(problem=Problem("error", path, str(message)))
 
 
-def _summarise(category: str, split: str, defect_type: str, pairs: dict, found: dict[Path, _Found]) -> tuple:
+def _summarise(
+    category: str, split: str, defect_type: str, pairs: dict, found: dict[Path, _Found], depth: int
+) -> tuple:
     sizes = [found[path].size for path in pairs if found[path].size]
     modes = sorted({found[path].mode for path in pairs if found[path].mode})
     spans = [
@@ -192,4 +266,5 @@ def _summarise(category: str, split: str, defect_type: str, pairs: dict, found: 
     ]
     extent = ("×" if len(set(sizes)) == 1 else " × ").join(spans)
     masks = sum(mask is not None for mask in pairs.values())
-    return category, split, defect_type, len(pairs), masks, extent, ", ".join(modes)
+    wide = [f"read as {depth} bits"] if any(found[path].largest is not None for path in pairs) else []
+    return category, split, defect_type, len(pairs), masks, extent, ", ".join([*modes, *wide])

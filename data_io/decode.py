@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data_io.errors import DataError
+from data_io.wide import FULL, is_wide_colour, to_levels, wide_colour
 
 # Only these decoders ever see a file: a dataset is untrusted input, and Pillow knows some fifty further formats.
-FORMATS = ("PNG", "JPEG", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+# What Pillow says of a file (a line scan of many pixels, an odd tag) beside our own words helps nobody: what cannot be
+# read is refused in one sentence, and the rest reads well.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # Orientations 5 to 8 of the EXIF standard turn the image by a quarter, so that width and height change places.
 _EXIF_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 _SIXTEEN_BIT = 65535
@@ -25,11 +30,41 @@ MOST_BYTES = 2 << 30  # of a file: the most pixels that Pillow takes, in 16 bit 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself before any pixel is decoded: size in pixels as looked at, and Pillow's mode."""
+    """What a file says about itself before any pixel is decoded.
+
+    Its size in pixels as looked at, Pillow's mode, and whether it has more than 8 bits a channel.
+    """
 
     width: int
     height: int
     mode: str
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image file as it was read.
+
+    Attributes
+    ----------
+    pixels : uint8 H×W×3, RGB.
+    largest : the largest value of a file of more than 8 bits, before it was scaled; None for one of 8 bits.
+    clipped : number of its pixels that were above the bit depth.
+    pages : of the file, of which the first is read.
+    """
+
+    pixels: np.ndarray
+    largest: int | None = None
+    clipped: int = 0
+    pages: int = 1
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A ground-truth mask: bool H×W, and whether its file says defect with a 1 where 255 is usual."""
+
+    marked: np.ndarray
+    of_ones: bool = False
 
 
 def read_header(path: Path | str, content: bytes | None = None) -> Header:
@@ -42,33 +77,37 @@ def read_header(path: Path | str, content: bytes | None = None) -> Header:
 
     Raises
     ------
-    DataError : the file cannot be read, is no PNG, JPEG, BMP or TIFF, or claims more pixels than memory should hold.
+    DataError : the file cannot be read, is no PNG, JPEG, BMP, TIFF or WebP, or claims more pixels than memory should
+        hold.
     """
     with _open(Path(path), content) as image:
+        wide = image.mode.startswith("I") or is_wide_colour(image)  # before Pillow decodes a PNG to find its EXIF block
         try:
             # Pillow turns a TIFF by itself and says its size as turned.
             turned = image.format != "TIFF" and image.getexif().get(_EXIF_ORIENTATION) in _QUARTER_TURNS
         except Exception:  # A broken EXIF block leaves the pixels good, and Pillow raises many types on one.
             turned = False
         width, height = reversed(image.size) if turned else image.size
-        return Header(width, height, image.mode)
+        return Header(width, height, image.mode, wide)
 
 
-def decode(path: Path | str, content: bytes | None = None) -> np.ndarray:
-    """Decode an image file to RGB.
+def decode(path: Path | str, content: bytes | None = None, bit_depth: int = FULL) -> np.ndarray:
+    """Decode an image file to RGB: the pixels of `read_image`, uint8 array H×W×3 in 0..255."""
+    return read_image(path, content, bit_depth).pixels
 
-    Grey becomes three equal channels; 16 bit grey is scaled by the full 16 bit range (0..65535 to 0..255), so that two
-    images stay comparable; a palette is looked up; transparency is composited on black, because the colour behind a
-    transparent pixel is arbitrary; EXIF orientation is applied; of several frames the first is taken.
+
+def read_image(path: Path | str, content: bytes | None = None, bit_depth: int = FULL) -> Decoded:
+    """Decode an image file to RGB, and note what is worth saying of it.
+
+    Grey becomes three equal channels; more than 8 bits a channel are scaled from the bit depth (`data_io.wide`), so
+    that two images stay comparable; a palette is looked up; transparency is composited on black, because the colour
+    behind a transparent pixel is arbitrary; EXIF orientation is applied; of several frames or pages the first is taken.
 
     Parameters
     ----------
     path : the file; also names it in errors.
     content : the file's bytes when the caller has them already; then the file is not opened.
-
-    Returns
-    -------
-    uint8 array H×W×3 in 0..255, RGB.
+    bit_depth : bits that the camera fills, one of `data_io.wide.BIT_DEPTHS`; of no effect on files of 8 bits.
 
     Raises
     ------
@@ -76,51 +115,82 @@ def decode(path: Path | str, content: bytes | None = None) -> np.ndarray:
         claims more pixels than memory should hold.
     """
     path = Path(path)
-    return np.asarray(_to_rgb(_load(path, content), path))
+    with _open(path, content) as image:
+        pages = _pages(image)
+        if is_wide_colour(image):
+            values = wide_colour(lambda: _open(path, content), lambda opened: _loaded(opened, path))
+            pixels, largest, clipped = _narrow_colour(values, bit_depth)
+        else:
+            pixels, largest, clipped = _to_rgb(_loaded(image, path), path, bit_depth)
+    return Decoded(pixels, largest, clipped, pages)
 
 
-def convert(image: Image.Image, name: str = "the image given") -> np.ndarray:
-    """Turn an image that is in memory into what `decode` would make of its file.
+def convert(image: Image.Image, name: str = "the image given", bit_depth: int = FULL) -> Decoded:
+    """Turn an image that is in memory into what `read_image` would make of its file.
 
     Parameters
     ----------
     image : of any of Pillow's modes; read now if it was only opened.
     name : names the image in errors.
-
-    Returns
-    -------
-    uint8 array H×W×3 in 0..255, RGB.
+    bit_depth : as of `read_image`.
 
     Raises
     ------
-    DataError : as `decode`.
+    DataError : as `read_image`; 16 bit colour of another depth than 16, which Pillow holds cut to 8.
     """
-    return np.asarray(_to_rgb(_loaded(image, Path(name)), Path(name)))
+    if bit_depth != FULL and is_wide_colour(image):
+        raise DataError(
+            f"{name}: Pillow cuts 16 bit colour to 8 bits, so its {bit_depth} bits cannot be read from it; give the "
+            "file's path, or a uint16 array H×W×3"
+        )
+    return Decoded(*_to_rgb(_loaded(image, Path(name)), Path(name), bit_depth))
+
+
+def convert_values(values: np.ndarray, bit_depth: int = FULL) -> Decoded:
+    """Turn an array of more than 8 bits into what `read_image` would make of its file.
+
+    Parameters
+    ----------
+    values : uint16 H×W (grey), H×W×3 (RGB) or H×W×4 (with transparency).
+    bit_depth : as of `read_image`.
+    """
+    if values.ndim == 3:
+        return Decoded(*_narrow_colour(values, bit_depth))
+    levels, clipped = to_levels(values, bit_depth)
+    return Decoded(np.repeat(levels[..., None], 3, axis=2), int(values.max()), clipped)
 
 
 def decode_mask(path: Path | str, threshold: int = 127) -> np.ndarray:
+    """Decode a ground-truth mask: `read_mask(...).marked`, bool H×W, True where the defect is."""
+    return read_mask(path, threshold).marked
+
+
+def read_mask(path: Path | str, threshold: int = 127) -> Mask:
     """Decode a ground-truth mask: above the threshold is defect for 8 bit and its 16 bit equivalent, nonzero for 1 bit.
+
+    One that has no value above 1 is of zeros and ones: many tools write so, and no camera does.
 
     Parameters
     ----------
     path : the file; also names it in errors.
     threshold : 0..254; with 0 every value but 0 is defect, of a palette every index but 0, of 16 bit every value but 0.
 
-    Returns
-    -------
-    bool array H×W, True where the defect is.
-
     Raises
     ------
-    DataError : as `decode`.
+    DataError : as `read_image`.
     """
     path = Path(path)
     image = _load(path, None)
     if image.mode == "1":
-        return np.array(image)
-    if threshold == 0 and (image.mode in ("P", "L") or image.mode.startswith("I")):
-        return np.asarray(image) > 0  # a palette's colours mean nothing here, and scaling would lose low 16 bit values
-    return np.asarray(_to_rgb(image, path)).max(axis=2) > threshold
+        return Mask(np.array(image))
+    wide = image.mode.startswith("I")
+    if threshold == 0 and (wide or image.mode in ("P", "L")):
+        return Mask(np.asarray(image) > 0)  # a palette's colours mean nothing here, nor do 16 bit levels
+    levels = _to_rgb(image, path, FULL)[0].max(axis=2)
+    values = np.asarray(image) if wide else levels
+    if threshold and values.max() == 1:
+        return Mask(values > 0, of_ones=True)
+    return Mask(levels > threshold)
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -209,21 +279,46 @@ def _loaded(image: Image.Image, path: Path) -> Image.Image:
         return image.copy()
 
 
-def _to_rgb(image: Image.Image, path: Path) -> Image.Image:
+def _to_rgb(image: Image.Image, path: Path, bit_depth: int) -> tuple[np.ndarray, int | None, int]:
+    """Return a loaded image as uint8 H×W×3, its largest value if it has more than 8 bits, and how many were above."""
     if image.mode == "F":
         raise DataError(f"{path}: 32 bit floating-point images have no stated range; convert it to 8 or 16 bit")
     if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > _SIXTEEN_BIT:
             raise DataError(
                 f"{path}: grey values {values.min()}..{values.max()} do not fit 16 bit; convert it to 8 or 16 bit"
             )
-        grey = (values * 255 + _SIXTEEN_BIT // 2) // _SIXTEEN_BIT
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        levels, clipped = to_levels(values, bit_depth)
+        return np.repeat(levels[..., None], 3, axis=2), int(values.max()), clipped
+    return _narrow(image), None, 0
+
+
+def _narrow_colour(values: np.ndarray, bit_depth: int) -> tuple[np.ndarray, int, int]:
+    """Return uint16 H×W×3 or H×W×4 as `_to_rgb` does."""
+    levels, clipped = to_levels(values[..., :3], bit_depth)
+    largest = int(values[..., :3].max())
+    if values.shape[2] == 4:
+        alpha = to_levels(values[..., 3:])[0]  # transparency has its own range: the whole of it
+        levels = _narrow(Image.fromarray(np.concatenate([levels, alpha], axis=2)))
+    return levels, largest, clipped
+
+
+def _narrow(image: Image.Image) -> np.ndarray:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    return image.convert("RGB")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _pages(image: Image.Image) -> int:
+    """Count a file's pages; the further frame of a camera's MPO, a preview or a second eye, is none."""
+    if image.format == "MPO":
+        return 1
+    try:
+        return getattr(image, "n_frames", 1)
+    except Exception:  # a damaged chain of pages; the first one may be whole
+        return 1
 
 
 def _explained(path: Path, error: Exception) -> DataError:
@@ -236,11 +331,11 @@ def _explained(path: Path, error: Exception) -> DataError:
         case PermissionError():
             what = "may not be read; change its permissions"
         case Image.DecompressionBombError():
-            what = f"too large ({error}); crop or tile it first"
+            what = f"too large (more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels); crop or tile it first"
         case MemoryError():
             what = "needs more memory than there is; crop or tile it first"
         case Image.UnidentifiedImageError():
-            what = "cannot be decoded: not a PNG, JPEG, BMP or TIFF image; replace or remove it"
+            what = "cannot be decoded: not a PNG, JPEG, BMP, TIFF or WebP image; replace or remove it"
         case _:
             what = f"cannot be decoded, the file is damaged or truncated ({error}); replace or remove it"
     return DataError(f"{path}: {what}")

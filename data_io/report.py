@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,14 +31,17 @@ class CheckReport:
     problems : all of them, in the order of the folders.
     summary : one row per category, split and defect type: `category`, `split`, `defect_type`, `images` (count, of any
         state), `masks` (count), `sizes` ("900×900", or "103–632 × 222–403", width first) and `modes` ("RGB", "L",
-        "I;16", ... of Pillow); sizes and modes are empty where files were not to be opened.
+        "I;16", ... of Pillow, and the bit depth as which more than 8 bits are read); sizes and modes are empty where
+        files were not to be opened.
     layout : the name of its layout; None where it is in none.
+    bit_depths : by category, what `data_io.wide` found on its good training images, or what was set.
     """
 
     root: Path
     problems: list[Problem]
     summary: pd.DataFrame
     layout: str | None = None
+    bit_depths: dict[str, int] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Problem]:
@@ -51,9 +54,30 @@ class CheckReport:
         return not self.errors
 
     def to_dict(self) -> dict[str, Any]:
-        """`root`, `ok`, `problems` and the rows of `summary`, for JSON."""
+        """`root`, `ok`, `problems`, the rows of `summary` and `bit_depths`, for JSON."""
         problems = [asdict(problem) for problem in self.problems]
-        return {"root": self.root, "ok": self.ok, "problems": problems, "summary": self.summary.to_dict("records")}
+        summary = self.summary.to_dict("records")
+        return {
+            "root": self.root,
+            "ok": self.ok,
+            "problems": problems,
+            "summary": summary,
+            "bit_depths": self.bit_depths,
+        }
+
+    def warnings(self, most: int = 8) -> list[str]:
+        """The warnings in few lines: those of one text together, `most` of them at most."""
+        alike: dict[str, list[Path]] = {}
+        for problem in self.problems:
+            if problem.severity == "warning":
+                alike.setdefault(problem.message, []).append(problem.path)
+        lines = [
+            f"{paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {message}"
+            for message, paths in alike.items()
+        ]
+        if len(lines) > most:
+            lines[most:] = [f"and {len(lines) - most} more: `msad data check {self.root}` lists them all"]
+        return lines
 
 
 def format_report(report: CheckReport) -> str:

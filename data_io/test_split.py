@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_io.cache import load_images
-from data_io.decode import decode_mask, resize_mask
+from data_io.cache import load_images, load_notes
+from data_io.decode import read_mask, resize_mask
 from data_io.errors import DataError
 from data_io.files import mask_files
 from data_io.layout import AUTO, choose_categories, find_layout
-from data_io.layouts.base import Sample
 from data_io.parallel import map_in_threads
+from data_io.remarks import ReadingRemarks
 from data_io.table import read_table
+from data_io.wide import FULL
 
 
 class TestSplit:
@@ -34,7 +35,9 @@ class TestSplit:
     Attributes
     ----------
     table : one row per image, see `data_io.table.read_table`.
-    has_masks : whether there is a ground truth; in the layout `folder` masks may be missing altogether.
+    masked : bool array N: whether an image's ground truth is known, so that its pixels can be measured: it is good, or
+        has a mask. All False where no defective image has one: there is nothing to measure then.
+    has_masks : whether any is.
 
     Raises
     ------
@@ -48,7 +51,10 @@ class TestSplit:
         self.category = category
         self._layout = find_layout(root, layout)
         self.table: pd.DataFrame = read_table(root, [category], splits=("test",), layout=layout)
-        self.has_masks = bool(self.table["mask_path"].notna().any()) or not self._layout.masks_optional
+        defined = self.table["mask_path"].notna().to_numpy()
+        self.masked = (defined | (self.labels == 0)) & defined.any()
+        self.has_masks = bool(defined.any())
+        self._of_ones: set[Path] = set()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -73,12 +79,32 @@ class TestSplit:
         row = self.table.iloc[index]
         return int(row["height"]), int(row["width"])
 
-    def images(self, size: int, cache_dir: Path | str | None = None) -> np.ndarray:
+    def images(self, size: int, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> np.ndarray:
         """uint8 memory map N×size×size×3, see `data_io.cache.load_images`."""
-        return load_images(self.paths, size, cache_dir)
+        return load_images(self.paths, size, cache_dir, bit_depth)
+
+    def remarks(self, size: int, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> list[str]:
+        """What is worth saying of the split as it was read with these settings, in sentences.
+
+        That masks are missing or of zeros and ones (of those that were read before) and what is not seen of the images.
+        """
+        notes = load_notes(self.paths, size, cache_dir, bit_depth)
+        seen = ReadingRemarks(bit_depth)
+        for path, (largest, clipped, pages) in zip(self.paths, notes.tolist(), strict=True):
+            seen.add(path, None if largest < 0 else largest, clipped, pages)
+        found = seen.sentences()
+        defective = int((self.labels == 1).sum())
+        without = defective - int((self.labels[self.masked] == 1).sum())
+        if defective and without == defective:
+            found.append("no masks: pixels are not measured")
+        elif without:
+            found.append(f"{without} of {defective} defective images have no mask: pixels are measured on the others")
+        if self._of_ones:
+            found.append(f"{len(self._of_ones)} mask(s) hold 0 and 1 alone: 1 is read as defective")
+        return found
 
     def masks(self, size: int | None = None) -> np.ndarray | Iterator[np.ndarray]:
-        """Ground-truth masks, True where the defect is; all False for good images, and for all without `has_masks`.
+        """Ground-truth masks, True where the defect is; all False for good images, and for those that are not `masked`.
 
         Parameters
         ----------
@@ -90,7 +116,7 @@ class TestSplit:
 
         Raises
         ------
-        DataError : a defective image without a mask, a mask that cannot be decoded or has another size than its image.
+        DataError : a mask that cannot be decoded or has another size than its image.
         """
         native = map_in_threads(self._mask, range(len(self)))
         if size is None:
@@ -104,13 +130,13 @@ class TestSplit:
         row = self.table.iloc[index]
         height_width = self.native_size(index)
         whole = np.zeros(height_width, bool)
-        if row["label"] == 0 or not self.has_masks:
-            return whole
         if row["mask_path"] is None:
-            expected = self._layout.expected_mask(Sample(row["path"], row["defect_type"]))
-            raise DataError(f"{row['path']}: has no mask; expected {expected}")
+            return whole
         for file in mask_files(row["mask_path"]):
-            mask = decode_mask(file, self._layout.mask_threshold)
+            read = read_mask(file, self._layout.mask_threshold)
+            mask = read.marked
+            if read.of_ones:
+                self._of_ones.add(file)
             if mask.shape != height_width:
                 raise DataError(
                     f"{file}: is {mask.shape[1]}×{mask.shape[0]} but its image {row['path'].name} is "

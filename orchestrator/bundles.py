@@ -12,6 +12,7 @@ import math
 import os
 import platform
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from data_io.remarks import ReadingRemarks
+from data_io.wide import FULL
 from models.backbones import untrained
 from models.base import AnomalyModel, SelfTraining
 from models.errors import ModelError
@@ -56,6 +59,8 @@ class Prediction:
         Of the bundle.
     source
         The image as it was given, for the picture that a notebook shows.
+    bit_depth
+        Bits as which the source is read where it has more than 8.
     """
 
     score: float
@@ -63,12 +68,13 @@ class Prediction:
     anomaly_map: np.ndarray = field(repr=False)
     threshold: float = field(default=math.nan, repr=False)
     source: ImageLike | None = field(default=None, repr=False, compare=False)
+    bit_depth: int = field(default=FULL, repr=False, compare=False)
 
     def overlay(self) -> np.ndarray:
         """Return the image with the map over it, uint8 H×W×3; see `orchestrator.pictures.heatmaps.overlay`."""
         from orchestrator.pictures.heatmaps import overlay
 
-        return overlay(to_array(self.source), self.anomaly_map, self.threshold)
+        return overlay(to_array(self.source, self.bit_depth), self.anomaly_map, self.threshold)
 
     def _repr_png_(self) -> bytes | None:
         from orchestrator.pictures.inline import png
@@ -248,10 +254,11 @@ class Bundle:
         Parameters
         ----------
         images
-            One image: a path, a PIL image, or an array: uint8 H×W×3 (RGB, not OpenCV's BGR), uint8 H×W×4 with
-            transparency, uint8 or uint16 H×W (grey). Or several: a list of these, of any sizes, or a uint8 N×H×W×3
-            array. All become RGB as the training images did: 16 bit are scaled by their full range, transparency lies
-            on black, the orientation that a file or PIL image states is applied.
+            One image: a path, a PIL image, or an array, uint8 or uint16: H×W×3 (RGB, not OpenCV's BGR), H×W×4 with
+            transparency, or H×W (grey). Or several: a list of these, of any sizes, or a uint8 N×H×W×3 array. All become
+            RGB as the training images did: more than 8 bits are read as of `job.bit_depth`, and what is above it is
+            clipped, with a warning; transparency lies on black; the orientation that a file or PIL image states is
+            applied.
         batch_size
             Images that go through the network at once.
 
@@ -267,18 +274,21 @@ class Bundle:
             A file cannot be decoded, or an array is of another kind.
         """
         if isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4):
-            return self._predict_batch([images])[0]
+            return self.predict([images])[0]
         predictions: list[Prediction] = []
+        remarks = ReadingRemarks(self.job.bit_depth)
         for start in range(0, len(images), batch_size):
-            predictions += self._predict_batch(images[start : start + batch_size])
+            predictions += self._predict_batch(images[start : start + batch_size], remarks)
+        for remark in remarks.sentences():
+            warnings.warn(remark, stacklevel=2)
         return predictions
 
-    def _predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
-        image_BCHW, sizes = to_network(images, self.job.image_size, self.device)
+    def _predict_batch(self, images: Sequence[ImageLike], remarks: ReadingRemarks) -> list[Prediction]:
+        image_BCHW, sizes = to_network(images, self.job.image_size, self.device, remarks)
         map_B1HW, score_B = self.score_batch(image_BCHW)
         maps = fit_maps(map_B1HW, sizes)
         return [
-            Prediction(score, score > self.threshold, anomaly_map, self.threshold, image)
+            Prediction(score, score > self.threshold, anomaly_map, self.threshold, image, self.job.bit_depth)
             for anomaly_map, score, image in zip(maps, score_B.tolist(), images, strict=True)
         ]
 

@@ -10,6 +10,7 @@ import click
 
 from orchestrator.terminal.options import (
     CONTEXT,
+    bit_depth_option,
     demo_folder,
     json_option,
     layout_option,
@@ -55,8 +56,9 @@ def data() -> None:
 @data.command("check", context_settings=CONTEXT)
 @click.argument("root", type=click.Path(path_type=Path))
 @layout_option
+@bit_depth_option
 @json_option("the report")
-def data_check(root: Path, layout: str | None, json_file: str | None) -> int:
+def data_check(root: Path, layout: str | None, bit_depth: int | None, json_file: str | None) -> int:
     """Report what a dataset holds and everything that is wrong with it.
 
     \b
@@ -66,7 +68,7 @@ def data_check(root: Path, layout: str | None, json_file: str | None) -> int:
     from orchestrator.terminal.progress import count_files, reading_files
 
     with reading_files("Checking", expected=count_files(root)):
-        report = check(root, layout=layout or "auto")
+        report = check(root, layout=layout or "auto", bit_depth=bit_depth)
     if not write_json(json_file, report.to_dict()):
         click.echo(format_report(report))
     return 0 if report.ok else 1

@@ -103,7 +103,8 @@ class SweepConfig(_Part):
     `loss_weights/...` each architecture takes its own.
     `search_spaces` replaces the ranges of an architecture by others, named by a Python path or an entry point
     (`search_spaces.space`). `epochs` and `batch_size` of None are the architecture's own;
-    `evaluate_every` of None evaluates about ten times.
+    `evaluate_every` of None evaluates about ten times. `bit_depth` is how many bits the camera fills of image files of
+    more than 8; None finds it on the good training images of each category.
 
     `final_seeds` trains each study's winner so often, with the seeds `seed`, `seed` + 1, ... and so with as many draws
     of the validation split; the first one's model is delivered. No seed trains on all good images: scoring and
@@ -123,6 +124,7 @@ class SweepConfig(_Part):
     epochs: int | None = Field(None, ge=1)
     evaluate_every: int | None = Field(None, ge=1)
     image_size: int = Field(256, ge=16)
+    bit_depth: Literal[8, 10, 12, 14, 16] | None = None
     batch_size: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
     objective: Literal["validation_score", "validation_image_auroc", "validation_pixel_ap"] = "validation_score"
@@ -229,6 +231,7 @@ class SweepConfig(_Part):
         """
         given = {
             "image_size": self.image_size,
+            "bit_depth": self.bit_depth,
             "epochs": self.epochs,
             "evaluate_every": self.evaluate_every,
             "batch_size": self.batch_size,

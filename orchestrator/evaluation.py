@@ -5,10 +5,9 @@ Shapes: N images of the split, H×W pixels; S is the model's image size.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,11 @@ from orchestrator.terminal.progress import track
 
 MASKS_AT = ("model", "native")
 BATCH_SIZE = 16
+OF_PIXELS = ("pixel_auroc", "pixel_prauc", "aupro_30", "aupro_05")
 PER_DEFECT_TYPE = (
     *("images", "image_auroc", "image_auroc_low", "image_auroc_high", "image_prauc", "image_prevalence"),
     *("f1", "recall", "recall_low", "recall_high", "recall_at_fpr", "misses"),
-    *("pixel_auroc", "pixel_prauc", "aupro_30", "aupro_05"),
+    *OF_PIXELS,
 )
 
 
@@ -54,16 +54,22 @@ class Evaluation:
         `pixel_prauc`, `pixel_prevalence`, and `aupro_30` and `aupro_05`, AU-PRO up to that false-positive rate. Counts
         of images: `false_positives` and `misses` at the threshold, of `good_images` and `defective_images`. And
         `latency_ms`, the median time of one image of the model's size through network and scorer. NaN where a class is
-        missing.
+        missing. Pixels are those of the images whose ground truth is known, `masked_images` defective ones; without any
+        there is no figure of pixels.
     per_defect_type
         One row per type, measured with that type and the good images only; the index is the type, the columns are
-        `PER_DEFECT_TYPE`, named as in `metrics`, with `images` of the type.
+        `PER_DEFECT_TYPE`, named as in `metrics`, with `images` of the type; those of pixels are NaN for a type without
+        masks, and missing where no type has any.
     scores
         One row per image: `path`, `defect_type`, `label` (0/1), `score`, `threshold`, `verdict` (anomalous/good),
         `outcome` (hit, miss, false positive, correct rejection).
     images, masks, maps
         In the order of `scores`, at the model's size: uint8 N×S×S×3, a map of the cache's file; bool N×S×S; float32
         N×S×S. So 5 S² bytes of memory an image, 0.3 MB at 256 pixels, whatever its own size.
+    masked
+        bool N: whether the mask is known; False for a defective image without one.
+    remarks
+        What is worth saying of the test split as it was read, in sentences; see `TestSplit.remarks`.
     """
 
     category: str
@@ -76,10 +82,12 @@ class Evaluation:
     images: np.ndarray = field(repr=False)
     masks: np.ndarray = field(repr=False)
     maps: np.ndarray = field(repr=False)
+    masked: np.ndarray = field(repr=False)
+    remarks: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
         """Return the figures without the images, for JSON."""
-        names = ("category", "architecture", "threshold", "false_alarms", "metrics")
+        names = ("category", "architecture", "threshold", "false_alarms", "metrics", "remarks")
         named = {name: getattr(self, name) for name in names}
         return named | {"per_defect_type": self.per_defect_type.to_dict("index")}
 
@@ -114,44 +122,52 @@ def evaluate(
     ConfigError
         `masks_at` is neither.
     DataError
-        An image or a mask is missing or unreadable.
+        An image is missing, or an image or a mask is unreadable. A missing mask is none: see `Evaluation.metrics`.
     """
     if masks_at not in MASKS_AT:
         raise ConfigError(f"masks_at is {masks_at!r}; it must be one of {', '.join(MASKS_AT)}")
     size = bundle.job.image_size
     split = TestSplit(root, category, layout)
-    images = split.images(size, cache_dir)
+    images = split.images(size, cache_dir, bundle.job.bit_depth)
     maps, score = _score(bundle, images)
     masks = np.zeros(maps.shape, bool)
 
     def compared_maps() -> Iterator[np.ndarray]:
         for index, anomaly_map in enumerate(maps):
+            if not split.masked[index]:
+                continue
             native = masks_at == "native"
             yield fit_map(torch.from_numpy(anomaly_map[None]), split.native_size(index)) if native else anomaly_map
 
     def compared_masks() -> Iterator[np.ndarray]:
         for index, mask in enumerate(split.masks()):
             masks[index] = resize_mask(mask, size)
-            yield mask if masks_at == "native" else masks[index]
+            if split.masked[index]:
+                yield mask if masks_at == "native" else masks[index]
 
     scores = _score_table(split.table, score, bundle.threshold)
     types = [name if label else None for name, label in zip(split.defect_types, split.labels, strict=True)]
-    pixels, pixels_of_type = grouped_pixel_metrics(compared_maps(), compared_masks(), types)
+    pixels, pixels_of_type = None, {}
+    if split.has_masks:
+        known = [name for name, masked in zip(types, split.masked, strict=True) if masked]
+        pixels, pixels_of_type = grouped_pixel_metrics(compared_maps(), compared_masks(), known)
     target = bundle.job.false_positive_rate
     metrics = _metrics(scores, pixels, target) | {"latency_ms": measure_latency(bundle)}
-    if not split.has_masks:
-        metrics["pixel_prevalence"] = math.nan  # nobody marked a pixel; that is no share of 0
+    if pixels is not None:
+        metrics["masked_images"] = float((split.labels[split.masked] == 1).sum())
     return Evaluation(
         category=category,
         architecture=bundle.job.architecture,
         threshold=bundle.threshold,
         false_alarms=dict(bundle.provenance.get("false_alarms", {})),
         metrics=metrics,
-        per_defect_type=_per_defect_type(scores, pixels_of_type, target),
+        per_defect_type=_per_defect_type(scores, dict.fromkeys(filter(None, types)), pixels_of_type, target),
         scores=scores,
         images=images,
         masks=masks,
         maps=maps,
+        masked=split.masked,
+        remarks=split.remarks(size, cache_dir, bundle.job.bit_depth),
     )
 
 
@@ -201,8 +217,8 @@ def _score_table(table: pd.DataFrame, score: np.ndarray, threshold: float) -> pd
     )
 
 
-def _metrics(scores: pd.DataFrame, pixels: PixelMetrics, target_fpr: float) -> dict[str, float]:
-    """Measure some images of the score table, whose pixels are measured already."""
+def _metrics(scores: pd.DataFrame, pixels: PixelMetrics | None, target_fpr: float) -> dict[str, float]:
+    """Measure some images of the score table, whose pixels are measured already, or have no ground truth."""
     labels, outcomes = scores["label"].to_numpy(), scores["outcome"]
     threshold = scores["threshold"].iloc[0]
     estimates = image_metrics(labels, scores["score"].to_numpy(), threshold, target_fpr)
@@ -211,13 +227,17 @@ def _metrics(scores: pd.DataFrame, pixels: PixelMetrics, target_fpr: float) -> d
         for name, estimate in estimates.items()
         for end, value in zip(("", "_low", "_high"), estimate, strict=True)
     }
-    return named | {
+    of_images = named | {
         "image_prevalence": prevalence(labels),
         "target_fpr": float(target_fpr),
         "false_positives": float((outcomes == "false positive").sum()),
         "misses": float((outcomes == "miss").sum()),
         "good_images": float((labels == 0).sum()),
         "defective_images": float((labels == 1).sum()),
+    }
+    if pixels is None:
+        return of_images
+    return of_images | {
         "pixel_auroc": pixels.auroc,
         "pixel_prauc": pixels.average_precision,
         "pixel_prevalence": pixels.prevalence,
@@ -226,10 +246,14 @@ def _metrics(scores: pd.DataFrame, pixels: PixelMetrics, target_fpr: float) -> d
     }
 
 
-def _per_defect_type(scores: pd.DataFrame, pixels: dict[str, PixelMetrics], target_fpr: float) -> pd.DataFrame:
-    rows = []
-    for name, of_type in pixels.items():
-        metrics = _metrics(scores[(scores["label"] == 0) | (scores["defect_type"] == name)], of_type, target_fpr)
+def _per_defect_type(
+    scores: pd.DataFrame, types: Iterable[str], pixels: dict[str, PixelMetrics], target_fpr: float
+) -> pd.DataFrame:
+    rows, types = [], list(types)
+    for name in types:
+        of_type = scores[(scores["label"] == 0) | (scores["defect_type"] == name)]
+        metrics = _metrics(of_type, pixels.get(name), target_fpr)
         rows.append({**metrics, "images": metrics["defective_images"]})
-    table = pd.DataFrame(rows, index=pd.Index(list(pixels), name="defect_type"), columns=list(PER_DEFECT_TYPE))
+    columns = [name for name in PER_DEFECT_TYPE if pixels or name not in OF_PIXELS]
+    table = pd.DataFrame(rows, index=pd.Index(types, name="defect_type"), columns=columns)
     return table.astype({"images": int, "misses": int})

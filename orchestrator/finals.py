@@ -133,7 +133,9 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
             save_evaluation(evaluation, task.directory.path / "pictures")
             save_tables(evaluation, task.directory.path, prefix="test_")
             per_type = evaluation.per_defect_type.to_dict(orient="index")
-            amend(task.directory.bundle, {"test": {**evaluation.metrics, "per_defect_type": per_type}})
+            more = {"per_defect_type": per_type, "remarks": evaluation.remarks}
+            amend(task.directory.bundle, {"test": {**evaluation.metrics, **more}})
+            task.directory.write("test_remarks", {"remarks": evaluation.remarks})
             task.directory.write("test", evaluation.metrics)
         except NoTestImages:  # good images alone are enough to search
             amend(task.directory.bundle, {"test": {}})

@@ -21,6 +21,7 @@ from typing import Any
 from data_io.cache import digests
 from data_io.layout import find_layout
 from data_io.splits import GoodSplit, split_good_images
+from data_io.wide import FULL
 
 DRAWN_BY = {
     "pixels": "data_io.cache:PIXELS_VERSION",
@@ -51,6 +52,8 @@ class Identity:
         Of the cut and of all that is drawn.
     layout
         The dataset's, see `data_io.layout`; never `auto`.
+    bit_depth
+        As which files of more than 8 bits are read, see `data_io.wide`.
     versions
         See `versions`.
     train_names, validation_names
@@ -68,6 +71,7 @@ class Identity:
     versions: Mapping[str, int]
     train_names: tuple[str, ...] = field(compare=False)
     validation_names: tuple[str, ...] = field(compare=False)
+    bit_depth: int = FULL
 
     @functools.cached_property
     def digest(self) -> str:
@@ -130,6 +134,7 @@ def identify(
     seed: int,
     image_size: int,
     view_size: int | None = None,
+    bit_depth: int = FULL,
     layout: str = "auto",
     cache: Path | str | None = None,
 ) -> Identity:
@@ -150,7 +155,8 @@ def identify(
         No such dataset or category; images that cannot be read.
     """
     split = split_good_images(dataset, category, seed, layout=layout)
-    return of_split(split, dataset, seed=seed, image_size=image_size, view_size=view_size, layout=layout, cache=cache)
+    sides = {"image_size": image_size, "view_size": view_size}
+    return of_split(split, dataset, seed=seed, **sides, bit_depth=bit_depth, layout=layout, cache=cache)
 
 
 def of_split(
@@ -160,6 +166,7 @@ def of_split(
     seed: int,
     image_size: int,
     view_size: int | None = None,
+    bit_depth: int = FULL,
     layout: str = "auto",
     cache: Path | str | None = None,
 ) -> Identity:
@@ -179,6 +186,7 @@ def of_split(
         versions=versions(),
         train_names=names(split.train_paths),
         validation_names=names(split.validation_paths),
+        bit_depth=bit_depth,
     )
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+from data_io.wide import BIT_DEPTHS, FULL
 from models.errors import did_you_mean
 from models.tiling import TilingConfig
 
@@ -30,6 +31,8 @@ class JobConfig:
         Names; see `data_io.table.list_categories` and `models.registry.architectures`.
     image_size
         Side in pixels of the square the images are resized to.
+    bit_depth
+        Bits that the camera fills of image files of more than 8, one of `data_io.wide.BIT_DEPTHS`.
     epochs
         Passes over the training images at most (early stopping may end sooner).
     evaluate_every
@@ -63,6 +66,7 @@ class JobConfig:
     category: str
     architecture: str
     image_size: int = 256
+    bit_depth: int = FULL
     epochs: int = 60
     evaluate_every: int = 5
     batch_size: int = 8
@@ -94,6 +98,7 @@ class JobConfig:
             f"{name} is {getattr(self, name)}; it must be {rule}"
             for name, allowed, rule in (
                 ("image_size", self.image_size >= 16, "at least 16 pixels"),
+                ("bit_depth", self.bit_depth in BIT_DEPTHS, f"one of {', '.join(map(str, BIT_DEPTHS))}"),
                 ("epochs", self.epochs >= 1, "at least 1"),
                 ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
                 ("batch_size", self.batch_size >= 1, "at least 1"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from optuna.distributions import BaseDistribution
@@ -31,19 +32,20 @@ NOT_SEARCHED = {
     "seed": "a study would choose the seed with the easiest validation images: fix it with --seed, and see with "
     "--final-seeds what another one changes",
     "image_size": OTHER_DEFECTS,
+    "bit_depth": "it says what the files hold, and no score can choose it; set it with --bit-depth",
     "tiling/tile": OTHER_DEFECTS,
     "objective": "trials would be ranked by different figures: fix it with --objective",
 }
 """What makes the scores of a study's trials incomparable where it is not the same in all of them, and why."""
 FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
-Seen = tuple[str, int, int, int]
+Seen = tuple[str, int, int, int, int]
 """What of a job decides what it sees of a dataset: category, seed, image size and view size."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will run: the categories, the identity of every job, the ranges searched, and the name of the
-    dataset's layout.
+    """What a sweep will run: the categories, the identity of every job, the ranges searched, the name of the dataset's
+    layout, the bit depth that files of more than 8 bits are read as, and what the check of the data warns of.
 
     An architecture without ranges has nothing to search: it is trained once, as it is.
     """
@@ -52,6 +54,12 @@ class Plan:
     identities: dict[Seen, Identity]
     spaces: dict[str, dict[str, BaseDistribution]]
     layout: str = "auto"
+    bit_depths: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def job(self, config: SweepConfig, category: str, architecture: str) -> JobConfig:
+        """Return the job that a study's trials vary, with what was found on its category's images."""
+        return _job(config, category, architecture, self.bit_depths)
 
     def identity(self, job: JobConfig) -> Identity:
         """Return what one of the sweep's jobs sees, that of a winner's further seed included."""
@@ -77,7 +85,8 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     """
     layout = find_layout(config.dataset, config.layout).name
     categories = tuple(choose_categories(config.dataset, config.categories or None, layout))
-    report = check(config.dataset, splits=("train",), categories=categories, layout=layout)
+    depth = config.parameters.get("bit_depth", config.bit_depth)
+    report = check(config.dataset, splits=("train",), categories=categories, layout=layout, bit_depth=depth)
     errors = [problem for problem in report.problems if problem.severity == "error"]
     if errors:
         listed = "\n".join(f"  {problem.path}: {problem.message}" for problem in errors[:50])
@@ -93,24 +102,33 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
             f"{config.storage.resolve()}: only {free >> 20} MiB free, a sweep needs at least {FREE_BYTES >> 20} MiB: "
             "make room, or name another --storage"
         )
-    return Plan(categories, _identities(config, categories, layout, cache), spaces, layout)
+    depths = report.bit_depths
+    identities = _identities(config, categories, layout, cache, depths)
+    return Plan(categories, identities, spaces, layout, depths, report.warnings())
 
 
-def _identities(config: SweepConfig, categories: tuple[str, ...], layout: str, cache: Path) -> dict[Seen, Identity]:
+def _identities(
+    config: SweepConfig, categories: tuple[str, ...], layout: str, cache: Path, depths: Mapping[str, int]
+) -> dict[Seen, Identity]:
     found = {}
     for category in categories:
         for architecture in config.architectures:
-            base = config.job(category, architecture)
+            base = _job(config, category, architecture, depths)
             for index in range(config.final_seeds):
-                seen = category, seed, image_size, view_size = _seen(dataclasses.replace(base, seed=base.seed + index))
-                if seen not in found:
-                    sides = {"image_size": image_size, "view_size": view_size}
-                    found[seen] = identify(config.dataset, category, seed=seed, **sides, layout=layout, cache=cache)
+                job = dataclasses.replace(base, seed=base.seed + index)
+                if _seen(job) not in found:
+                    settings = {name: getattr(job, name) for name in ("seed", "image_size", "view_size", "bit_depth")}
+                    found[_seen(job)] = identify(config.dataset, category, **settings, layout=layout, cache=cache)
     return found
 
 
+def _job(config: SweepConfig, category: str, architecture: str, depths: Mapping[str, int]) -> JobConfig:
+    job = config.job(category, architecture)
+    return dataclasses.replace(job, bit_depth=depths.get(category, job.bit_depth))
+
+
 def _seen(job: JobConfig) -> Seen:
-    return job.category, job.seed, job.image_size, job.view_size
+    return job.category, job.seed, job.image_size, job.view_size, job.bit_depth
 
 
 def check_models(config: SweepConfig) -> dict[str, dict[str, BaseDistribution]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,6 +81,8 @@ class Reporter:
             self.study_failed(study, failure["reason"])
         else:
             self._view.stage(study, self._test_words(study))
+            for remark in (seeds[0].read("test_remarks") or {}).get("remarks", ()):
+                self._view.note(f"{study.key}, test images: {remark}")
             self.study(study, "complete", unmeasured(seeds[0]))
 
     def on_report(self, event: str, study: Study, job_id: str) -> None:
@@ -95,7 +98,11 @@ class Reporter:
     def selection(self, study: Study) -> None:
         """Write a finished study's `selection.json` from what its trials' tests have left, and queue it."""
         rows = [
-            {"job_id": record.job_id, "validation": record.value, **{name: test[name] for name in FIGURES}}
+            {
+                "job_id": record.job_id,
+                "validation": record.value,
+                **{name: test.get(name, math.nan) for name in FIGURES},
+            }
             for record in study.records()
             if record.state == "complete" and (test := self._workspace.job(record.job_id).read("test_report"))
         ]

@@ -87,19 +87,19 @@ def seed_statistics(tests: Sequence[Mapping[str, float]]) -> dict[str, float]:
     Parameters
     ----------
     tests
-        The test figures of each seed's model, at least `SEED_FIGURES`.
+        The test figures of each seed's model; of `SEED_FIGURES` those that there are.
 
     Returns
     -------
     dict
         The sample standard deviation (n - 1). Empty with fewer than two seeds, which have no spread; a figure that is
-        NaN for a seed is left out, so that a mean is always over all seeds.
+        NaN or missing for a seed is left out, so that a mean is always over all seeds.
     """
     if len(tests) < 2:
         return {}
     statistics = {}
     for figure in SEED_FIGURES:
-        values = np.array([test[figure] for test in tests], float)
+        values = np.array([test.get(figure, math.nan) for test in tests], float)
         if not np.isnan(values).any():
             statistics |= {f"{figure}_mean": float(values.mean()), f"{figure}_sd": float(values.std(ddof=1))}
     return statistics

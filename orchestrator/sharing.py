@@ -62,7 +62,7 @@ def share(config: SweepConfig, plan: Plan, workspace: Workspace, cache: Path, sa
     needs = {}
     for name in config.architectures:
         category = max(plan.categories, key=lambda category: _images(config, plan, category))
-        job = heaviest(config.job(category, name), plan.spaces[name])
+        job = heaviest(plan.job(config, category, name), plan.spaces[name])
         # A GPU's recorded steps take memory of their own, and are recorded in the second epoch at the latest.
         epochs = 2 if whole.gpus else 1
         job = dataclasses.replace(job, epochs=epochs, evaluate_every=epochs)

@@ -14,6 +14,7 @@ import optuna
 from rich.console import Console
 
 from data_io.cache import default_cache_dir
+from data_io.wide import FULL
 from models.errors import did_you_mean
 from orchestrator import cluster, tracking_store
 from orchestrator.artifacts import settle_artifacts
@@ -159,6 +160,11 @@ def _run(config: SweepConfig, workspace: Workspace, anywhere: bool = True) -> Ou
         tracker = Tracker(client, experiment_id, say, deliver_files)
         patience = INTERRUPTED_SECONDS
         try:
+            for warning in plan.warnings:
+                say(f"warning: {warning}")
+            for category, depth in plan.bit_depths.items():
+                if depth != FULL:
+                    say(f"{category}: image files of more than 8 bits are read as {depth} bits (--bit-depth)")
             for name in config.architectures:
                 if config.trials and not plan.spaces[name]:
                     say(f"{name} has nothing to search: it is trained once, as it is")
@@ -205,7 +211,7 @@ class _Sweep:
         self.train_storage = train_storage(workspace, config.worker_storage)
         storage = optuna.storages.get_storage(workspace.studies)
         pairs = [(category, name) for category in plan.categories for name in config.architectures]
-        jobs = {f"{category}/{name}": config.job(category, name) for category, name in pairs}
+        jobs = {f"{category}/{name}": plan.job(config, category, name) for category, name in pairs}
         ids = study_ids(jobs)
         self.studies = [
             Study(

@@ -8,12 +8,32 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_io.files import list_folders, list_strangers
+from data_io.files import SUFFIXES_TEXT, folders_below, list_folders, list_images, list_strangers
 from data_io.report import Problem
 
 GOOD = "good"
 # Two to learn from and two to judge on is the least with which both halves of a split still have a spread.
 FEWEST_GOOD_IMAGES = 4
+# What each folder of one's own images may be called, in any case; the first is what messages say.
+NAMES = {
+    "good": ("good", "ok", "normal"),
+    "bad": (
+        "bad",
+        "defective",
+        "defect",
+        "defects",
+        "anomaly",
+        "anomalies",
+        "abnormal",
+        "anomalous",
+        "ng",
+        "nok",
+        "ko",
+    ),
+    "masks": ("masks", "mask", "ground_truth"),
+    "good_test": ("good_test", "test_good"),
+}
+NOT_GOOD = {*NAMES["bad"], *NAMES["masks"]}
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,6 @@ class Layout(ABC):
     signature : what a root must hold to be recognised, for messages.
     general : whether it is only thought of where no layout of one certain dataset fits.
     mask_threshold : pixels of a mask above it are defective; 0 where a dataset numbers its defects from 1.
-    masks_optional : whether a dataset without any mask is complete.
     test_needs_opening : whether a file of the test split must be opened to tell its good images from the defective.
     expects_test : what test images would look like, for messages.
     """
@@ -51,7 +70,6 @@ class Layout(ABC):
     signature: str
     general = False
     mask_threshold = 0
-    masks_optional = False
     test_needs_opening = False
     expects_test = "good and defective ones"
 
@@ -125,7 +143,45 @@ def stranger_faults(folder: Path, known: Sequence[str] = ()) -> Iterator[Problem
     """Entries of an image folder that are no image and not known by name."""
     for stranger in list_strangers(folder):
         if stranger.name not in known:
-            yield Problem("warning", stranger, "is no image file (png, jpg, bmp, tif) and is ignored")
+            yield Problem("warning", stranger, f"is no image file ({SUFFIXES_TEXT}) and is ignored")
+
+
+def nested_faults(folder: Path, *, good: bool = False) -> Iterator[Problem]:
+    """Strangers in an image folder and in those below it, whose images belong to it; and that there are such folders.
+
+    `good`: the folder is one of good images, below which a folder of defective ones or of masks has no place.
+    """
+    counts: dict[str, int] = {}
+    for part in folders_below(folder):
+        name = part.relative_to(folder)
+        if good and any(word.lower() in NOT_GOOD for word in name.parts):
+            yield Problem("error", part, f"by its name holds no good images; move it out of {folder.name}")
+            continue
+        yield from stranger_faults(part, known=[below.name for below in list_folders(part)])
+        if part != folder and (count := len(list_images(part))):
+            counts[name.as_posix()] = count
+    if counts:
+        listed = ", ".join([*counts][:3]) + (", ..." if len(counts) > 3 else "")
+        yield Problem("warning", folder, f"{sum(counts.values())} of its images lie in folders below it ({listed})")
+
+
+def loose_faults(folder: Path, belong: str) -> Iterator[Problem]:
+    """Images beside the folders that they belong into."""
+    if loose := list_images(folder):
+        what = (
+            f"{len(loose)} image(s) beside the folders are ignored, {loose[0].name} the first; put them into {belong}"
+        )
+        yield Problem("warning", folder, what)
+
+
+def orphan_faults(folder: Path, orphans: Sequence[Path], images: Path, names: str) -> Iterator[Problem]:
+    """Files in a folder of masks that belong to no image; `names` says how a mask is called."""
+    if orphans:
+        first = orphans[0].relative_to(folder)
+        what = (
+            f"{len(orphans)} file(s) match no image of {images} and are ignored, {first} the first; a mask is called "
+        )
+        yield Problem("warning", folder, what + names)
 
 
 def hold_out(paths: Sequence[Path], share: float, leave: int = 0) -> tuple[list[Path], list[Path]]:

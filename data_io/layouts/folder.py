@@ -16,37 +16,22 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_io.files import list_folders, list_images
+from data_io.files import images_below, list_folders, list_images
 from data_io.layouts.base import (
     FEWEST_GOOD_IMAGES,
+    NAMES,
     Layout,
     Sample,
     good_image_faults,
     hold_out,
+    loose_faults,
+    nested_faults,
+    orphan_faults,
     stranger_faults,
     test_faults,
 )
 from data_io.report import Problem
 
-# What each folder may be called, in any case; the first is what messages say.
-NAMES = {
-    "good": ("good", "ok", "normal"),
-    "bad": (
-        "bad",
-        "defective",
-        "defect",
-        "defects",
-        "anomaly",
-        "anomalies",
-        "abnormal",
-        "anomalous",
-        "ng",
-        "nok",
-        "ko",
-    ),
-    "masks": ("masks", "mask", "ground_truth"),
-    "good_test": ("good_test", "test_good"),
-}
 # A folder of these names with good/ in it is part of another layout and no product.
 NO_PRODUCTS = ("train", "test", "test_public", "validation", "ground_truth")
 TEST_SHARE = 0.2
@@ -59,7 +44,6 @@ class Folder(Layout):
     signature = "good (or ok, normal) with images, optionally bad and masks beside it; or PRODUCT/good"
     general = True
     mask_threshold = 127
-    masks_optional = True
     expects_test = "a folder bad with defective images, also in a folder per type"
 
     def categories(self, root: Path) -> list[str]:
@@ -75,8 +59,11 @@ class Folder(Layout):
         product = _product(root, category)
         masks = _masks(product)
         samples = []
+        bad = _part(product, "bad")
         for path, defect_type in _bad(product):
-            names = [f"{folder}{path.stem}{end}" for folder in (f"{defect_type}/", "") for end in ("_mask", "")]
+            name = _name(path, bad)  # with its type in front, where it has one
+            flat = name.removeprefix(f"{defect_type}/")
+            names = [f"{one}{end}" for one in (f"{defect_type}/{flat}", flat) for end in ("_mask", "")]
             samples.append(Sample(path, defect_type, next((masks[name] for name in names if name in masks), None)))
         return [*map(Sample, _good(product)[1]), *samples]
 
@@ -108,21 +95,28 @@ class Folder(Layout):
         good = self.train_folder(root, category)
         yield from good_image_faults(good, len(self.train(root, category)))
         yield from test_faults(self.test_folder(root, category), samples)
+        yield from loose_faults(product, f"{product / 'good'}, or into bad where they show a defect")
         for part in ("good", "good_test"):
             if folder := _part(product, part):
-                yield from stranger_faults(folder)
-        bad, masks = _part(product, "bad"), _part(product, "masks")
-        for folder in [folder for folder in (bad, masks) if folder]:
-            types = [path.name for path in list_folders(folder)]
-            yield from stranger_faults(folder, known=types)
-            for name in types:
-                yield from stranger_faults(folder / name)
+                yield from nested_faults(folder, good=True)
+        for folder in filter(None, (_part(product, "bad"), _part(product, "masks"))):
+            types = list_folders(folder)
+            yield from stranger_faults(folder, known=[part.name for part in types])
+            for part in types:
+                yield from nested_faults(part)
+        masks = _part(product, "masks")
         uses = Counter(sample.mask_path for sample in samples if sample.mask_path)
-        for path in _masks(product).values():
-            if path not in uses:
-                yield Problem("error", path, "mask without its image in bad; remove it or put the image back")
-            elif uses[path] > 1:
+        orphans = [path for path in _masks(product).values() if path not in uses]
+        if masks:
+            yield from orphan_faults(masks, orphans, self.test_folder(root, category), "NAME.png or NAME_mask.png")
+        for path, count in uses.items():
+            if count > 1:
                 yield Problem("error", path, "is the mask of two images of one name; keep masks in a folder per type")
+
+
+def _name(path: Path, folder: Path) -> str:
+    """A file's place below a folder, without suffix."""
+    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def _part(product: Path, part: str) -> Path | None:
@@ -138,25 +132,22 @@ def _product(root: Path, category: str) -> Path:
 def _good(product: Path) -> tuple[list[Path], list[Path]]:
     """The good images for training and those for the test."""
     folder, test_folder = _part(product, "good"), _part(product, "good_test")
-    images = list_images(folder) if folder else []
+    images = images_below(folder) if folder else []
     if test_folder:
-        return images, list_images(test_folder)
+        return images, images_below(test_folder)
     return hold_out(images, TEST_SHARE, leave=FEWEST_GOOD_IMAGES) if _bad(product) else (images, [])
 
 
 def _bad(product: Path) -> list[tuple[Path, str]]:
-    """Each defective image with its type: the folder it lies in."""
+    """Each defective image with its type: the folder of `bad` that it lies in, or below."""
     folder = _part(product, "bad")
     if folder is None:
         return []
-    return [(path, part.name) for part in (folder, *list_folders(folder)) for path in list_images(part)]
+    typed = [(path, part.name) for part in list_folders(folder) for path in images_below(part)]
+    return [*((path, folder.name) for path in list_images(folder)), *typed]
 
 
 def _masks(product: Path) -> dict[str, Path]:
     """Masks by `NAME` or `TYPE/NAME`, without suffix."""
     folder = _part(product, "masks")
-    if folder is None:
-        return {}
-    flat = {path.stem: path for path in list_images(folder)}
-    typed = {f"{part.name}/{path.stem}": path for part in list_folders(folder) for path in list_images(part)}
-    return flat | typed
+    return {_name(path, folder): path for path in images_below(folder)} if folder else {}

@@ -23,8 +23,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_io.files import list_folders, list_images, mask_files
-from data_io.layouts.base import GOOD, Layout, Sample, good_image_faults, stranger_faults
+from data_io.files import images_below, list_folders, mask_files
+from data_io.layouts.base import (
+    GOOD,
+    Layout,
+    Sample,
+    good_image_faults,
+    loose_faults,
+    nested_faults,
+    orphan_faults,
+    stranger_faults,
+)
 from data_io.report import Problem
 
 
@@ -64,20 +73,19 @@ class MvtecLike(Layout):
         return [folder.name for folder in list_folders(root) if any((folder / mark).exists() for mark in self._marks)]
 
     def train(self, root: Path, category: str) -> list[Path]:
-        return [*list_images(self.train_folder(root, category)), *self.validation(root, category)]
+        return [*images_below(self.train_folder(root, category)), *self.validation(root, category)]
 
     def validation(self, root: Path, category: str) -> list[Path]:
-        return list_images(root / category / self._validation / self._good) if self._validation else []
+        return images_below(root / category / self._validation / self._good) if self._validation else []
 
     def test(self, root: Path, category: str) -> list[Sample]:
         folder = self.test_folder(root, category)
-        samples = [Sample(path) for path in list_images(folder / self._good)]
+        samples = [Sample(path) for path in images_below(folder / self._good)]
         for defective in self._defect_folders(root, category):
             masks = self._masks(root, category, defective.name)
-            samples += [
-                Sample(path, defective.name, masks.get(f"{path.stem}_mask") or masks.get(path.stem))
-                for path in list_images(defective)
-            ]
+            for path in images_below(defective):
+                name = _name(path, defective)
+                samples.append(Sample(path, defective.name, masks.get(f"{name}_mask") or masks.get(name)))
         return samples
 
     def train_folder(self, root: Path, category: str) -> Path:
@@ -98,29 +106,47 @@ class MvtecLike(Layout):
     def faults(self, root: Path, category: str) -> Iterator[Problem]:
         good, test, truth = self.train_folder(root, category), self.test_folder(root, category), root / category
         truth /= self._truth
-        yield from good_image_faults(good, len(list_images(good)))
+        yield from good_image_faults(good, len(images_below(good)))
+        yield from loose_faults(root / category, str(good))
+        yield from loose_faults(good.parent, str(good))
         for path in list_folders(good.parent):
             if path.name != self._good:
                 yield Problem("warning", path, f"is ignored: only train/{self._good} is learned from")
+        for path in list_folders(root / category):
+            if path.name not in self._known_parts:
+                yield Problem("warning", path, f"is ignored: there may be {', '.join(sorted(self._known_parts))}")
         if not test.is_dir():
             yield Problem("warning", test, "no such folder; a model can be searched but not be measured")
-        elif not (test / self._good).is_dir():
-            yield Problem("warning", test / self._good, "no such folder; without good test images there is no AUROC")
+        else:
+            yield from loose_faults(test, f"{test / self._good}, or a folder per type of defect beside it")
+            if not (test / self._good).is_dir():
+                yield Problem(
+                    "warning", test / self._good, "no such folder; without good test images there is no AUROC"
+                )
         defective = self._defect_folders(root, category)
         tested = [path for path in (test / self._good, *defective) if path.is_dir()]
-        for path in [good, *tested, *self._mask_folders(truth)]:
-            if path != good and not list_images(path):
+        for path in [*tested, *self._mask_folders(truth)]:
+            if not images_below(path):
                 yield Problem("error", path, "holds no images; fill or remove it")
-            yield from stranger_faults(path)
+        for path in [good, *tested]:
+            yield from nested_faults(path, good=path.name == self._good)
+        for path in self._mask_folders(truth):
+            yield from stranger_faults(path, known=[below.name for below in list_folders(path)])
+        yield from loose_faults(truth, f"{truth}/TYPE, a folder per type of defect")
         for path in list_folders(truth):
             if path.name not in [folder.name for folder in (test / self._good, *defective)]:
                 yield Problem("error", path, f"masks without images: there is no {test / path.name}")
         for path in defective:
-            names = {image.stem for image in list_images(path)}
-            for stem, mask in self._masks(root, category, path.name).items():
-                if not {stem, stem.removesuffix("_mask")} & names:
-                    what = f"mask without its image in {self._test}/{path.name}; remove it or put the image back"
-                    yield Problem("error", mask, what)
+            names = {_name(image, path) for image in images_below(path)}
+            masks = self._masks(root, category, path.name)
+            orphans = [mask for name, mask in masks.items() if not {name, name.removesuffix("_mask")} & names]
+            yield from orphan_faults(truth / path.name, orphans, path, self._mask_name.format(name="NAME"))
+
+    @property
+    def _known_parts(self) -> set[str]:
+        """What folders a category may hold."""
+        marks = [*self._marks, self._truth, self._test, self._validation or "train", "train"]
+        return {Path(mark).parts[0] for mark in marks if not Path(mark).suffix}
 
     def _defect_folders(self, root: Path, category: str) -> list[Path]:
         # MVTec AD 2 keeps its masks inside of the folder of test images.
@@ -132,7 +158,13 @@ class MvtecLike(Layout):
 
     def _masks(self, root: Path, category: str, defect_type: str) -> dict[str, Path]:
         """Masks of one type of defect by their name without suffix."""
-        return {path.stem: path for path in list_images(root / category / self._truth / defect_type)}
+        folder = root / category / self._truth / defect_type
+        return {_name(path, folder): path for path in images_below(folder)}
+
+
+def _name(path: Path, folder: Path) -> str:
+    """A file's place below a folder, without suffix."""
+    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 class MvtecLoco(MvtecLike):

@@ -22,7 +22,7 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from data_io.decode import decode, resize
-from data_io.layout import IMAGE_SUFFIXES
+from data_io.files import IMAGE_SUFFIXES, images_below
 from data_io.photographs import load_photograph
 from models.detector import Detector
 from orchestrator.bundles import Bundle
@@ -87,7 +87,7 @@ def export(bundle: Bundle, to: Path, images: Sequence[Path] = ()) -> Exported:
         raise ConfigError(f"{to}: the name says the format and must end in {' or '.join(_FORMATS)}")
     if to.suffix == ".onnx":
         _require_packages()
-    batches = _batches(images, bundle.job.image_size)
+    batches = _batches(images, bundle.job.image_size, bundle.job.bit_depth)
     # The bundle answers first. That also fills the caches of constant matrices, which the graph then takes over.
     expected = [[(p.score, p.is_anomalous, p.anomaly_map) for p in bundle.predict(batch)] for batch in batches]
     try:
@@ -161,6 +161,7 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
         "architecture": bundle.job.architecture,
         "threshold": repr(bundle.threshold),
         "image_size": str(bundle.job.image_size),
+        "bit_depth": str(bundle.job.bit_depth),
         "pretrained_weights": "; ".join(pretrained) or "none",
     }
     provenance = {**bundle.provenance, "identity": bundle.provenance.get("identity", {}).get("digest")}
@@ -169,14 +170,14 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
     return known | {"msad": importlib.metadata.version("msad"), "torch": torch.__version__}
 
 
-def _batches(paths: Sequence[Path], size: int) -> list[np.ndarray]:
+def _batches(paths: Sequence[Path], size: int, bit_depth: int) -> list[np.ndarray]:
     """Return uint8 N×H×W×3 batches to check on: real photographs, several sizes, one and several at once."""
     if paths:
-        found = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+        found = [file for path in paths for file in (images_below(path) if path.is_dir() else [path])]
         files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES][:CHECKED]
         if not files:
             raise ConfigError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(map(str, paths))}")
-        return [decode(file)[None] for file in files]
+        return [decode(file, bit_depth=bit_depth)[None] for file in files]
     cat, coffee, brick = (load_photograph(name) for name in ("chelsea.png", "coffee.png", "brick.png"))
     own_size = np.stack([resize(image, size) for image in (coffee, brick, cat)])
     return [own_size, cat[None], np.stack([coffee, coffee[:, ::-1]]), brick[None, : size // 2 + 3, : size // 2 - 3]]

@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from data_io.decode import convert, decode, resize
+from data_io.decode import Decoded, convert, convert_values, read_image, resize
 from data_io.errors import DataError
 from data_io.parallel import map_in_threads
+from data_io.remarks import ReadingRemarks
+from data_io.wide import FULL
 from models.detector import resized
 from orchestrator.cuda_graphs import unrecorded
 
@@ -27,20 +29,31 @@ ImageLike = np.ndarray | Image.Image | str | Path
 
 
 def to_network(
-    images: Sequence[ImageLike], size: int, device: torch.device
+    images: Sequence[ImageLike], size: int, device: torch.device, remarks: ReadingRemarks
 ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
     """Decode and resize images as those of the training were; return `image_BCHW` and each one's own height and width.
+
+    `remarks` states the bit depth, and is told what the pixels do not show.
 
     Raises
     ------
     DataError
         A file cannot be decoded, or an array is of another kind than `Bundle.predict` takes.
     """
+
+    def read(image: ImageLike) -> tuple[Decoded, np.ndarray]:
+        decoded = _read(image, remarks.bit_depth)
+        return decoded, decoded.pixels if device.type == "cuda" else resize(decoded.pixels, size)
+
+    pairs = _in_threads(read, images, size)
+    for index, (image, (decoded, _)) in enumerate(zip(images, pairs, strict=True)):
+        name = image if isinstance(image, (str, Path)) else f"image {index}"
+        remarks.add(name, decoded.largest, decoded.clipped, decoded.pages)
+    sizes = [decoded.pixels.shape[:2] for decoded, _ in pairs]
+    arrays = [array for _, array in pairs]
     if device.type == "cuda":  # which resizes by itself, and is sent the bytes as they are
-        arrays = _in_threads(to_array, images, size)
-        return _resized_there(arrays, size, device), [array.shape[:2] for array in arrays]
-    pairs = _in_threads(lambda image: _with_resized(to_array(image), size), images, size)
-    return to_tensor(np.stack([small for _, small in pairs])), [own for own, _ in pairs]
+        return _resized_there(arrays, size, device), sizes
+    return to_tensor(np.stack(arrays)), sizes
 
 
 def to_tensor(images: np.ndarray, device: torch.device | None = None) -> torch.Tensor:
@@ -71,22 +84,28 @@ def fit_maps(map_B1HW: torch.Tensor, sizes: Sequence[tuple[int, int]]) -> list[n
     return fitted
 
 
-def to_array(image: ImageLike) -> np.ndarray:
-    """Return an image as uint8 H×W×3."""
+def to_array(image: ImageLike, bit_depth: int = FULL) -> np.ndarray:
+    """Return an image as uint8 H×W×3; of more than 8 bits as many are taken as `bit_depth` says."""
+    return _read(image, bit_depth).pixels
+
+
+def _read(image: ImageLike, bit_depth: int) -> Decoded:
     if isinstance(image, (str, Path)):
-        return decode(image)
+        return read_image(image, bit_depth=bit_depth)
     if isinstance(image, Image.Image):
-        return convert(image)
+        return convert(image, bit_depth=bit_depth)
     if isinstance(image, np.ndarray) and image.size:
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-            return image
-        grey = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
-        if grey or (image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 4):
+        colour = image.ndim == 3 and image.shape[2] in (3, 4)
+        if image.dtype == np.uint16 and (image.ndim == 2 or colour):
+            return convert_values(image, bit_depth)
+        if image.dtype == np.uint8 and colour and image.shape[2] == 3:
+            return Decoded(image)
+        if image.dtype == np.uint8 and (image.ndim == 2 or colour):
             return convert(Image.fromarray(np.ascontiguousarray(image)))
     kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise DataError(
-        "an image must be a path, a PIL image or an array: uint8 H×W×3 in RGB, uint8 H×W×4 with transparency, "
-        f"uint8 or uint16 H×W in grey; not {kind}"
+        "an image must be a path, a PIL image or an array, uint8 or uint16: H×W×3 in RGB, H×W×4 with transparency, or "
+        f"H×W in grey; not {kind}"
     )
 
 
@@ -113,7 +132,3 @@ def _sent(images: Sequence[np.ndarray], device: torch.device) -> torch.Tensor:
         pinned = torch.empty((len(images), *images[0].shape), dtype=torch.uint8, pin_memory=True)
     np.stack(images, out=pinned.numpy())
     return pinned.to(device, non_blocking=True)
-
-
-def _with_resized(image: np.ndarray, size: int) -> tuple[tuple[int, int], np.ndarray]:
-    return image.shape[:2], resize(image, size)

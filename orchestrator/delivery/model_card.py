@@ -162,13 +162,16 @@ def _results(d: Values) -> str:
         "\n".join(["| figure | value | 95 % interval | chance |", "|---|---|---|---|", *_figure_rows(test)]),
     ]
     if per_type := test.get("per_defect_type"):
-        head = "| defect | images | missed | image AUROC | recall | pixel PRAUC |\n|---|---|---|---|---|---|"
+        pixels = any("pixel_prauc" in row for row in per_type.values())
+        head = "| defect | images | missed | image AUROC | recall |" + (" pixel PRAUC |" if pixels else "")
         rows = (
             f"| {name} | {_count(row.get('images'))} | {_count(row.get('misses'))} | {_spread(row, 'image_auroc')} | "
-            f"{_spread(row, 'recall')} | {_number(row.get('pixel_prauc'))} |"
+            f"{_spread(row, 'recall')} |" + (f" {_number(row.get('pixel_prauc'))} |" if pixels else "")
             for name, row in per_type.items()
         )
-        lines.append("\n".join([head, *rows]))
+        lines.append("\n".join([head, "|---" * (head.count("|") - 1) + "|", *rows]))
+    if remarks := test.get("remarks"):
+        lines.append(_list(*(f"{remark[0].upper()}{remark[1:]}." for remark in remarks)))
     if seeds:
         means = ", ".join(
             f"{title} {_number(seeds[f'{name}_mean'])} ± {_number(seeds.get(f'{name}_sd'))}"

@@ -6,9 +6,10 @@ photographs is a small one, so neither the number nor the size of the images mat
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from data_io.decode import decode, read_header, resize
+from data_io.decode import Decoded, read_header, read_image, resize
 from data_io.errors import DataError
-from data_io.ground_truth import mask_files, mask_folders
-from data_io.layout import IMAGE_SUFFIXES
 from data_io.parallel import thread_pool
+from data_io.remarks import ReadingRemarks
 from orchestrator.bundles import Bundle
+from orchestrator.delivery.image_files import ImageFile, find_images
 from orchestrator.delivery.images import fit_map, to_tensor
 from orchestrator.delivery.predictions import MAPS, Results, Row, Settings
 from orchestrator.errors import ConfigError, Interrupted, ResourceError
@@ -38,7 +39,9 @@ class FolderPrediction:
     """What came of the images asked for.
 
     `scored` counts all that have a row, `earlier` those of them that had it before, `anomalous` those above the
-    threshold; `skipped` says by path why an image could not be read, `masks` what was left out as ground truth.
+    threshold; `skipped` says by path why an image could not be read, `masks` what was left out as ground truth,
+    `others` which files are plainly no images. `remarks` are what is worth saying of those that were read now, in
+    sentences.
     """
 
     scored: int = 0
@@ -46,29 +49,19 @@ class FolderPrediction:
     anomalous: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     masks: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Image:
-    """An image file: its path as given, and its place below the folder that all have in common."""
-
-    path: str
-    place: Path
-
-    @property
-    def file(self) -> str:
-        """What tells it from all others: its absolute path. Links stay: a link's own name counts."""
-        return os.path.abspath(self.path)  # noqa: PTH100 - a Path for each of a million files is slow
+    others: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class _Read:
-    """What was read of an image file; `own` is the image at its own size, where that is needed."""
+    """What was read of an image file: as the network sees it; `own` is it at its own size, where that is needed."""
 
     small: np.ndarray
     own: np.ndarray | None
     height_width: tuple[int, int]
     state: tuple[int, int]
+    decoded: Decoded
 
 
 def predict_folder(
@@ -93,8 +86,7 @@ def predict_folder(
     bundle
         The model.
     images
-        Files, and folders that are searched to any depth for image files. What is hidden, `out` itself and the masks of
-        a dataset (`data_io.ground_truth`) are left out, unless they are named themselves.
+        Files, and folders that are searched to any depth for image files, see `orchestrator.delivery.image_files`.
     out
         Folder for the results, see `orchestrator.delivery.predictions`.
     batch_size
@@ -124,25 +116,29 @@ def predict_folder(
         raise ConfigError(f"the threshold is {threshold}; it must be a finite number")
     if maps not in MAPS:
         raise ConfigError(f"maps is {maps!r}; it must be one of {', '.join(MAPS)}")
-    result = FolderPrediction()
-    found = _find(images, out, result.masks)
+    found = find_images(images, out)
+    result = FolderPrediction(skipped=dict(found.skipped), masks=found.masks, others=found.others)
+    remarks = ReadingRemarks(bundle.job.bit_depth)
     source = f"{bundle.job.category}, {bundle.job.architecture}, run {bundle.provenance.get('run_id', 'unknown')}"
     settings = Settings(bundle.fingerprint(), source, threshold, heatmaps, maps)
     try:
         with Results(out, settings, overwrite=overwrite) as results:
-            done = {image.file for image in found if _is_current(results, image)}
+            done = {image.file for image in found.images if _is_current(results, image)}
             result.earlier = result.scored = len(done)
             result.anomalous = sum(results.rows[file].verdict == "anomalous" for file in done)
-            todo = [image for image in found if image.file not in done]
+            todo = [image for image in found.images if image.file not in done]
             results.start(changed=[image.file for image in todo if image.file in results.rows])
+            for path, reason in found.skipped.items():
+                results.skip(path, reason)
             with bar() as progress:
-                outcomes = _predict(bundle, results, todo, batch_size)
+                outcomes = _predict(bundle, results, todo, batch_size, remarks)
                 for image, outcome in progress.track(outcomes, total=len(todo), description="Scoring"):
                     if isinstance(outcome, str):
                         result.skipped[image.path] = outcome
                     else:
                         result.scored += 1
                         result.anomalous += outcome.verdict == "anomalous"
+            result.remarks = remarks.sentences()
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {out} is complete as far as it goes, the same command continues it") from None
     except OSError as error:
@@ -166,17 +162,24 @@ def format_outcome(result: FolderPrediction, out: Path) -> str:
             f"{len(result.masks):,} left out that look like ground truth, {result.masks[0]} the first; "
             "to score one all the same, name it"
         )
+    if result.others:
+        lines.append(f"{len(result.others):,} other file(s) are no images, {result.others[0]} the first")
+    lines += [f"note: {remark}" for remark in result.remarks]
     return "\n".join(lines)
 
 
 def _predict(
-    bundle: Bundle, results: Results, images: Iterable[_Image], batch_size: int
-) -> Iterator[tuple[_Image, Row | str]]:
+    bundle: Bundle, results: Results, images: Iterable[ImageFile], batch_size: int, remarks: ReadingRemarks
+) -> Iterator[tuple[ImageFile, Row | str]]:
     """Score and write batch by batch; yield each image with its row, or why it has none."""
     settings = results.settings
+
+    def read(image: ImageFile) -> _Read | str:
+        return _read(image.path, bundle.job.image_size, bundle.job.bit_depth, settings.heatmaps)
+
     with thread_pool() as pool:
-        for batch in _read_ahead(pool, _batches(images, batch_size), bundle.job.image_size, settings.heatmaps):
-            readable = [(image, read) for image, read in batch if isinstance(read, _Read)]
+        for batch in _read_ahead(pool, _batches(images, batch_size), read):
+            readable = [(image, outcome) for image, outcome in batch if isinstance(outcome, _Read)]
             rows: list[Row] = []
             if readable:
                 small = np.stack([read.small for _, read in readable])
@@ -187,13 +190,15 @@ def _predict(
                     list(pool.map(lambda *file: _write(results, *file), rows, [read for _, read in readable], maps))
             results.add(rows)
             row_of = {row.file: row for row in rows}
-            for image, read in batch:
-                if isinstance(read, str):
-                    results.skip(image.path, read)
-            yield from ((image, row_of.get(image.file, read)) for image, read in batch)
+            for image, outcome in batch:
+                if isinstance(outcome, str):
+                    results.skip(image.path, outcome)
+                else:
+                    remarks.add(image.path, outcome.decoded.largest, outcome.decoded.clipped, outcome.decoded.pages)
+            yield from ((image, row_of.get(image.file, outcome)) for image, outcome in batch)
 
 
-def _row(results: Results, image: _Image, read: _Read, score: float) -> Row:
+def _row(results: Results, image: ImageFile, read: _Read, score: float) -> Row:
     threshold = results.settings.threshold
     verdict = "anomalous" if score > threshold else "good"
     path = results.label(image.path, image.file)
@@ -205,12 +210,12 @@ def _write(results: Results, row: Row, read: _Read, map_1HW: Tensor) -> None:
 
 
 def _read_ahead(
-    pool: Executor, batches: Iterable[list[_Image]], size: int, keep: bool
-) -> Iterator[list[tuple[_Image, _Read | str]]]:
+    pool: Executor, batches: Iterable[list[ImageFile]], read: Callable[[ImageFile], _Read | str]
+) -> Iterator[list[tuple[ImageFile, _Read | str]]]:
     """Read each batch while the one before it is worked on."""
     waiting = None
     for batch in batches:
-        following = batch, [pool.submit(_read, image.path, size, keep) for image in batch]
+        following = batch, [pool.submit(read, image) for image in batch]
         if waiting is not None:
             yield [(image, future.result()) for image, future in zip(*waiting, strict=True)]
         waiting = following
@@ -218,9 +223,9 @@ def _read_ahead(
         yield [(image, future.result()) for image, future in zip(*waiting, strict=True)]
 
 
-def _batches(images: Iterable[_Image], batch_size: int) -> Iterator[list[_Image]]:
+def _batches(images: Iterable[ImageFile], batch_size: int) -> Iterator[list[ImageFile]]:
     """Part the images: `batch_size` at once, but no more than `BATCH_PIXELS`, or one."""
-    batch: list[_Image] = []
+    batch: list[ImageFile] = []
     pixels = 0
     for image in images:
         try:
@@ -237,16 +242,18 @@ def _batches(images: Iterable[_Image], batch_size: int) -> Iterator[list[_Image]
         yield batch
 
 
-def _read(path: str, size: int, keep: bool) -> _Read | str:
+def _read(path: str, size: int, bit_depth: int, keep: bool) -> _Read | str:
     try:
         state = _state(path)  # before its content: a change meanwhile is then seen by the next run
-        image = decode(path)
+        decoded = read_image(path, bit_depth=bit_depth)
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
-    return _Read(resize(image, size), image if keep else None, image.shape[:2], state)
+    own = decoded.pixels
+    nothing = dataclasses.replace(decoded, pixels=own[:0])  # what is said of it stays in memory until the end
+    return _Read(resize(own, size), own if keep else None, own.shape[:2], state, nothing)
 
 
-def _is_current(results: Results, image: _Image) -> bool:
+def _is_current(results: Results, image: ImageFile) -> bool:
     row = results.rows.get(image.file)
     return row is not None and (row.bytes, row.modified_ns) == _state(image.path)
 
@@ -258,44 +265,3 @@ def _state(path: str) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return status.st_size, status.st_mtime_ns
-
-
-def _find(images: Sequence[Path], out: Path, masks: list[str]) -> list[_Image]:
-    """List the files, each once, folder by folder, and add to `masks`; the results of an earlier run are no input."""
-    missing = [str(path) for path in images if not path.exists()]
-    if missing:
-        raise ConfigError(f"no such file or folder: {', '.join(missing)}")
-    # Links are not followed: a link's own name counts, not that of the file it leads to.
-    roots = [Path(os.path.abspath(path)) for path in images]  # noqa: PTH100
-    common = os.path.commonpath([root if root.is_dir() else root.parent for root in roots])
-    found: dict[str, _Image] = {}
-    for path, root in zip(images, roots, strict=True):
-        place = root.relative_to(common)
-        inside = _walk(path, place, out.resolve(), masks) if path.is_dir() else [_Image(str(path), place)]
-        for image in inside:
-            found.setdefault(image.file, image)
-    if not found and masks:
-        raise ConfigError(f"nothing but ground truth, {masks[0]} the first; to score it all the same, name it")
-    if not found:
-        raise ConfigError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(str(path) for path in images)}")
-    return list(found.values())
-
-
-def _walk(folder: Path, place: Path, results: Path, masks: list[str]) -> Iterator[_Image]:
-    for name, folders, files in os.walk(folder):
-        parent = Path(name)
-        if parent.resolve() == results:
-            folders.clear()
-            continue
-        no_images = mask_folders(folders) | mask_files(files, parent.name)
-        shown = [sorted(name for name in names if not name.startswith(".")) for names in (folders, files)]
-        folders[:] = [name for name in shown[0] if name not in no_images]
-        masks += [str(parent / name) for name in shown[0] if name in no_images]
-        below = place / parent.relative_to(folder)
-        for file in shown[1]:
-            if not file.lower().endswith(IMAGE_SUFFIXES):
-                continue
-            if file in no_images:
-                masks.append(str(parent / file))
-            else:
-                yield _Image(str(parent / file), below / file)

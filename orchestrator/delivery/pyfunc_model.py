@@ -43,7 +43,9 @@ class PyfuncModel:
         data_io.errors.DataError
             An image cannot be decoded.
         """
-        predictions = self.bundle.predict([_image(row, index) for index, row in model_input.reset_index().iterrows()])
+        depth = self.bundle.job.bit_depth
+        rows = model_input.reset_index().iterrows()
+        predictions = self.bundle.predict([_image(row, index, depth) for index, row in rows])
         return pd.DataFrame(
             {
                 "score": [p.score for p in predictions],
@@ -74,11 +76,11 @@ def input_example() -> pd.DataFrame:
     return pd.DataFrame({"image": [file.getvalue()]})
 
 
-def _image(row: pd.Series, index: int) -> np.ndarray:
+def _image(row: pd.Series, index: int, bit_depth: int) -> np.ndarray:
     if isinstance(image := row.get("image"), bytes):
-        return decode(f"the image of row {index}", image)
+        return decode(f"the image of row {index}", image, bit_depth)
     if isinstance(path := row.get("path"), str):
-        return decode(path)
+        return decode(path, bit_depth=bit_depth)
     raise ValueError(
         f"row {index} has neither an `image` (the bytes of a PNG or JPEG file; base64 in JSON) nor a `path` (a file on "
         "this machine)"

@@ -64,6 +64,10 @@ def save_gallery(evaluation: Evaluation, path: Path, rows: int = 12) -> None:
             axes = figure.add_axes((x / width, bottom / height, side / width, side / height))
             axes.imshow(picture, cmap=COLOURS, vmin=0, vmax=top)  # the scale is for the map: the others are colours
             axes.set_axis_off()
+            if title == COLUMNS[1] and not evaluation.masked[index] and evaluation.scores["label"].iloc[index]:
+                axes.text(
+                    0.5, 0.04, "no mask", transform=axes.transAxes, ha="center", color="white", backgroundcolor=GREY
+                )
             if place % deep == 0:
                 y = bottom + side + caption + 0.05
                 figure.text((x + side / 2) / width, y / height, title, ha="center", color=GREY)

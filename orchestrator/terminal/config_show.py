@@ -40,7 +40,8 @@ def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     for architecture, space in check_models(config).items():
         base = config.job("", architecture)
         job = written_out(base.with_parameters(default_parameters(base, space))).to_dict()
-        named = {name: value for name, value in job.items() if name not in ("category", "architecture")}
+        unknown = {"category", "architecture"} | ({"bit_depth"} if config.bit_depth is None else set())  # of the images
+        named = {name: value for name, value in job.items() if name not in unknown}
         studies[architecture] = {"job": named, "searched": {path: _range(space[path]) for path in space}}
     return config.model_dump(mode="json"), studies
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,13 +27,15 @@ def format_evaluation(evaluation: Evaluation) -> str:
         "false_alarm_rate": f"false alarms: {false_alarms} of {good}",
         "recall_at_fpr": f"where at most {metrics['target_fpr']:.3g} of the good images are false alarms",
         "pixel_auroc": "chance 0.5",
-        "pixel_prauc": f"average precision; chance {_number(metrics['pixel_prevalence'])}",
+        "pixel_prauc": f"average precision; chance {_number(metrics.get('pixel_prevalence', math.nan))}",
         "aupro_30": "AU-PRO to a false-positive rate of 0.3; chance 0.15",
         "aupro_05": "AU-PRO to a false-positive rate of 0.05; chance 0.025",
     }
-    rows = [(name, _number(metrics[name]), _interval(metrics, name), meaning) for name, meaning in meanings.items()] + [
-        ("latency_ms", f"{metrics['latency_ms']:.1f}", "", "one image through network and scorer")
-    ]
+    rows = [
+        (name, _number(metrics[name]), _interval(metrics, name), meaning)
+        for name, meaning in meanings.items()
+        if name in metrics
+    ] + [("latency_ms", f"{metrics['latency_ms']:.1f}", "", "one image through network and scorer")]
     parts = [
         f"{evaluation.category}, {evaluation.architecture}: {good} good and {defective} defective test images",
         _columns([("", "", "95 % interval", ""), *rows], "<>><"),
@@ -47,8 +50,11 @@ def format_evaluation(evaluation: Evaluation) -> str:
         parts += [
             "Each defect type against the good images; in brackets the 95 % interval",
             _images(table),
-            _pixels(table),
         ]
+        if "pixel_auroc" in table:
+            parts.append(_pixels(table))
+    if evaluation.remarks:
+        parts.append("\n".join(f"note: {remark}" for remark in evaluation.remarks))
     return "\n\n".join(parts)
 
 

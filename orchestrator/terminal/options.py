@@ -11,6 +11,7 @@ from typing import Any
 import click
 import yaml
 
+from data_io.wide import BIT_DEPTHS
 from orchestrator.addresses import public
 from orchestrator.plain_yaml import plain_yaml
 from orchestrator.terminal import completion
@@ -66,6 +67,13 @@ layout_option = click.option(
     "--layout",
     metavar="NAME",
     help="How the dataset is laid out: mvtec_ad, visa, folder, ... (docs/datasets.md). [default: told by its folders]",
+)
+
+bit_depth_option = click.option(
+    "--bit-depth",
+    type=click.Choice([str(depth) for depth in BIT_DEPTHS]),
+    callback=lambda _context, _option, text: int(text) if text else None,
+    help="Bits that the camera fills of files of more than 8. [default: found on the good images]",
 )
 
 
@@ -130,6 +138,7 @@ _SWEEP = [
     ),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
+    bit_depth_option,
     click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),
     click.option("--seed", type=int, help="[default: 0]"),
     click.option("--objective", help="validation_score, validation_image_auroc or validation_pixel_ap."),

@@ -181,9 +181,9 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
         The category or an image cannot be read.
     """
     split, view = split_good_images(dataset, job.category, job.seed, layout=layout), job.view_size
-    sides = {"image_size": job.image_size, "view_size": view}
-    identity = of_split(split, dataset, seed=job.seed, **sides, layout=layout, cache=cache)
-    validation_NHWC = load_images(split.validation_paths, job.image_size, cache)
+    seen = {"image_size": job.image_size, "view_size": view, "bit_depth": job.bit_depth}
+    identity = of_split(split, dataset, seed=job.seed, **seen, layout=layout, cache=cache)
+    validation_NHWC = load_images(split.validation_paths, job.image_size, cache, job.bit_depth)
 
     def make() -> dict[str, np.ndarray]:
         return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
@@ -196,7 +196,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
 
     photographs = f"textures v{PHOTOGRAPHS_VERSION} of pixels v{PIXELS_VERSION}, {view}"  # the same for all images
     return TrainingData(
-        train_NHWC=load_images(split.train_paths, job.image_size, cache),
+        train_NHWC=load_images(split.train_paths, job.image_size, cache, job.bit_depth),
         validation_NHWC=validation_NHWC,
         synthetic=SyntheticSet(**keep("synthetic", make)),
         textures_NHWC=cached_arrays(photographs, textures, cache)["textures"],

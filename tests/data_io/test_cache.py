@@ -11,7 +11,7 @@ import pytest
 
 from data_io import cache as image_cache
 from data_io.cache import digests, load_images
-from data_io.decode import decode, resize
+from data_io.decode import decode, read_image, resize
 from data_io.errors import DataError
 from tests.data_io.conftest import python, save_noise
 
@@ -30,11 +30,11 @@ def decoded(monkeypatch):
     """The names of the files that are decoded, as it happens."""
     names = []
 
-    def spy(path, content=None):
+    def spy(path, content=None, bit_depth=16):
         names.append(path.name)
-        return decode(path, content)
+        return read_image(path, content, bit_depth)
 
-    monkeypatch.setattr(image_cache, "decode", spy)
+    monkeypatch.setattr(image_cache, "read_image", spy)
     return names
 
 

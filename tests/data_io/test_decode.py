@@ -97,7 +97,7 @@ def test_decode_png_with_a_flipped_byte_is_an_error(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"hello", b"GIF89a" + bytes(20), bytes(1000)])
 def test_decode_something_else_says_it_is_no_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png: cannot be decoded: not a PNG, JPEG, BMP or TIFF"):
+    with pytest.raises(DataError, match=r"a\.png: cannot be decoded: not a PNG, JPEG, BMP, TIFF or WebP"):
         decode(tmp_path / "a.png")
 
 

@@ -225,6 +225,10 @@ FAULTS = {
 }
 
 
+# A missing mask leaves the images to be measured by.
+ONLY_WARNED = ("folder_of_products", "mvtec_ad", "mvtec_ad_2", "mvtec_loco", "visa ", "magnetic_tile", "folder")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_check_finds_a_planted_fault_with_its_path(fault, trees, tmp_path):
     spoil, where, text = FAULTS[fault]
@@ -234,7 +238,7 @@ def test_check_finds_a_planted_fault_with_its_path(fault, trees, tmp_path):
     report = check(root)
     found = [problem for problem in report.problems if problem.path == root / where and text in problem.message]
     assert found, format_report(report)
-    assert fault == "folder_of_products" or not report.ok
+    assert report.ok == (fault in ONLY_WARNED)
     assert len(report.problems) == len(set(report.problems))
 
 

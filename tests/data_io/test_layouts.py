@@ -131,13 +131,15 @@ def test_folder_without_any_mask_is_complete_and_its_pixels_unknown(product):
     assert report.ok and "cannot be measured" in report.problems[0].message
 
 
-def test_folder_with_masks_for_some_is_an_error(product):
+def test_folder_with_masks_for_some_is_measured_on_those_and_says_so(product):
     for index in range(2):
         product.image(f"bad/{index}.png")
     product.mask("masks/1_mask.png")
-    with pytest.raises(DataError, match=r"bad/0\.png: has no mask; expected masks/0\.png"):
-        TestSplit(product.root, "washer").masks(16)
-    assert names(problem.path for problem in check(product.root).errors) == ["0.png"]
+    split = TestSplit(product.root, "washer")
+    assert split.masked.tolist() == [True] * 4 + [False, True]
+    assert split.remarks(16) == ["1 of 2 defective images have no mask: pixels are measured on the others"]
+    (problem,) = check(product.root).problems
+    assert (problem.severity, problem.path.name) == ("warning", "0.png") and "without 1 of the 2" in problem.message
 
 
 def test_folder_names_may_be_in_any_case_and_unknown_ones_are_told(product):

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from data_io.check import check
 from data_io.decode import decode, resize
 from data_io.errors import DataError
 from data_io.test_split import TestSplit
@@ -40,10 +42,24 @@ def test_test_split_mask_of_another_size_is_named(root):
         TestSplit(root, "part").masks(16)
 
 
-def test_test_split_missing_mask_is_named(root):
+def test_test_split_without_a_mask_is_not_masked_there(root):
     (root / "part" / "ground_truth" / "crack" / "1_mask.png").unlink()
-    with pytest.raises(DataError, match=r"1\.png: has no mask; expected ground_truth/crack/1_mask\.png"):
-        TestSplit(root, "part").masks(16)
+    split = TestSplit(root, "part")
+    assert split.masked.tolist() == [True, True, True, False] and not split.masks(16)[3].any()
+    shutil.rmtree(root / "part" / "ground_truth")
+    split = TestSplit(root, "part")
+    assert not split.masked.any() and split.remarks(16) == ["no masks: pixels are not measured"]
+
+
+def test_test_split_masks_of_zeros_and_ones_are_read_as_such_and_said_once(root):
+    for index in range(2):
+        path = root / "part" / "ground_truth" / "crack" / f"{index}_mask.png"
+        Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    split = TestSplit(root, "part")
+    assert all(mask.sum() == 24 for mask in [*split.masks()][2:])
+    assert split.remarks(16) == ["2 mask(s) hold 0 and 1 alone: 1 is read as defective"]
+    (problem,) = check(root).problems
+    assert problem.severity == "warning" and "1 is read as defective" in problem.message
 
 
 def test_test_split_unknown_category_names_the_nearest(demo):

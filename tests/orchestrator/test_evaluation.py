@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +18,18 @@ import data_io.test_split
 from data_io.errors import DataError
 from orchestrator.bundles import Bundle
 from orchestrator.delivery.images import fit_map
+from orchestrator.delivery.model_card import _results
 from orchestrator.errors import ConfigError
-from orchestrator.evaluation import PER_DEFECT_TYPE, evaluate, save_tables
+from orchestrator.evaluation import OF_PIXELS, PER_DEFECT_TYPE, evaluate, save_tables
+from orchestrator.pictures.gallery import save_evaluation
+from orchestrator.terminal.evaluation_text import format_evaluation
 
 REPOSITORY = Path(__file__).parents[2]
 ESTIMATED = ("image_auroc", "image_prauc", "f1", "recall", "recall_at_fpr")
 METRICS = {
     *(f"{name}{end}" for name in ESTIMATED for end in ("", "_low", "_high")),
     *("image_prevalence", "target_fpr", "pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30", "aupro_05"),
-    *("false_positives", "misses", "good_images", "defective_images", "latency_ms"),
+    *("false_positives", "misses", "good_images", "defective_images", "masked_images", "latency_ms"),
 }
 
 
@@ -36,7 +41,7 @@ def evaluation(bundle, demo, category):
 def test_evaluate_gives_every_metric_as_a_float_in_its_range(evaluation):
     assert set(evaluation.metrics) == METRICS
     assert all(type(value) is float for value in evaluation.metrics.values())
-    counts = {"false_positives", "misses", "good_images", "defective_images", "latency_ms"}
+    counts = {"false_positives", "misses", "good_images", "defective_images", "masked_images", "latency_ms"}
     assert all(0 <= evaluation.metrics[name] <= 1 for name in METRICS - counts)
     for name in ESTIMATED:
         low, middle, high = (evaluation.metrics[f"{name}{end}"] for end in ("_low", "", "_high"))
@@ -90,8 +95,8 @@ def test_evaluate_recall_at_fpr_is_at_the_rate_of_the_job(evaluation, bundle):
 
 def test_evaluate_opens_every_mask_once(bundle, demo, category, monkeypatch):
     opened = []
-    real = data_io.test_split.decode_mask
-    monkeypatch.setattr("data_io.test_split.decode_mask", lambda path, *more: opened.append(path) or real(path, *more))
+    real = data_io.test_split.read_mask
+    monkeypatch.setattr("data_io.test_split.read_mask", lambda path, *more: opened.append(path) or real(path, *more))
     for masks_at in ("model", "native"):
         result = evaluate(bundle, demo, category, None, masks_at=masks_at)
         assert len(opened) == len(set(opened)) == result.metrics["defective_images"]
@@ -156,3 +161,56 @@ def test_test_split_is_imported_by_evaluation_alone():
                 if any(name.startswith("data_io.test_split") for name in names):
                     importers.add(path.relative_to(REPOSITORY).as_posix())
     assert importers == {"orchestrator/evaluation.py"}
+
+
+def test_evaluate_measures_pixels_on_the_images_that_have_masks_and_says_how_many(bundle, demo, category, tmp_path):
+    whole = evaluate(bundle, demo, category, None)
+    shutil.copytree(demo / category, tmp_path / category)
+    first, *others = sorted(path.name for path in (tmp_path / category / "ground_truth").iterdir())
+    shutil.rmtree(tmp_path / category / "ground_truth" / first)
+    some = evaluate(bundle, tmp_path, category, None)
+    of_type = int((some.scores["defect_type"] == first).sum())
+    defective = some.metrics["defective_images"]
+    assert some.metrics["masked_images"] == defective - of_type
+    assert some.remarks == [
+        f"{of_type} of {defective:.0f} defective images have no mask: pixels are measured on the others"
+    ]
+    pd.testing.assert_frame_equal(some.per_defect_type.loc[others], whole.per_defect_type.loc[others])
+    assert some.per_defect_type.loc[first, list(OF_PIXELS)].isna().all()
+    measured = some.masked & (some.scores["defect_type"] != first)
+    assert some.metrics["pixel_auroc"] == pytest.approx(
+        roc_auc_score(some.masks[measured].ravel(), some.maps[measured].ravel()), abs=1e-9
+    )
+    assert "note: " in format_evaluation(some) and "nan" not in format_evaluation(some)
+
+
+def test_evaluate_without_masks_has_no_figure_of_pixels_anywhere(bundle, demo, category, tmp_path):
+    shutil.copytree(demo / category, tmp_path / category)
+    shutil.rmtree(tmp_path / category / "ground_truth")
+    none = evaluate(bundle, tmp_path, category, None)
+    assert not [name for name in none.metrics if name.startswith(("pixel", "aupro", "masked"))]
+    assert not {*none.per_defect_type} & {*OF_PIXELS} and len(none.per_defect_type)
+    text = format_evaluation(none)
+    assert "pixel_auroc" not in text and "of pixels" not in text and "note: no masks: pixels are not measured" in text
+    description = {"category": category, "architecture": "a", "job": {"objective": "o"}, "provenance": {}}
+    per_type = none.per_defect_type.to_dict(orient="index")
+    description["provenance"]["test"] = {**none.metrics, "per_defect_type": per_type, "remarks": none.remarks}
+    card = _results(description)
+    assert "- No masks: pixels are not measured." in card and card.count("ixel") == 1
+    save_evaluation(none, tmp_path / "pictures")
+
+
+def test_evaluate_of_12_bit_files_is_that_of_the_same_images_of_16_bits(bundle, demo, category, tmp_path):
+    results = {}
+    for depth in (12, 16):
+        root = tmp_path / str(depth)
+        shutil.copytree(demo / category, root / category)
+        for path in (root / category / "test").rglob("*.png"):
+            grey = np.asarray(Image.open(path).convert("L")).astype(np.uint32)
+            Image.fromarray((grey * ((1 << depth) - 1) // 255).astype(np.uint16)).save(path)
+        model = dataclasses.replace(bundle, job=dataclasses.replace(bundle.job, bit_depth=depth))
+        results[depth] = evaluate(model, root, category, None)
+    assert np.array_equal(results[12].images, results[16].images) and not results[12].remarks
+    assert results[12].metrics["image_auroc"] == results[16].metrics["image_auroc"]
+    [remark] = evaluate(bundle, tmp_path / "12", category, None).remarks  # the model is one of 16 bits
+    assert "the model reads them as of 16, so they are dark to it" in remark

@@ -9,7 +9,9 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from data_io.errors import DataError
 from orchestrator.config import make_config
@@ -43,7 +45,7 @@ def make(demo, tmp_path):
 
 @pytest.fixture
 def broken(demo, category, tmp_path):
-    """A copy of one category with an undecodable image, an empty one and a mask that is missing."""
+    """A copy of one category with an undecodable image, one that is none, and a mask that is missing."""
     root = tmp_path / "broken"
     shutil.copytree(demo / category, root / category)
     images = sorted((root / category / "train" / "good").iterdir())
@@ -95,7 +97,7 @@ def test_dataset_with_errors_is_refused_with_all_of_them(make, broken, own_cache
     root, names = broken
     with pytest.raises(DataError, match="msad data check") as error:
         prepare(make(dataset=root), own_cache)
-    assert "3 error(s)" in str(error.value) and all(name in str(error.value) for name in names)
+    assert "2 error(s)" in str(error.value) and all(name in str(error.value) for name in names)
     assert not (root.parent / "sweeps").exists()  # nothing is made for a sweep that is refused
 
 
@@ -196,3 +198,34 @@ def test_tile_that_does_not_suit_is_refused_with_the_nearest(make, own_cache):
     prepare(make(architectures=("multiscale",), parameters={"tiling/tile": 32}, trials=0), own_cache)
     with pytest.raises(ConfigError, match=r"tiling/tile 36 does not suit multiscale: .*nearest is 32"):
         prepare(make(architectures=("multiscale",), parameters={"tiling/tile": 36}, trials=0), own_cache)
+
+
+def test_plan_has_the_warnings_of_the_check_in_few_lines(make, demo, category, own_cache, tmp_path):
+    root = tmp_path / "odd"
+    shutil.copytree(demo / category, root / category)
+    good = root / category / "train" / "good"
+    for number in range(3):
+        (good / f"{number}.gif").write_bytes(b"GIF89a")
+    shutil.rmtree(root / category / "ground_truth")
+    plan = prepare(make(dataset=root), own_cache)
+    assert [warning.partition(": ")[2][:17] for warning in plan.warnings] == ["is no image file ", "no masks: what a "]
+    assert "and 2 more" in plan.warnings[0]
+
+
+def test_plan_finds_the_bit_depth_and_a_setting_replaces_it(make, demo, category, own_cache, tmp_path):
+    root = tmp_path / "wide"
+    for path in sorted((demo / category / "train" / "good").iterdir())[:5]:
+        (root / category / "train" / "good").mkdir(parents=True, exist_ok=True)
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 4095 // 255
+        Image.fromarray(grey).save(root / category / "train" / "good" / path.name)
+    config = make(dataset=root)
+    plan = prepare(config, own_cache)
+    job = plan.job(config, category, "baseline")
+    assert plan.bit_depths == {category: 12} and job.bit_depth == plan.identity(job).bit_depth == 12
+    for setting in ({"bit_depth": 10}, {"parameters": {"bit_depth": 10}}):
+        config = make(dataset=root, **setting)
+        plan = prepare(config, own_cache)
+        assert plan.job(config, category, "baseline").bit_depth == 10
+        assert "above the 1023 of 10 bits" in plan.warnings[0]
+    with pytest.raises(ConfigError, match=r"bit_depth: .*10.* \(given: 11\)"):
+        make(bit_depth=11)

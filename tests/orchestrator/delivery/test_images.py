@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_io.remarks import ReadingRemarks
 from orchestrator.delivery.images import fit_map, fit_maps, to_array, to_network, to_tensor
 
 
@@ -28,7 +29,9 @@ def test_fit_maps_keep_nothing_but_themselves():
 def test_to_network_tells_each_images_own_size_and_gives_the_networks():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((50, 20), (32, 32), (9, 64))]
-    image_BCHW, sizes = to_network([images[0], Image.fromarray(images[1]), images[2]], 32, torch.device("cpu"))
+    image_BCHW, sizes = to_network(
+        [images[0], Image.fromarray(images[1]), images[2]], 32, torch.device("cpu"), ReadingRemarks()
+    )
     assert sizes == [(50, 20), (32, 32), (9, 64)]
     assert image_BCHW.shape == (3, 3, 32, 32) and image_BCHW.dtype == torch.float32
     torch.testing.assert_close(image_BCHW[1], to_tensor(images[1][None])[0])
@@ -36,8 +39,18 @@ def test_to_network_tells_each_images_own_size_and_gives_the_networks():
 
 
 @pytest.mark.parametrize(
-    "image", [np.zeros((4, 4), np.uint16), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)]
+    "image",
+    [
+        *(np.zeros((4, 4), np.uint16), np.zeros((4, 4, 3), np.uint16), np.zeros((4, 4, 4), np.uint16)),
+        *(np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4), np.uint8)),
+    ],
 )
 def test_to_array_is_rgb_of_eight_bits(image):
     array = to_array(image)
     assert array.shape == (4, 4, 3) and array.dtype == np.uint8
+
+
+def test_to_array_reads_arrays_as_of_their_depth():
+    assert to_array(np.full((2, 2), 4095, np.uint16), 12).min() == 255
+    assert to_array(np.full((2, 2, 3), 1023, np.uint16), 10).min() == 255
+    assert to_array(np.full((2, 2), 4095, np.uint16)).max() == 16

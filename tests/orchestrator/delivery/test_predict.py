@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +307,65 @@ def test_scores_show_nothing_that_resuming_alone_needs_and_a_table_of_before_is_
     assert predict_folder(bundle, [images], out).earlier == 6 and read_scores(out) == rows
     (out / ".resume.csv").unlink()  # nothing is known of the files any more: they are scored again
     assert predict_folder(bundle, [images], out).earlier == 0 and read_scores(out) == rows
+
+
+def test_predict_folder_follows_linked_folders_and_no_loop(bundle, images, folder, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (images / "5.png").rename(elsewhere / "5.png")
+    (images / "linked").symlink_to(elsewhere, target_is_directory=True)
+    (elsewhere / "back").symlink_to(images, target_is_directory=True)
+    (images / "zz").mkdir()
+    (images / "4.png").rename(images / "zz" / "4.png")
+    (images / "again").symlink_to(images / "zz", target_is_directory=True)
+    result = predict_folder(bundle, [images], tmp_path / "out", heatmaps=False)
+    paths = [row["path"] for row in read_scores(tmp_path / "out")]
+    assert result.scored == 6 and not result.skipped
+    assert paths[-2:] == [str(images / "zz" / "4.png"), str(images / "linked" / "5.png")]
+
+
+def test_predict_folder_reads_or_lists_every_file(bundle, images, tmp_path):
+    image = Image.open(images / "0.png").convert("RGB")
+    image.save(images / "a.webp", lossless=True)
+    image.save(images / "b.jfif", "JPEG")
+    image.save(images / "c.gif")
+    (images / "d.heic").write_bytes(b"x")
+    (images / "noname").write_bytes(b"x")
+    (images / "gone.lnk").symlink_to(images / "nowhere")
+    for name in ("notes.txt", "Thumbs.db", ".DS_Store"):
+        (images / name).write_text("x")
+    result = predict_folder(bundle, [images], tmp_path / "out", heatmaps=False)
+    assert result.scored == 8
+    assert {Path(path).name: reason.split(";")[0] for path, reason in result.skipped.items()} == {
+        **dict.fromkeys(("c.gif", "d.heic", "noname"), "not an image file by its name (png, jpg, bmp, tif, webp)"),
+        "gone.lnk": "a link that leads nowhere",
+    }
+    listed = [row["path"] for row in csv.DictReader((tmp_path / "out" / "skipped.csv").open())]
+    assert listed == list(result.skipped)
+    assert result.others == [str(images / "Thumbs.db"), str(images / "notes.txt")]
+    assert "2 other file(s) are no images, " in format_outcome(result, tmp_path / "out")
+
+
+def test_predict_folder_of_files_of_other_kinds_alone_is_refused_with_them(bundle, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.gif").write_bytes(b"GIF89a")
+    with pytest.raises(ConfigError, match=r"but 1 that:\n  .*a\.gif: not an image file by its name"):
+        predict_folder(bundle, [tmp_path / "images"], tmp_path / "out")
+
+
+def test_predict_folder_says_what_is_clipped_and_what_pages_are_not_read(bundle, tmp_path):
+    (tmp_path / "images").mkdir()
+    wide = [Image.fromarray(np.full((40, 40), value, np.uint16)) for value in (900, 1500)]
+    wide[0].save(tmp_path / "images" / "a.png")
+    wide[1].save(tmp_path / "images" / "b.tif", save_all=True, append_images=[wide[0]])
+    ten = replace(bundle, job=replace(bundle.job, bit_depth=10))
+    result = predict_folder(ten, [tmp_path / "images"], tmp_path / "ten", heatmaps=False)
+    assert result.scored == 2 and len(result.remarks) == 2
+    assert "1 image(s) have values up to 1500, above those of the 10 bits" in result.remarks[0]
+    assert "b.tif the first, 1,600 pixels" in result.remarks[0]
+    assert "1 file(s) have more than one page, of which the first is read" in result.remarks[1]
+    assert "note: 1 image(s) have values up to 1500" in format_outcome(result, tmp_path / "ten")
+    [dark, _] = predict_folder(bundle, [tmp_path / "images"], tmp_path / "sixteen", heatmaps=False).remarks
+    assert "no value above 1500, as of 12 bits; the model reads them as of 16" in dark
+    with pytest.warns(UserWarning, match="image 0 the first"):
+        ten.predict(np.full((40, 40), 1500, np.uint16))
