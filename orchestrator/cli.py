@@ -160,9 +160,7 @@ def _report(outcome: Any, json_file: str | None) -> int:
     for study, reason in outcome.failed_studies.items():
         click.echo(f"{study} has no result: {reason}", err=True)
     for study, reason in outcome.unmeasured.items():
-        click.echo(f"{study} is trained and delivered, but not measured on the test split: {reason}", err=True)
-    if outcome.unmeasured:
-        click.echo(f"Once that is mended, measure it with: {outcome.resume}", err=True)
+        click.echo(f"{study} is delivered, but not measured: {reason}\nOnce mended: {outcome.resume}", err=True)
     if outcome.undelivered:
         click.echo(
             f"{outcome.undelivered} run(s) could not be delivered to {outcome.tracking_uri}; their results are safe. "
@@ -171,9 +169,7 @@ def _report(outcome: Any, json_file: str | None) -> int:
         )
     if outcome.unreported:
         click.echo(
-            f"the sweep's report could not be made: {outcome.unreported}\n"
-            f"Its results are safe. Make it with: {outcome.resume}",
-            err=True,
+            f"the sweep's report could not be made: {outcome.unreported}\nMake it with: {outcome.resume}", err=True
         )
     # A store that could not take everything may not answer either.
     table = None if outcome.undelivered else leaderboard(outcome.name, outcome.tracking_uri)

@@ -25,7 +25,7 @@ from orchestrator.pictures.gallery import save_evaluation
 from orchestrator.terminal.evaluation_text import format_evaluation
 
 REPOSITORY = Path(__file__).parents[2]
-ESTIMATED = ("image_auroc", "image_prauc", "f1", "recall", "recall_at_fpr")
+ESTIMATED = ("image_auroc", "image_prauc", "f1", "recall", "false_alarm_rate", "recall_at_fpr")
 METRICS = {
     *(f"{name}{end}" for name in ESTIMATED for end in ("", "_low", "_high")),
     *("image_prevalence", "target_fpr", "pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30", "aupro_05"),

@@ -217,6 +217,7 @@ def test_plan_finds_the_bit_depth_and_a_setting_replaces_it(make, demo, category
     for path in sorted((demo / category / "train" / "good").iterdir())[:5]:
         (root / category / "train" / "good").mkdir(parents=True, exist_ok=True)
         grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 4095 // 255
+        grey[0, 0] = 4095
         Image.fromarray(grey).save(root / category / "train" / "good" / path.name)
     config = make(dataset=root)
     plan = prepare(config, own_cache)
