@@ -78,7 +78,10 @@ def find_images(paths: Sequence[Path], results: Path) -> Found:
             walk.folder(path, place, found)
         else:
             found.images.append(ImageFile(str(path), place))
-    found.images = list({image.file: image for image in reversed(found.images)}.values())[::-1]
+    first: dict[str, ImageFile] = {}
+    for image in found.images:
+        first.setdefault(image.file, image)
+    found.images = [*first.values()]
     if found.images:
         return found
     if found.masks:

@@ -357,7 +357,7 @@ def test_predict_folder_says_what_is_clipped_and_what_pages_are_not_read(bundle,
     (tmp_path / "images").mkdir()
     wide = [Image.fromarray(np.full((40, 40), value, np.uint16)) for value in (900, 1500)]
     wide[0].save(tmp_path / "images" / "a.png")
-    wide[1].save(tmp_path / "images" / "b.tif", save_all=True, append_images=[wide[0]])
+    wide[1].save(tmp_path / "images" / "b.tif", save_all=True, append_images=[wide[0].copy()])
     ten = replace(bundle, job=replace(bundle.job, bit_depth=10))
     result = predict_folder(ten, [tmp_path / "images"], tmp_path / "ten", heatmaps=False)
     assert result.scored == 2 and len(result.remarks) == 2
