@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-PATHS = ("--root", "--originals", "--cache", "--output")
+PATHS = ("--root", "--originals", "--cache", "--curves", "--output")
 
 
 def machine(device: torch.device, threads: int) -> str:

@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 it ran, and something in it failed; 2 the input is wrong, 
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 import sys
@@ -32,7 +33,22 @@ from orchestrator.terminal.options import (
 
 
 def main() -> None:
-    """Run the command line; errors that a user can mend are one message and an exit code, never a traceback."""
+    """Run the command line, and leave threads behind that wait for a server which will not answer."""
+    try:
+        _main()
+    except SystemExit as ended:
+        tracking = sys.modules.get("orchestrator.tracking")
+        if tracking is None or not tracking.hung():
+            raise
+        # Python would wait for them, MLflow's uploads among them, before it ends; Ray's own processes go with it.
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code if isinstance(ended.code, int) else 1)
+
+
+def _main() -> None:
+    """Run a command; errors that a user can mend are one message and an exit code, never a traceback."""
     if sys.platform == "win32":
         try:
             import data_io  # noqa: F401 # which says why

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from data_io.errors import DataError
 from models.errors import ModelError
 
@@ -20,6 +22,10 @@ class ConfigError(MsadError):
 
 class ResourceError(MsadError):
     """The cluster or the disk has less than was asked for."""
+
+
+class DiskFull(ResourceError):
+    """There is no space left, or the user's share of it is used up: nobody's fault who writes, and soon mended."""
 
 
 class TrackingError(MsadError):
@@ -38,6 +44,10 @@ class TrainingError(MsadError):
     """A training job ended without a model; the text is the reason recorded for the trial."""
 
 
+class Diverged(TrainingError):
+    """A training job's loss or maps are not finite: its configuration does not train."""
+
+
 class OutOfMemory(TrainingError):
     """A training job's device, or its share of it, is too small."""
 
@@ -52,8 +62,25 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def full_disk(error: BaseException | None) -> OSError | DiskFull | None:
+    """Return the error of a full disk that an error is, or comes from, also through Ray; None where there is none."""
+    if error is None:
+        return None
+    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return error
+    # Ray's errors of a task, of a training function, of a controller and of a group of workers, then Python's own.
+    inner = [getattr(error, name, None) for name in ("cause", "_base_exc", "controller_failure", "__cause__")]
+    inner += getattr(error, "worker_failures", {}).values()
+    found = (full_disk(part) for part in inner if isinstance(part, BaseException) and part is not error)
+    return next((part for part in found if part), None)
+
+
 def crash_reason(error: str) -> str:
-    """Return what is worth telling of Ray's account of a crash; of several, as Tune keeps them, of the last."""
+    """Return what is worth telling of Ray's account of a crash; of several, as Tune keeps them, of the last.
+
+    Words for people, by Ray's own: it has one type for the death of an actor, whatever that died of. Nothing is decided
+    by them.
+    """
     error = error.rpartition("Failure # ")[2]
     if "running low on memory" in error:
         return "its node was short of memory, and Ray ended it: lower batch_size, image_size or --concurrency"

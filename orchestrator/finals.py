@@ -1,12 +1,14 @@
 """After a study: its winner is trained to the end by a Ray Train job of its own, and meets the test split once.
 
-When asked, it is trained with several seeds, and every complete trial is measured on the test split afterwards, for the
-report alone.
+Where the trial that won was such a job itself, its model is the winner's: on a GPU a second training would give another
+one than the one that was chosen. When asked, a winner is trained with several seeds, and every complete trial is
+measured on the test split afterwards, for the report alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from data_io.errors import NoTestImages
@@ -25,8 +27,12 @@ Listener = Callable[[str, str], None]
 LOSSES = 3  # of workers or nodes that a winner bears: its training is the longest and the one that counts
 
 
-def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, listener: Listener) -> None:
+def run_finals(
+    tasks: list[Task], allotment: Allotment, train_storage: str, listener: Listener, trained: Mapping[str, Task]
+) -> None:
     """Train and evaluate the winners, as many at once as the cluster has room for.
+
+    `trained` has, by the job IDs of those whose trial has left their model already, that trial.
 
     Each leaves its bundle, `test.json` (empty where the dataset has no test images), the tables of
     `evaluation.save_tables` and pictures in its folder. One that is trained and cannot be measured, because a test
@@ -41,7 +47,8 @@ def run_finals(tasks: list[Task], allotment: Allotment, train_storage: str, list
     evaluate = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_evaluate)
 
     def submit(task: Task) -> ObjectRef:
-        return evaluate.remote(task.to_dict(), train.remote(task.to_dict(), train_storage))
+        trial = trained[task.job_id].to_dict() if task.job_id in trained else None
+        return evaluate.remote(task.to_dict(), train.remote(task.to_dict(), train_storage, trial))
 
     def failure(task: Task) -> str:
         return "unmeasured" if task.directory.read("result") else "failure"
@@ -97,15 +104,20 @@ def _run_all(
             listener("end", task.job_id)
 
 
-def _train(values: dict[str, Any], train_storage: str) -> None:
+def _train(values: dict[str, Any], train_storage: str, trial_values: dict[str, Any] | None = None) -> None:
     from orchestrator.job import train_job
     from orchestrator.workers.watchdog import NOTE
-    from orchestrator.workers.worker_storage import working_copy
+    from orchestrator.workers.worker_storage import remove_checkpoints, working_copy
 
     with working_copy(Task.from_dict(values)) as (task, _):
         for name in ("failure.json", NOTE):  # of an earlier attempt of the sweep
             (task.directory.path / name).unlink(missing_ok=True)
         if task.directory.read("result"):
+            remove_checkpoints(train_storage, task.job_id)  # of a driver that was killed before it could
+            return
+        if trial_values:
+            with working_copy(Task.from_dict(trial_values)) as (trial, _):
+                _take_over(trial, task)
             return
     failure = None
     try:
@@ -115,6 +127,19 @@ def _train(values: dict[str, Any], train_storage: str) -> None:
     if failure:
         with working_copy(Task.from_dict(values)) as (task, _):
             task.directory.write("failure", failure)
+
+
+def _take_over(trial: Task, task: Task) -> None:
+    """Make a trial's model a winner's: its bundle, curves and progress, and last the result, which names the trial."""
+    from orchestrator.delivery.bundle_files import amend
+
+    source, target = trial.directory, task.directory
+    shutil.copytree(source.bundle, target.bundle, dirs_exist_ok=True)
+    amend(target.bundle, {"job_id": task.job_id, "trial": trial.job_id})
+    shutil.copytree(source.path / "pictures", target.path / "pictures", dirs_exist_ok=True)
+    for name in ("job.json", "progress.jsonl"):
+        shutil.copyfile(source.path / name, target.path / name)
+    target.write("result", {**source.read("result"), "trial": trial.job_id})
 
 
 def _evaluate(values: dict[str, Any], _trained: None) -> None:

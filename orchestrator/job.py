@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import TrainingError
+from orchestrator.errors import DiskFull, TrainingError, full_disk
 from orchestrator.workers.task import Task
 from orchestrator.workers.worker_storage import remove_checkpoints, working_copy
 from orchestrator.workspace import write_atomically
@@ -75,6 +75,8 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     ------
     TrainingError
         The worker was lost once more.
+    DiskFull
+        It could not write.
     """
     os.environ.update(TRAIN_ENVIRONMENT)  # read by the controller, which inherits them
     import ray.train
@@ -113,6 +115,8 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
+        if full := full_disk(error):  # a type passes on to the next process, a cause does not
+            raise DiskFull(str(full)) from error
         raise TrainingError(f"{task['job_id']}: the training worker failed {losses + 1} times: {error}") from error
     remove_checkpoints(storage, task["job_id"])  # the bundle is what is kept
 
@@ -162,4 +166,4 @@ def _train_worker(config: dict[str, Any]) -> None:
             return Path(checkpoint.to_directory(folder)) / "checkpoint.pt" if checkpoint else None
 
         team = Team(context.get_world_rank(), context.get_world_size())
-        attempt(run, task, report=report, first=team.rank == 0, resume_from=resume_from, team=team)
+        attempt(run, task, report=report, team=team, resume_from=resume_from)

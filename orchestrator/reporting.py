@@ -158,7 +158,9 @@ class Reporter:
                 tests = self._seed_tests(study)
                 metrics |= _known("test_", seed_statistics(tests)) | {"final_seeds": float(len(tests))}
             metrics |= _known("selection_", _selection(final))
-        winner = study.winner()
+        winner, tags = study.winner(), self._run_tags(study, study.base) | {"msad.trials": str(study.counts().done)}
+        if study.trials and status == "complete":
+            tags["msad.final_training"] = final_training(result)
         self._tracker.put(
             RunRecord(
                 record_id=study.id,
@@ -168,9 +170,9 @@ class Reporter:
                 directory=final,
                 best=best.user_attrs["job_id"] if best else None,
                 reason=reason,
-                note=study_note(study, status, reason, metrics),
+                note=study_note(study, status, reason, metrics, result.get("trial")),
                 params=winner.flat() if winner and status == "complete" else _names(study),
-                tags=self._run_tags(study, study.base) | {"msad.trials": str(study.counts().done)},
+                tags=tags,
                 starred=study.key in self._best,
                 metrics=metrics,
                 register_as=study.base.category if status == "complete" else None,
@@ -238,6 +240,13 @@ class Reporter:
     def _run_tags(self, study: Study, job: JobConfig) -> dict[str, str]:
         names = {f"msad.{name}": value for name, value in _names(study).items()}
         return names | {"msad.study": study.key} | dict(self._tags(job))
+
+
+def final_training(result: Mapping[str, Any]) -> str:
+    """Say of a winner's result whether its model is the trial's own, or was trained again and why that was needed."""
+    if trial := result.get("trial"):
+        return f"none: the model of {trial}, which was a Ray Train job to the end"
+    return "trained again: its trial ran inside a Tune trial, or its model was not kept"
 
 
 def _names(study: Study) -> dict[str, str]:

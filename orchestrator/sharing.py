@@ -24,7 +24,7 @@ from models.errors import ModelError
 from models.registry import build
 from orchestrator.cluster import Allotment, alive_nodes, divide
 from orchestrator.config import SweepConfig
-from orchestrator.errors import ResourceError
+from orchestrator.errors import Diverged, ResourceError
 from orchestrator.job_config import JobConfig
 from orchestrator.preflight import Plan
 from orchestrator.workers.task import Task
@@ -179,7 +179,7 @@ def _train(values: dict[str, Any]) -> dict[str, Any]:
         task = dataclasses.replace(Task.from_dict(values), directory=JobDirectory(Path(folder)))
         run(task, report=lambda _metrics, _state: None, resume_from=lambda: None)
         failure = task.directory.read("failure")
-    if failure and failure["kind"] != "TrainingError":  # a loss that is not finite takes as much memory as any other
+    if failure and failure["kind"] != Diverged.__name__:  # a loss that is not finite takes as much memory as any other
         return {"failure": failure["reason"]}
     device, total = 0, 0
     if task.gpus:

@@ -6,6 +6,10 @@ running is taken up again under its own number, and pruning decides from everyth
 ask-and-tell interface is used as it is; Ray's `OptunaSearch` neither prunes by Optuna, nor resumes from a persistent
 storage, nor runs several studies side by side in one Tuner.
 
+What takes several writes is begun so that the next process can finish it: a trial that was not handed out yet is drawn
+to its end, from a seed of its own number, so that it becomes what it would have been; that a trial is to be stopped is
+written before the value by which it is, and why it failed before its end.
+
 Because no other process writes, what has been read or written once is not read again: the questions that a sweep asks
 at every event and twice a second (how many are done, which is the best) are answered from memory.
 """
@@ -13,6 +17,7 @@ at every event and twice a second (how many are done, which is the best) are ans
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import zlib
 from collections.abc import Mapping
@@ -27,15 +32,12 @@ from models import registry
 from orchestrator.job_config import JobConfig
 from orchestrator.names import study_id
 from orchestrator.parameters import written_out
+from orchestrator.pruning import make_pruner
 
-PRUNERS = {
-    # Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934): at each rung the best third goes on.
-    "asha": lambda grace: optuna.pruners.SuccessiveHalvingPruner(min_resource=grace, reduction_factor=3),
-    "median": lambda grace: optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=grace),
-    "none": lambda grace: optuna.pruners.NopPruner(),
-}
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-GRACE_EPOCHS = 4  # no trial is pruned before: the validation score of the first epochs is mostly chance
+# What Optuna keeps of a trial beside its parameters and values: the epoch and value after which it was stopped, why it
+# failed, and whether of its own configuration.
+STOPPED, FAILURE, TEACHES = "stopped", "failure", "failure_teaches"
 
 
 @dataclass(frozen=True)
@@ -98,22 +100,20 @@ class Study:
             study_name=self.key,
             direction="maximize",
             load_if_exists=True,
-            pruner=PRUNERS[pruner](max(GRACE_EPOCHS, base.evaluate_every, base.epochs // 9)),
+            pruner=make_pruner(pruner, base.epochs, base.evaluate_every),
         )
         known = self._optuna.get_trials(deepcopy=False)
-        # A resumed study must not draw its start-up trials over again, hence the number of trials in the seed.
-        seed = zlib.crc32(f"{base.seed}/{self.key}/{len(known)}".encode())
-        # Parallel trials would all go to the same promising place but for the constant liar.
-        self._optuna.sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, constant_liar=True, n_startup_trials=min(10, max(4, trials // 3))
-        )
         self._trials = {job_id: trial for trial in known if (job_id := _job_id(trial))}  # those handed out, in order
-        self._interrupted = [trial for trial in self._trials.values() if trial.state == TrialState.RUNNING]
-        for trial in known:
-            if trial.state == TrialState.RUNNING and not _job_id(trial):  # killed before it was handed out
-                self._optuna.tell(trial.number, state=TrialState.FAIL)
+        running = [trial for trial in known if trial.state == TrialState.RUNNING]
+        self._undrawn = [trial for trial in running if not _job_id(trial)]
+        self._interrupted = [trial for trial in running if _job_id(trial)]
         self._running: dict[str, optuna.Trial] = {}
         self._pruned: set[str] = set()
+        for trial in list(self._interrupted):
+            if {FAILURE, STOPPED} & trial.user_attrs.keys():  # it has ended, and the last word was not written
+                self._interrupted.remove(trial)
+                self._running[_job_id(trial)] = optuna.Trial(self._optuna, trial._trial_id)
+                self._end(_job_id(trial))
         if not known and self.space:
             # The architecture's defaults are always among the candidates, so a search never ends below them.
             self._optuna.enqueue_trial(default_parameters(base, self.space))
@@ -130,49 +130,90 @@ class Study:
             trial = optuna.Trial(self._optuna, frozen._trial_id)
             job_id = _job_id(frozen)
         elif len(self._trials) < self.trials:
-            trial = self._optuna.ask(self.space)
+            trial = self._draw()
             job_id = f"{self.id}-{trial.number:04d}"
             trial.set_user_attr("job_id", job_id)
-            self._trials[job_id] = self._optuna._storage.get_trial(trial._trial_id)
         else:
             return None
         self._running[job_id] = trial
+        # A copy of its own: a storage in memory would give what it keeps itself.
+        self._trials[job_id] = copy.deepcopy(self._optuna._storage.get_trial(trial._trial_id))
         return job_id, self.base.with_parameters(trial.params)
 
+    def _draw(self) -> optuna.Trial:
+        """Return a trial with all its parameters, one that another process has begun to draw before a new one."""
+        self._seed()
+        undrawn = self._undrawn.pop(0) if self._undrawn else None
+        trial = optuna.Trial(self._optuna, undrawn._trial_id) if undrawn else self._optuna.ask()
+        for path, distribution in self.space.items():
+            self._seed(path)
+            trial._suggest(path, distribution)  # what was drawn already, or enqueued, stays
+        return trial
+
+    def _seed(self, path: str = "") -> None:
+        """Have a sampler draw by nothing but the number of the trial, the parameter, and the trials that have ended.
+
+        So a resumed study neither draws its start-up trials over again nor draws others than an undisturbed one would.
+        """
+        seed = zlib.crc32(f"{self.base.seed}/{self.key}/{len(self._trials)}/{path}".encode())
+        # Parallel trials would all go to the same promising place but for the constant liar.
+        self._optuna.sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, constant_liar=True, n_startup_trials=min(10, max(4, self.trials // 3))
+        )
+
     def report(self, job_id: str, epoch: int, value: float) -> bool:
-        """Record a trial's objective after an epoch; return whether it is to be stopped now."""
-        self.remember(job_id, epoch, value)
-        trial = self._running[job_id]
-        if epoch < self.base.epochs and trial.should_prune():
-            self._pruned.add(job_id)
-            return True
-        return False
+        """Record a trial's objective after an epoch; return whether it is to be stopped now.
 
-    def remember(self, job_id: str, epoch: int, value: float) -> None:
-        """Record a trial's objective after an epoch, and decide nothing; the first one of an epoch stays."""
-        known = self._trials[job_id].intermediate_values
-        if epoch not in known:  # a retried trial comes by the same epoch again
+        The first value of an epoch stays, and is judged once: a trial that is tried again comes by the same epoch.
+        """
+        frozen = self._trials[job_id]
+        if epoch not in frozen.intermediate_values:
+            frozen.intermediate_values[epoch] = value
+            if epoch < self.base.epochs and self._optuna.pruner.prune(self._optuna, frozen):
+                self._running[job_id].set_user_attr(STOPPED, [epoch, value])
+                self._pruned.add(job_id)
             self._running[job_id].report(value, epoch)
-            known[epoch] = value
+        return job_id in self._pruned
 
-    def tell(self, job_id: str, value: float | None = None, failure: str | None = None) -> None:
-        """Close a trial: complete with its value, failed with a reason, or pruned where `report` had said so."""
+    def tell(
+        self, job_id: str, value: float | None = None, failure: str | None = None, *, teaches: bool = False
+    ) -> None:
+        """Close a trial: complete with its value, failed with a reason, or pruned where `report` had said so.
+
+        Where its configuration is what it failed of, the failure `teaches`: Optuna's sampler keeps away from there.
+        """
+        if failure is not None and job_id not in self._pruned:
+            trial = self._running[job_id]
+            if teaches:
+                trial.set_user_attr(TEACHES, True)
+            trial.set_user_attr(FAILURE, failure[:2000])
+        self._end(job_id, value)
+
+    def _end(self, job_id: str, value: float | None = None) -> None:
+        """Write a trial's last word, by what was written of it before; this may be the second attempt."""
         trial = self._running.pop(job_id)
-        if failure is not None:
-            trial.set_user_attr("failure", failure[:2000])
-            ended = self._optuna.tell(trial, state=TrialState.FAIL)
-        elif job_id in self._pruned:
+        known = trial.user_attrs
+        if STOPPED in known:
+            epoch, reported = known[STOPPED]
+            if epoch not in self._optuna._storage.get_trial(trial._trial_id).intermediate_values:
+                trial.report(reported, epoch)
             ended = self._optuna.tell(trial, state=TrialState.PRUNED)
+        elif TEACHES in known and FAILURE in known:
+            if "failure" not in trial.constraints:  # so that it ranks below every other, whatever it had reported
+                trial.set_constraint("failure", 1.0)
+            ended = self._optuna.tell(trial, state=TrialState.PRUNED)
+        elif FAILURE in known:
+            ended = self._optuna.tell(trial, state=TrialState.FAIL)  # which samplers leave out
         else:
             ended = self._optuna.tell(trial, value)
         self._trials[job_id] = ended
 
     def counts(self) -> Counts:
-        states = [trial.state for trial in self.frozen_trials()]
+        states = [state_of(trial) for trial in self.frozen_trials()]
         return Counts(
-            complete=states.count(TrialState.COMPLETE),
-            pruned=states.count(TrialState.PRUNED),
-            failed=states.count(TrialState.FAIL),
+            complete=states.count("complete"),
+            pruned=states.count("pruned"),
+            failed=states.count("failed"),
             running=len(self._running),
         )
 
@@ -202,9 +243,9 @@ class Study:
         return TrialRecord(
             job_id=job_id,
             job=self.base.with_parameters(trial.params),
-            state=STATES.get(trial.state, "running"),
+            state=state_of(trial),
             value=trial.value,
-            failure=trial.user_attrs.get("failure"),
+            failure=trial.user_attrs.get(FAILURE),
         )
 
     def importances(self) -> dict[str, float]:
@@ -232,6 +273,11 @@ def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -
             if distribution._contains(distribution.to_internal_repr(defaults[path])):
                 point[path] = defaults[path]
     return point
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """Return a trial's state as `TrialRecord` has it: one that failed of its configuration is pruned to Optuna."""
+    return "failed" if FAILURE in trial.user_attrs else STATES.get(trial.state, "running")
 
 
 def _job_id(trial: FrozenTrial) -> str | None:

@@ -13,7 +13,9 @@ TRAINING = {"training": "training.png"}
 PICTURES = {"gallery": "gallery.png", "ROC and PR": "roc_pr.png", "scores": "scores.png"} | TRAINING
 
 
-def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[str, float]) -> Note:
+def study_note(
+    study: Study, status: str, reason: str | None, metrics: Mapping[str, float], trial: str | None = None
+) -> Note:
     """Return what makes the description of a study's run, as Markdown, once the runs that it links to are known.
 
     Parameters
@@ -22,6 +24,8 @@ def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[s
         `running`, `complete` or `failed`, the last with why; of a complete one why it has no test figures, if so.
     metrics
         The run's figures under their MLflow names.
+    trial
+        The job ID of the trial whose model the winner's is; None where it was trained again.
     """
     counts, best = study.counts(), study.best()
     trials = f"{counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed, of {study.trials}."
@@ -29,7 +33,7 @@ def study_note(study: Study, status: str, reason: str | None, metrics: Mapping[s
         return lambda pages: f"{trials} It is still running. {_around(pages)}"
     if status == "failed":
         return lambda pages: f"No winner: {reason}\n\n{trials} {_around(pages)}"
-    figures = "\n\n".join(_figures(metrics, reason))
+    figures = "\n\n".join(_figures(metrics, reason, trial))
     chosen, key, model = best and best.user_attrs["job_id"], study.id, registered_name(study.base.category)
 
     pictures = PICTURES if "test_image_auroc" in metrics else TRAINING
@@ -50,14 +54,15 @@ def _around(pages: Pages) -> str:
     return f"[Leaderboard]({pages.leaderboard}) · [the sweep's run]({pages.run(SWEEP_ID)})"
 
 
-def _figures(metrics: Mapping[str, float], unmeasured: str | None) -> list[str]:
+def _figures(metrics: Mapping[str, float], unmeasured: str | None, trial: str | None) -> list[str]:
     names = {"Validation score": "validation_score", "test image AUROC": "test_image_auroc", "AU-PRO": "test_aupro_30"}
     known = [f"{words} {metrics[name]:.4f}" for words, name in names.items() if name in metrics]
     measured = any(name.startswith("test_") for name in metrics)
     test = ", and only then shown the test split" if measured else ", without test images to measure it on"
     if unmeasured:
         test = f". It is not measured: {unmeasured}"
-    lines = [f"{', '.join(known)}. The winner, trained again to the end{test}."]
+    model = "the model of its trial itself" if trial else "trained again to the end"
+    lines = [f"{', '.join(known)}. The winner, {model}{test}."]
     if "test_image_auroc_mean" in metrics:
         lines.append(
             f"Over {metrics['final_seeds']:.0f} seeds the test image AUROC is "

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from orchestrator.study import STATES, Study, default_parameters
+from orchestrator.study import FAILURE, Study, default_parameters, state_of
 
 FEWEST_FOR_IMPORTANCE = 4
 
@@ -53,10 +53,10 @@ def describe_search(
             {
                 "number": trial.number,
                 "job_id": (job_id := trial.user_attrs["job_id"]),
-                "state": STATES.get(trial.state, "running"),
+                "state": state_of(trial),
                 "value": trial.value if trial.state == TrialState.COMPLETE else _last(trial.intermediate_values),
                 "params": trial.params,
-                "failure": trial.user_attrs.get("failure"),
+                "failure": trial.user_attrs.get(FAILURE),
                 "test": {name: _number(value) for name, value in tests[job_id].items()} if job_id in tests else None,
             }
             for trial in study.frozen_trials()

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import shlex
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +20,10 @@ from orchestrator.artifacts import settle_artifacts
 from orchestrator.cluster import Allotment
 from orchestrator.code_version import code_version
 from orchestrator.config import SweepConfig, load, make_config
+from orchestrator.database import database_told
 from orchestrator.delivery.model_store import deliver_files
 from orchestrator.errors import ConfigError, Interrupted, ResourceError, TrackingError, first_line
 from orchestrator.finals import final_id, run_finals, run_reports
-from orchestrator.job import WAITING_CPUS, direct_trial, train_trial
 from orchestrator.job_config import JobConfig
 from orchestrator.moved import follow
 from orchestrator.names import study_ids
@@ -36,13 +35,20 @@ from orchestrator.study import Study
 from orchestrator.sweep_report import SweepReport, counted
 from orchestrator.terminal.live import LiveView
 from orchestrator.terminal.progress import reading_files
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import SILENT_SECONDS, Tracker
 from orchestrator.workers.task import Task
-from orchestrator.workers.worker_storage import below, claim, fetch, remove_checkpoints, train_storage
+from orchestrator.workers.worker_storage import (
+    below,
+    claim,
+    fetch,
+    jobs_with_checkpoints,
+    remove_checkpoints,
+    train_storage,
+)
 from orchestrator.workspace import Workspace, write_atomically
 
-# How long a sweep waits for MLflow at its end while deliveries fail.
-FINISHED_SECONDS, INTERRUPTED_SECONDS = 60.0, 10.0
+# How long a sweep waits for MLflow at its end while deliveries fail, and while one does not answer.
+FINISHED, INTERRUPTED = (60.0, SILENT_SECONDS), (10.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -158,7 +164,7 @@ def _run(config: SweepConfig, workspace: Workspace, anywhere: bool = True) -> Ou
         console = Console(stderr=True, markup=False, emoji=False)  # what people name is shown as it is
         say = functools.partial(console.print, highlight=False, soft_wrap=True)
         tracker = Tracker(client, experiment_id, say, deliver_files)
-        patience = INTERRUPTED_SECONDS
+        patience = INTERRUPTED
         try:
             for warning in plan.warnings:
                 say(f"warning: {warning}")
@@ -177,18 +183,18 @@ def _run(config: SweepConfig, workspace: Workspace, anywhere: bool = True) -> Ou
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU"
                 f"{workers} ({allotment.executor}); tracked in {config.tracking_uri}"
             )
-            sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
-            with cluster.watched(say):
+            with database_told(workspace), cluster.watched(say):
+                sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
                 failed = sweep.run()
-            patience = FINISHED_SECONDS
-            unreported = sweep.report.publish(sweep.reporter, patience)
+            patience = FINISHED
+            unreported = sweep.report.publish(sweep.reporter, FINISHED[0])
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost: go on with `msad search --resume {workspace.root.name} "
                 f"--storage {workspace.root.parent}`"
             ) from None
         finally:
-            undelivered = tracker.close(patience)
+            undelivered = tracker.close(*patience)
     again = f"msad search --resume {workspace.root.name} --storage {shlex.quote(str(workspace.root.parent))}"
     return Outcome(config.name, config.tracking_uri, failed, undelivered, unreported, sweep.unmeasured, again)
 
@@ -228,11 +234,13 @@ class _Sweep:
         self.reporter = Reporter(workspace, self.view, tracker, self._tags, config.final_seeds)
         self.report = SweepReport(config, workspace, tracker, self.studies)
         self.unmeasured: dict[str, str] = {}
+        self._remarks: set[str] = set()
 
     def run(self) -> dict[str, str]:
         """Search, train the winners, test them; return the reasons of the studies that have no tested winner."""
         with self.view:
             self._fetch_missing()
+            self._clear_ended()
             for study in self.studies:
                 self.reporter.catch_up(study)
             self.report.begin()
@@ -243,56 +251,46 @@ class _Sweep:
             return self._finish()
 
     def _search(self) -> None:
-        from ray import tune
+        from orchestrator.sweep_tuner import search_all  # Tune takes seconds to import
 
-        from orchestrator.sweep_search import LossNotes, OptunaPruning, SweepSearch
-
-        allotment = self.allotment
-        search = SweepSearch(self.studies, self._task, {"train_storage": self.train_storage}, self._on_trial)
-        if allotment.executor == "direct":
-            resources = {"CPU": allotment.cpus, "GPU": allotment.gpus, "memory": allotment.memory}
-            trainable = tune.with_resources(direct_trial, resources)
-        else:
-            # The trial only waits for its Ray Train job, which asks for the real resources.
-            trainable = tune.with_resources(train_trial, {"CPU": WAITING_CPUS})
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                metric="objective",
-                mode="max",
-                search_alg=search,
-                scheduler=OptunaPruning(search),
-                num_samples=sum(study.trials - study.counts().done for study in self.studies),
-                max_concurrent_trials=allotment.concurrency,
-                reuse_actors=True,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=time.strftime("%Y%m%d-%H%M%S"),
-                storage_path=str(self.workspace.root / "tune"),
-                failure_config=tune.FailureConfig(max_failures=2 if allotment.executor == "direct" else 1),
-                callbacks=[LossNotes(search, self.view.note)],
-                verbose=0,
-            ),
-        )
-        cluster.prepare_tune()
-        tuner.fit()
-        if search.full_disk:
-            raise ResourceError(
-                f"a trial could not write: {search.full_disk}\nFree some space in {self.workspace.root}, then go on "
-                f"with `msad search --resume {self.workspace.root.name} --storage {self.workspace.root.parent}`"
-            )
+        places = self.workspace, self.train_storage
+        search_all(self.studies, self.allotment, *places, self._task, self._on_trial, self.view.note)
 
     def _on_trial(self, event: str, study: Study, job_id: str) -> None:
         if event != "start" and (store := self._store(job_id)):
-            with contextlib.suppress(
-                OSError
-            ):  # what cannot be had now comes with the next event, or is asked for again
+            # What cannot be had now comes with the next event, or is asked for again.
+            with contextlib.suppress(OSError):
                 fetch(store, self.workspace.job(job_id), progress_only=event == "result")
         if event == "end":  # a trial that is stopped early is killed, and cannot clear up behind itself
-            self.workspace.job(job_id).checkpoint.unlink(missing_ok=True)
-            remove_checkpoints(self.train_storage, job_id)
+            self._clear(job_id)
+        self._remark(job_id)
         self.reporter.on_trial(event, study, job_id)
+
+    def _clear(self, job_id: str) -> None:
+        """Remove the checkpoints of a job that has ended."""
+        self.workspace.job(job_id).checkpoint.unlink(missing_ok=True)
+        remove_checkpoints(self.train_storage, job_id)
+
+    def _clear_ended(self) -> None:
+        """Remove the checkpoints of trials that ended in the moment in which an earlier attempt was killed."""
+        kept = jobs_with_checkpoints(self.train_storage)
+        for study in self.studies:
+            for record in study.records():
+                if record.state != "running" and (
+                    record.job_id in kept or self.workspace.job(record.job_id).checkpoint.exists()
+                ):
+                    self._clear(record.job_id)
+
+    def _remark(self, job_id: str) -> None:
+        """Tell the user once what workers remark on their nodes."""
+        remark = (self.workspace.job(job_id).read("remark") or {}).get("remark")
+        if remark and remark not in self._remarks:
+            self._remarks.add(remark)
+            self.view.note(remark)
+
+    def _on_final(self, event: str, study: Study, index: int) -> None:
+        self._remark(final_id(study.id, index))
+        self.reporter.on_final(event, study, index)
 
     def _store(self, job_id: str) -> str | None:
         """Return the address of a job's folder in the object store, None without one."""
@@ -336,14 +334,15 @@ class _Sweep:
                 job, job_id = study.winner(), final_id(study.id, index)
                 by_id[job_id] = study, index
                 if self.reporter.final(study, index).read("test") is None:
-                    tasks.append(self._task(job_id, dataclasses.replace(job, seed=job.seed + index)))
+                    tasks.append(self._task(job_id, dataclasses.replace(job, seed=job.seed + index), "train"))
                 else:
                     self.reporter.on_final("end", study, index)
         run_finals(
             tasks,
             self.allotment,
             self.train_storage,
-            lambda event, job_id: self.reporter.on_final(event, *by_id[job_id]),
+            lambda event, job_id: self._on_final(event, *by_id[job_id]),
+            {final_id(study.id): trial for study in studies if (trial := self._winning_job(study))},
         )
         failed = {}
         for study, index in by_id.values():
@@ -354,6 +353,19 @@ class _Sweep:
             elif (reason := unmeasured(final)) is not None:
                 self.unmeasured[name] = reason
         return failed
+
+    def _winning_job(self, study: Study) -> Task | None:
+        """Return the trial whose model is the winner's: a Ray Train job, as the winner's own training would be.
+
+        None where a trial ran inside a Tune trial, is of another length or seed, or has left no model.
+        """
+        if (best := study.best()) is None:
+            return None
+        job_id, job = best.user_attrs["job_id"], study.winner()
+        directory = self.workspace.job(job_id)
+        result, trained = directory.read("result") or {}, directory.read("job")
+        alike = trained and JobConfig.from_dict(trained).digest() == job.digest()
+        return self._task(job_id, job) if alike and result.get("executor") == "train" else None
 
     def _report_trials(self, studies: list[Study]) -> None:
         """Measure the complete trials of studies whose winner is tested, where an earlier attempt has not."""
@@ -370,7 +382,7 @@ class _Sweep:
     def _tags(self, job: JobConfig) -> dict[str, str]:
         return {"msad.identity": self.plan.identity(job).digest, "msad.code_version": self.code_version}
 
-    def _task(self, job_id: str, job: JobConfig) -> Task:
+    def _task(self, job_id: str, job: JobConfig, executor: str | None = None) -> Task:
         return Task(
             job_id=job_id,
             job=job,
@@ -389,5 +401,6 @@ class _Sweep:
                 "sweep": self.config.name,
                 "layout": self.plan.layout,
                 "code_version": self.code_version,
+                "executor": executor or self.allotment.executor,
             },
         )

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RETRY_SECONDS = 5.0
+SILENT_SECONDS = 600.0  # a bundle of hundreds of megabytes takes minutes on a slow line
+THREAD = "msad-tracking"
+
+
+def hung() -> bool:
+    """Say whether a closed tracker's delivery still waits for an answer, as this process would for ever at its end."""
+    return any(thread.name == THREAD for thread in threading.enumerate())
 
 
 class Tracker:
@@ -50,8 +57,9 @@ class Tracker:
         self._failing: str | None = None
         self._changed = threading.Condition()
         self._current: str | None = None  # the record that is being delivered: neither pending nor done
+        self._since = 0.0  # when that began
         self._closing = False
-        self._thread = threading.Thread(target=self._deliver_all, name="msad-tracking", daemon=True)
+        self._thread = threading.Thread(target=self._deliver_all, name=THREAD, daemon=True)
         self._thread.start()
 
     def put(self, record: RunRecord) -> None:
@@ -69,23 +77,27 @@ class Tracker:
         """Return the MLflow run of a record that has been delivered."""
         return self._mirror.run_ids.get(record_id)
 
-    def flush(self, seconds: float) -> int:
-        """Wait until all is delivered, at most so long while deliveries fail; return how many records are not."""
+    def flush(self, seconds: float, silent: float = SILENT_SECONDS) -> int:
+        """Wait until all is delivered; return how many records are not.
+
+        At most `seconds` while deliveries fail, and `silent` seconds for one that neither ends nor fails.
+        """
         deadline = time.monotonic() + seconds
         with self._changed:
             while self._pending or self._current:
-                if self._failing and time.monotonic() > deadline:
+                now = time.monotonic()
+                if (self._failing and now > deadline) or (self._current and now > self._since + silent):
                     break
                 self._changed.wait(0.2)
             return len({*self._pending, self._current} - {None})
 
-    def close(self, seconds: float = 60.0) -> int:
-        """Flush, stop the thread, and return how many records could not be delivered."""
-        left = self.flush(seconds)
+    def close(self, seconds: float = 60.0, silent: float = SILENT_SECONDS) -> int:
+        """Flush, stop the thread, and return how many records could not be delivered; see `hung`."""
+        left = self.flush(seconds, silent)
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=0 if self._current else 5)
         return left
 
     def _deliver_all(self) -> None:
@@ -96,7 +108,7 @@ class Tracker:
                 if self._closing:
                     return
                 record = self._pending.pop(next(iter(self._pending)))
-                self._current = record.record_id
+                self._current, self._since = record.record_id, time.monotonic()
             try:
                 self._mirror.deliver(record, self._latest)
                 if self._failing:

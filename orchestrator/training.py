@@ -21,7 +21,7 @@ from models.base import AnomalyModel, SelfTraining
 from models.registry import build
 from models.tiling import tiled
 from orchestrator.cuda_graphs import ReplayedStep
-from orchestrator.errors import OutOfMemory, TrainingError, first_line
+from orchestrator.errors import Diverged, OutOfMemory, first_line
 from orchestrator.fitting.batches import TrainingData, make_batches
 from orchestrator.fitting.self_training import fit_itself
 from orchestrator.fitting.validation import (
@@ -36,6 +36,8 @@ from orchestrator.fitting.validation import (
 )
 from orchestrator.job_config import JobConfig
 from orchestrator.workers.team import ALONE, Team
+
+CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
 
 def fit(
@@ -69,16 +71,15 @@ def fit(
 
     Raises
     ------
-    TrainingError
-        The loss is not finite, or, as an `OutOfMemory`, the device is full.
+    Diverged, OutOfMemory
+        The loss is not finite; the device is full.
     models.errors.ModelError
         The architecture, its parameters or the loss terms are wrong.
     """
     try:
         return _fit(job, data, device, report, get_checkpoint, team)
     except (RuntimeError, MemoryError) as error:
-        said = any(words in str(error) for words in ("can't allocate memory", "CUDA error: out of memory"))
-        if not said and not isinstance(error, torch.OutOfMemoryError | MemoryError):
+        if not _out_of_memory(error):
             raise
         raise OutOfMemory(
             f"out of memory on {device} with batch_size {job.batch_size}, image_size {job.image_size} and model "
@@ -175,9 +176,16 @@ def _fit(
     return fitted(model, choice.scorer, cut, best)
 
 
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    if isinstance(error, torch.AcceleratorError):
+        return error.error_code == CUDA_OUT_OF_MEMORY
+    # torch's allocator on a CPU has no type of its own, and the system's code for it (ENOMEM) only in words.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> None:
     if not finite:
-        raise TrainingError(
+        raise Diverged(
             f"the {what} not finite in epoch {epoch} at learning_rate {job.learning_rate:g}: "
             f"lower it or clip the gradient (gradient_clip is {job.gradient_clip:g})"
         )

@@ -14,10 +14,10 @@ STORAGE/NAME/
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.errors import ConfigError, DiskFull, full_disk
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,16 @@ class JobDirectory:
         file_name = self.path / "progress.jsonl"
         with full_disk_told(file_name), file_name.open("a") as file:
             file.write("\n" + json.dumps(metrics) + "\n")  # the first ends a line that a kill has cut off
+            file.flush()
+            os.fsync(file.fileno())  # before the checkpoint that goes on after it
+
+    def clear_unfinished(self) -> None:
+        """Remove what a worker that was killed has left half written."""
+        for path in self.path.glob(".bundle.*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for name in ("checkpoint.pt", "result.json", "job.json"):
+            for path in self.path.glob(f".{name}.*.partial"):
+                path.unlink(missing_ok=True)
 
     def progress(self) -> list[dict[str, float]]:
         """Return the evaluations by epoch; a line cut off by a kill is left out."""
@@ -138,19 +148,24 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def full_disk_told(path: Path) -> Iterator[None]:
-    """Turn the error of a full disk into one that says what to do.
+    """Turn the error of a full disk, and what comes from one, into an error that says what to do.
+
+    `path` is what is told where the error itself names none.
 
     Raises
     ------
-    ResourceError
+    DiskFull
         There is no space left, or the user's share of it is used up.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        full = full_disk(error)
+        if full is None or (full is error and isinstance(full, DiskFull)):
             raise
-        raise ResourceError(
-            f"{path}: cannot be written: {error.strerror}; what was there before is unharmed: free some space and "
-            "try again"
+        if isinstance(full, DiskFull):
+            raise DiskFull(str(full)) from error
+        raise DiskFull(
+            f"{full.filename or path}: cannot be written: {full.strerror}; what was there before is unharmed: free "
+            "some space and try again"
         ) from error

@@ -9,6 +9,7 @@ Shapes: H×W pixels of one image; P defect pixels by rising value, K distinct va
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -125,12 +126,11 @@ class _Pixels:
 
 
 def _in_step(first: Iterable, second: Iterable) -> Iterator[tuple]:
-    try:
-        yield from zip(first, second, strict=True)
-    except ValueError as error:
-        if isinstance(error, ModelError) or "zip()" not in str(error):
-            raise
-        raise ModelError(f"as many anomaly maps as masks and groups are needed: {error}") from error
+    missing = object()
+    for pair in itertools.zip_longest(first, second, fillvalue=missing):
+        if any(part is missing for part in pair):
+            raise ModelError("as many anomaly maps as masks and groups are needed; there are fewer of one")
+        yield pair
 
 
 def _measure(images: Iterable[_Image]) -> tuple[PixelMetrics, dict[str, PixelMetrics]]:

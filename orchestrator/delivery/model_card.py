@@ -125,7 +125,8 @@ def _selection(d: Values) -> str:
         case {"kind": "study", "trials": 0}:
             origin = "A fixed configuration, trained without a search."
         case {"kind": "study", "trials": trials}:
-            origin = f"The winner of a search over {trials} configurations, trained once more to the end."
+            trained = "as its trial left it" if known.get("trial") else "trained once more to the end"
+            origin = f"The winner of a search over {trials} configurations, {trained}."
         case {"kind": "trial"}:
             origin = "One trial of a search; it need not be the winner."
         case _:

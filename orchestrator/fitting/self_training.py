@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 
 from models.base import SelfTraining
-from orchestrator.errors import TrainingError
+from orchestrator.errors import Diverged
 from orchestrator.fitting.batches import PlainBatches, TrainingData
 from orchestrator.fitting.validation import Best, Fitted, Report, figures, fitted, set_threshold, validate
 from orchestrator.job_config import JobConfig
@@ -23,7 +23,7 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
 
     Raises
     ------
-    TrainingError
+    Diverged
         The model's maps are not finite.
     """
     batches, best = PlainBatches(job, data, device), Best()
@@ -35,7 +35,7 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
         try:
             choice = validate(model, batches, data.synthetic, job.view_size, job.objective)
         except FloatingPointError:
-            raise TrainingError(f"the anomaly maps of {job.architecture} are not finite in epoch {epoch}") from None
+            raise Diverged(f"the anomaly maps of {job.architecture} are not finite in epoch {epoch}") from None
         told = figures(choice.validation)
         best.offer(told[job.objective], epoch, choice, model)
         objective = figures(best.validation)[job.objective]

@@ -79,7 +79,8 @@ class LiveView:
         remaining = sum(study.trials - study.counts().done for study in self._studies)
         if self._seconds:
             return remaining * (sum(self._seconds) / len(self._seconds)) / self._concurrency
-        known = [(running.seconds, left) for running in self._running.values() if (left := running.seconds_left())]
+        running = list(self._running.values())  # one step: trials start and end while the table is drawn
+        known = [(one.seconds, left) for one in running if (left := one.seconds_left())]
         if not known:
             return 0.0
         whole = sum(seconds + left for seconds, left in known) / len(known)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import pickle
 import platform
 import tempfile
@@ -20,18 +19,23 @@ from data_io.errors import DataError
 from data_io.photographs import VERSION as PHOTOGRAPHS_VERSION
 from data_io.photographs import load_textures
 from data_io.splits import split_good_images
+from models.errors import ModelError
 from models.kernels import native
 from models.registry import count_parameters, use
 from models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
 from orchestrator.bundles import Bundle
-from orchestrator.errors import MsadError, OutOfMemory, ResourceError, TrainingError, first_line
+from orchestrator.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, TrainingError, first_line, full_disk
 from orchestrator.fitting.batches import TrainingData
+from orchestrator.fitting.validation import Fitted
 from orchestrator.identity import of_split
 from orchestrator.job_config import JobConfig
 from orchestrator.training import fit
 from orchestrator.workers.task import Task
 from orchestrator.workers.team import ALONE, Team
 from orchestrator.workspace import full_disk_told
+
+CONFIGURATION_ERRORS = (Diverged, OutOfMemory, ModelError)
+"""What a job ends with because of its configuration; another one may do."""
 
 
 def run(
@@ -56,8 +60,10 @@ def run(
         The workers that train this model together. Only the first one writes.
 
     A job that cannot succeed (a loss that is not finite, too little memory, unreadable data) is reported as
-    `{"failure": reason}` and returns: another attempt would end alike. Any other exception is raised, to be retried; so
-    is too little memory for one worker of a team, for which the others would wait.
+    `{"failure": reason, "teaches": whether its configuration is to blame}` and returns: another attempt would end
+    alike. Any other exception is raised, to be retried: an error in a program, a `ValueError` too, says nothing about
+    the configuration. So is too little memory for one worker of a team, for which the others would wait; any other
+    error of one is raised in all, so that they end alike.
     """
     directory = task.directory
     if team.rank == 0:
@@ -66,8 +72,9 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
     if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
         torch.cuda.set_per_process_memory_fraction(task.gpus)
-    if device.type == "cpu" and (reason := native.prepare(task.cache)):
-        logging.getLogger(__name__).info("training on a CPU takes about 1.4 times as long as it could: %s", reason)
+    if device.type == "cpu" and (reason := native.prepare(task.cache)) and team.rank == 0:
+        slow = f"training on a CPU takes about 1.4 times as long as it could: {reason}"
+        directory.write("remark", {"remark": slow})
 
     def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
         told = {**metrics, "objective": metrics[task.job.objective]}
@@ -83,20 +90,23 @@ def run(
             directory.append_progress(metrics)
             report(told, file)
 
-    def get_checkpoint() -> dict[str, Any] | None:
+    def load() -> dict[str, Any] | None:
         return load_checkpoint(file, device) if (file := resume_from()) else None
 
-    try:
-        use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
+    def get_checkpoint() -> dict[str, Any] | None:
+        return team.together(load)
+
+    def load_data() -> TrainingData:
         data = load_training_data(task.job, task.dataset, task.cache, task.layout)
         if task.identity not in (None, data.identity.digest):
             raise DataError(
                 f"{task.dataset}: the good images of {task.job.category} are others than when the sweep began; stop it "
                 "and resume it to read which"
             )
-        fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, team=team)
-        if team.rank:
-            return
+        return data
+
+    def finish(fitted: Fitted, data: TrainingData) -> None:
+        """Keep what a job is for: its bundle and its curves, and last the result, which says that all else is there."""
         provenance = {
             **task.provenance,
             "job_id": task.job_id,
@@ -123,9 +133,28 @@ def run(
         from orchestrator.pictures.curves import save_training_curves  # matplotlib is not to delay the first step
 
         save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
+        directory.write(
+            "result",
+            {
+                "epoch": fitted.epoch,
+                "threshold": fitted.threshold,
+                "false_alarms": fitted.false_alarms.to_dict(),
+                "parameters": parameters,
+                "executor": task.provenance.get("executor"),
+                **fitted.validation,
+            },
+        )
+
+    try:
+        use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
+        data = team.together(load_data)
+        fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, team=team)
+        team.first(finish, fitted, data)
     except ResourceError:  # the disk is full: not this job's fault, and another attempt may find space
         raise
-    except (MsadError, ValueError) as error:  # ModelError and DataError are ValueErrors
+    except USER_ERRORS as error:
+        if full_disk(error):
+            raise
         reason = str(error)
         if isinstance(error, OutOfMemory):
             if team.size > 1:
@@ -134,18 +163,8 @@ def run(
                 reason += f"; this trial had {task.gpus:g} of a GPU: raise --gpus-per-trial"
         if team.rank == 0:
             directory.write("failure", {"reason": reason, "kind": type(error).__name__})
-        report({"failure": reason, "objective": 0.0, "best_objective": 0.0}, None)
-        return
-    directory.write(
-        "result",
-        {
-            "epoch": fitted.epoch,
-            "threshold": fitted.threshold,
-            "false_alarms": fitted.false_alarms.to_dict(),
-            "parameters": parameters,
-            **fitted.validation,
-        },
-    )
+        teaches = isinstance(error, CONFIGURATION_ERRORS)
+        report({"failure": reason, "teaches": teaches, "objective": 0.0, "best_objective": 0.0}, None)
 
 
 def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:

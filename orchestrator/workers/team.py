@@ -12,6 +12,7 @@ Tensors are named by shape: B images of a batch, T figures.
 from __future__ import annotations
 
 import io
+import pickle
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -75,7 +76,7 @@ class Team:
             try:
                 result = function(*arguments)
             except Exception as caught:
-                error = caught
+                error = _portable(caught)
             torch.save((result, error), file)
         box = [file.getvalue()]
         distributed.broadcast_object_list(box)
@@ -85,8 +86,32 @@ class Team:
             raise error
         return result
 
+    def together(self, function: Callable[..., Value], *arguments: Any) -> Value:
+        """Let every worker call a function, and return its result; where one fails, raise its error in every worker."""
+        if self.size == 1:
+            return function(*arguments)
+        result, error = None, None
+        try:
+            result = function(*arguments)
+        except Exception as caught:
+            error = _portable(caught)
+        errors: list[Exception | None] = [None] * self.size
+        distributed.all_gather_object(errors, error)
+        if error := next((error for error in errors if error is not None), None):
+            raise error
+        return result
+
     def _range(self, count: int) -> tuple[int, int]:
         return count * self.rank // self.size, count * (self.rank + 1) // self.size
+
+
+def _portable(error: Exception) -> Exception:
+    """Return an error that other processes can read: this one, or its words where it cannot be pickled."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever a class of somebody else's makes of it
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 ALONE = Team()

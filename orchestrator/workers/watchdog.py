@@ -48,9 +48,11 @@ class Watchdog:
             self._note.unlink(missing_ok=True)
 
     @contextmanager
-    def reporting(self) -> Iterator[None]:
-        """Stand still while a report is handed over: whoever takes it may be away for long. Then begin anew."""
+    def reporting(self, *, watched: bool = False) -> Iterator[None]:
+        """Stand still while a report is handed over, or, where it is `watched`, begin anew for it. Then begin anew."""
         self._disarm()
+        if self._seconds and watched:
+            self._arm()
         yield
         if self._seconds:
             self._arm()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 PROGRESS = "progress.jsonl"
+# Uploaded before all else, so that it never lacks the epoch of a checkpoint; and what says that all else is there.
 LAST = (
     "result.json",
     "test.json",
@@ -114,6 +115,16 @@ def remove_checkpoints(storage: str, job_id: str) -> None:
         shutil.rmtree(Path(storage) / job_id, ignore_errors=True)
 
 
+def jobs_with_checkpoints(storage: str) -> set[str]:
+    """Return the IDs of the jobs of which Ray Train has kept checkpoints, in a folder or a store that answers."""
+    from pyarrow.fs import FileSelector
+
+    with contextlib.suppress(OSError):
+        fs, folder = open_storage(storage)
+        return {info.base_name for info in fs.get_file_info(FileSelector(folder, allow_not_found=True))}
+    return set()
+
+
 def remove_folder(address: str) -> None:
     """Remove a folder of a store with all that it holds; what is not there, or cannot be removed, is left."""
     fs, folder = open_storage(address)
@@ -159,7 +170,7 @@ def working_copy(task: Task) -> Iterator[tuple[Task, Callable[[], None]]]:
         def upload() -> None:
             stamps = _stamps(here)
             changed = [name for name, stamp in stamps.items() if known.get(name) != stamp]
-            for name in sorted(changed, key=lambda name: (name in LAST, name)):
+            for name in sorted(changed, key=lambda name: (name != PROGRESS, name in LAST, name)):
                 _write(fs, f"{folder}/{name}", (here / name).read_bytes())
             for name in known.keys() - stamps.keys():
                 fs.delete_file(f"{folder}/{name}")

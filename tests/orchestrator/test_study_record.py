@@ -33,7 +33,7 @@ def make():
             if outcome == "pruned":
                 study.report(job_id, 1, 0.3)
                 study.report(job_id, 2, 0.25)
-                study._pruned.add(job_id)
+                study._running[job_id].set_user_attr("stopped", [2, 0.25])  # as `report` does where it decides so
                 study.tell(job_id)
             elif outcome == "failed":
                 study.tell(job_id, failure="out of memory")

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
+from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.distributions import FloatDistribution
+from ray import cloudpickle
+from ray.exceptions import RayTaskError
+from ray.train import WorkerGroupError
 from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from orchestrator.errors import crash_reason
+from orchestrator.database import database_told
+from orchestrator.errors import DiskFull, ResourceError, crash_reason
 from orchestrator.job_config import JobConfig
 from orchestrator.study import Study
-from orchestrator.sweep_search import OptunaPruning, SweepSearch
+from orchestrator.sweep_search import Ending, OptunaPruning, SweepSearch
 from orchestrator.workers.task import Task
-from orchestrator.workspace import JobDirectory
+from orchestrator.workspace import JobDirectory, Workspace
 
 
 @pytest.fixture
@@ -63,15 +71,74 @@ def test_trial_that_crashes_is_failed_with_what_was_said(open_search):
     assert search.suggest("b") != Searcher.FINISHED
 
 
-def test_trial_that_met_a_full_disk_is_handed_out_again_by_the_next_sweep(open_search):
+class Crashed(Trial):
+    """A trial as Tune has it when its worker has raised an error; without Ray it has no place for its files."""
+
+    def __init__(self, error: Exception, folder: Path) -> None:
+        super().__init__("direct_trial", trial_id="a", stub=True)
+        raised = RayTaskError("train", f"Traceback:\n{type(error).__name__}: {error}", error)
+        self._folder = folder
+        (folder / "error.txt").write_text(str(raised))
+        (folder / "error.pkl").write_bytes(cloudpickle.dumps(raised))
+
+    error_file = property(lambda self: str(self._folder / "error.txt"))
+    pickled_error_file = property(lambda self: str(self._folder / "error.pkl"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DiskFull("progress.jsonl: cannot be written"),
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "progress.jsonl"),
+        WorkerGroupError("two failed", {0: RuntimeError("other"), 1: DiskFull("progress.jsonl: cannot be written")}),
+    ],
+)
+def test_trial_that_met_a_full_disk_is_handed_out_again_by_the_next_sweep(open_search, tmp_path, error):
     search = open_search("brick")
     job_id = search.suggest("a")["task"]["job_id"]
-    search.errors["a"] = f"[Errno 28] {os.strerror(errno.ENOSPC)}: 'progress.jsonl'"
+    OptunaPruning(search).on_trial_error(None, Crashed(error, tmp_path))
     search.on_trial_complete("a", error=True)
-    assert search.full_disk == search.errors["a"]
+    assert "progress.jsonl" in search.full_disk
     assert search.suggest("b") == Searcher.FINISHED, "another trial would only meet the same disk"
     assert search.studies[0].counts().failed == 0
     assert open_search("brick").suggest("c")["task"]["job_id"] == job_id
+
+
+def test_node_without_the_sweeps_folder_fails_a_trial_and_is_not_taken_for_a_full_disk(open_search, tmp_path):
+    search = open_search("brick")
+    search.suggest("a")
+    error = ResourceError("the node n2 does not see the sweep's folder /sweeps/first: mount it there")
+    OptunaPruning(search).on_trial_error(None, Crashed(error, tmp_path))
+    search.on_trial_complete("a", error=True)
+    assert search.full_disk is None and search.suggest("b") != Searcher.FINISHED
+    assert "the node n2 does not see the sweep's folder" in search.studies[0].records()[0].failure
+
+
+def test_error_of_the_sweeps_own_database_ends_the_search_and_no_trial(open_search, tmp_path):
+    search, trial = open_search("brick"), Trial("direct_trial", trial_id="a", stub=True)
+    first = search.suggest("a")["task"]["job_id"]
+    engine = search.studies[0]._optuna._storage._backend.engine
+
+    def full(*_words) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    sqlalchemy.event.listen(engine, "before_cursor_execute", full)
+    assert OptunaPruning(search).on_trial_result(None, trial, {"epoch": 1, "objective": 0.5}) == TrialScheduler.STOP
+    search.on_trial_complete("a", {"epoch": 1, "objective": 0.5, "best_objective": 0.5})
+    assert Ending(search).stop_all() and search.suggest("b") == Searcher.FINISHED
+    workspace = Workspace(tmp_path)
+    with (
+        pytest.raises(DiskFull, match=r"optuna\.db: the sweep's own database .*full.*--resume"),
+        database_told(workspace),
+    ):
+        try:
+            raise search.broken
+        except sqlite3.OperationalError as error:  # as Optuna raises it, by way of SQLAlchemy
+            raise optuna.exceptions.StorageInternalError("An exception is raised during the commit.") from error
+    sqlalchemy.event.remove(engine, "before_cursor_execute", full)
+    assert open_search("brick").suggest("c")["task"]["job_id"] == first
 
 
 def test_epochs_that_a_killed_sweep_had_not_heard_of_are_in_the_study(open_search):

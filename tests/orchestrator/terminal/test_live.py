@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import optuna
 import pytest
@@ -73,6 +74,33 @@ def test_time_left_is_the_mean_trials_time_over_all_that_run_at_once(study, monk
         view.ended(job_id, study, "0.5")
     assert view.seconds_left() == pytest.approx(1 * 60 / 2)
     assert "0.5 after 1 min 30 s (brick/baseline 2/3, about 30 s left)" in text.getvalue()
+
+
+def test_table_is_redrawn_by_its_thread_while_trials_start_and_end(study, monkeypatch, tmp_path):
+    broken, drawn = [], threading.Event()
+    monkeypatch.setattr(threading, "excepthook", broken.append)
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    view = LiveView([study], 1, console)
+    view._live.refresh_per_second = 1000
+
+    class Slow(JobDirectory):
+        """A folder that is read while others start and end."""
+
+        def progress(self):
+            if threading.current_thread() is not threading.main_thread():
+                drawn.set()
+            return super().progress()
+
+    with view:
+        for number in range(8):
+            view.started(f"lasting-{number}", Slow(tmp_path), 4)
+        assert drawn.wait(60), "nobody draws the table"
+        for number in range(20_000):
+            view.started(f"{number}")
+            view._running.pop(f"{number}")
+        drawn.clear()
+        assert drawn.wait(60), "the table is drawn no more"
+    assert not broken, broken[0].exc_value
 
 
 def test_dumb_terminal_gets_lines_as_a_file_does(study, monkeypatch):

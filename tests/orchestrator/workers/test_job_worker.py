@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from models.kernels import native
 from orchestrator.bundles import Bundle
 from orchestrator.errors import OutOfMemory, TrainingError
 from orchestrator.identity import Identity, identify
@@ -91,6 +92,7 @@ def test_job_out_of_memory_on_a_part_of_a_gpu_names_the_part(make_task, monkeypa
     (failure,) = reports
     assert "out of memory" in failure["failure"] and "had 0.25 of a GPU: raise --gpus-per-trial" in failure["failure"]
     assert task.directory.read("failure")["kind"] == "OutOfMemory"
+    monkeypatch.setattr(Team, "together", lambda _team, function: function())  # of a team whose others do the same
     with pytest.raises(OutOfMemory):  # the other workers of a team would wait for ever
         run(task, report=reports, resume_from=lambda: None, team=Team(0, 2))
 
@@ -151,8 +153,8 @@ def test_checkpoint_that_is_cut_off_ends_the_job_with_its_name(finished, make_ta
         ({"loss_weights": {"l3": 1.0}}, "ModelError", "l3"),
         ({"image_size": 34}, "ModelError", "divisible by 4"),
         ({"category": "bricks"}, "DataError", "brick"),
-        ({"learning_rate": 1e30, "gradient_clip": 0.0, "evaluate_every": 3}, "TrainingError", "loss is not finite in"),
-        ({"learning_rate": 1e30, "gradient_clip": 0.0}, "TrainingError", "not finite in epoch 1"),
+        ({"learning_rate": 1e30, "gradient_clip": 0.0, "evaluate_every": 3}, "Diverged", "loss is not finite in"),
+        ({"learning_rate": 1e30, "gradient_clip": 0.0}, "Diverged", "not finite in epoch 1"),
     ],
 )
 def test_job_that_cannot_succeed_is_reported_with_its_reason_and_returns(make_task, settings, kind, reason):
@@ -161,7 +163,8 @@ def test_job_that_cannot_succeed_is_reported_with_its_reason_and_returns(make_ta
     failure = task.directory.read("failure")
     assert failure["kind"] == kind and reason in failure["reason"]
     # The objective is in the report all the same: Tune ends the whole search at a result without it.
-    assert reports[-1] == {"failure": failure["reason"], "objective": 0.0, "best_objective": 0.0}
+    bad = {"objective": 0.0, "best_objective": 0.0}
+    assert reports[-1] == {"failure": failure["reason"], "teaches": kind != "DataError", **bad}
     assert not task.directory.bundle.exists() and task.directory.read("result") is None
     json.dumps(reports[-1])
 
@@ -230,3 +233,24 @@ def test_bundle_says_what_its_model_has_seen(finished, demo, category, own_cache
     bundle, job = Bundle.load(finished[0].directory.bundle), finished[0].job
     seen = identify(demo, category, seed=job.seed, image_size=job.image_size, cache=own_cache)
     assert Identity.from_dict(bundle.provenance["identity"]) == seen
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_error_in_a_program_is_raised_and_is_no_word_on_the_configuration(make_task, monkeypatch, kind):
+    def wrong(*_words, **_more):
+        raise kind("operands could not be broadcast together")
+
+    monkeypatch.setattr("orchestrator.workers.job_worker.fit", wrong)
+    task, reports = make_task(), Reports()
+    with pytest.raises(kind, match="broadcast"):
+        run(task, report=reports, resume_from=lambda: None)
+    assert not reports and task.directory.read("failure") is None
+
+
+def test_worker_without_a_compiler_remarks_what_that_costs(make_task, monkeypatch):
+    monkeypatch.setattr(native, "_loaded", {})
+    monkeypatch.setenv("CC", "no-such-compiler")
+    task = make_task(category="bricks")  # which ends it at once
+    run(task, report=Reports(), resume_from=lambda: None)
+    remark = task.directory.read("remark")["remark"]
+    assert "about 1.4 times as long as it could: no C compiler: no-such-compiler is not there" in remark

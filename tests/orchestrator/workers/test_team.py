@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from orchestrator.errors import TrainingError
 from orchestrator.fitting.batches import TrainingData
 from orchestrator.job_config import JobConfig
 from orchestrator.training import computes_in_bfloat16, fit
-from orchestrator.workers.job_worker import load_training_data
+from orchestrator.workers.job_worker import load_training_data, run
+from orchestrator.workers.task import Task
 from orchestrator.workers.team import ALONE, Team
 from orchestrator.workspace import JobDirectory
 
@@ -64,8 +66,8 @@ def train(data, team=ALONE, checkpoint=None, **settings):
     return reports, states, torch.cat([value.flatten() for value in fitted.model.state_dict().values()])
 
 
-def work(rank, folder, data, jobs):
-    """What each worker of a team does with several jobs; leaves their outcomes in a file.
+def work(rank, folder, data, jobs, tasks):
+    """What each worker of a team does with several jobs, and with whole tasks; leaves their outcomes in a file.
 
     A job's checkpoint is a file too: tensors that are handed to processes would be one memory for both.
     """
@@ -78,18 +80,57 @@ def work(rank, folder, data, jobs):
             outcomes.append({"reports": reports, "weights": weights})
         except TrainingError as error:
             outcomes.append(str(error))
+    for task in tasks:
+        told = []
+        run(
+            task[rank],
+            report=lambda metrics, state, told=told: told.append(metrics),
+            resume_from=list,
+            team=Team(rank, 2),
+        )
+        outcomes.append(told)
+    try:
+        Team(rank, 2).together(sum if rank else unportable, [1, 2])
+    except RuntimeError as error:
+        outcomes.append(str(error))
     torch.save(outcomes, folder / f"{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
-def test_team_of_two_trains_as_one_worker_and_fails_as_one(data, tmp_path):
+def unportable(_values):
+    class Local(Exception):
+        """Of a class that no other process finds."""
+
+    raise Local("it failed here")
+
+
+@pytest.fixture
+def failing(demo, own_cache, tmp_path):
+    """For each worker the task that its first one cannot finish, and the one whose images its second one lacks."""
+    settings = {**SETTINGS, "epochs": 1, "evaluate_every": 1}
+    tasks = [
+        Task(
+            job_id=name,
+            job=JobConfig(category="brick", **settings),
+            dataset=demo,
+            cache=own_cache,
+            directory=JobDirectory(tmp_path / name),
+        )
+        for name in ("taken", "missing")
+    ]
+    tasks[0].directory.bundle.mkdir(parents=True)
+    (tasks[0].directory.bundle / "notes.txt").write_text("somebody's own")
+    return (tasks[0], tasks[0]), (tasks[1], dataclasses.replace(tasks[1], dataset=tmp_path))
+
+
+def test_team_of_two_trains_as_one_worker_and_fails_as_one(data, failing, tmp_path):
     reports, states, weights = train(data)
     diverging = {"learning_rate": 1e30, "gradient_clip": 0.0, "schedule": "constant"}
     torch.save(states[0], tmp_path / "state.pt")  # the team goes on from where one worker stood after two epochs
     jobs = [({}, tmp_path / "state.pt"), (diverging, None)]
-    multiprocessing.spawn(work, (tmp_path, data, jobs), nprocs=2)
+    multiprocessing.spawn(work, (tmp_path, data, jobs, failing), nprocs=2)
     outcomes = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for trained, failed in outcomes:
+    for trained, failed, taken, missing, elsewhere in outcomes:
         assert [metrics["epoch"] for metrics in trained["reports"]] == [4]
         for name in ("train_loss", "loss_l1", "loss_ssim", "loss_gms"):
             assert trained["reports"][0][name] == pytest.approx(reports[1][name], rel=TOLERANCE), name
@@ -97,7 +138,12 @@ def test_team_of_two_trains_as_one_worker_and_fails_as_one(data, tmp_path):
         assert trained["reports"][0]["validation_score"] == pytest.approx(reports[1]["validation_score"], abs=0.03)
         assert torch.allclose(trained["weights"], weights, atol=1e-3)
         assert "not finite in epoch" in failed
-    (first, why), (second, why_too) = outcomes
+        # Each of them reports what one alone has met: Ray Train's report waits for all.
+        assert [metrics.get("epoch") for metrics in taken] == [1, None]
+        assert "holds something that is no bundle" in taken[1]["failure"]
+        assert len(missing) == 1 and "no category in it" in missing[0]["failure"]
+        assert "it failed here" in elsewhere
+    (first, why, *_), (second, why_too, *_) = outcomes
     assert torch.equal(first["weights"], second["weights"]) and why == why_too
     assert first["reports"][0]["validation_score"] == second["reports"][0]["validation_score"]
 
