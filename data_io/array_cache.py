@@ -31,13 +31,24 @@ _ENTRY = re.compile(r"[0-9a-f]{40}")
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
-def default_cache_dir() -> Path:
-    """$MSAD_CACHE if set, else the folder msad in the user's cache directory."""
-    if chosen := os.environ.get("MSAD_CACHE"):
-        return Path(chosen).expanduser()
+def default_cache_dir(else_at: Path | None = None) -> Path:
+    """$MSAD_CACHE if set, else `else_at`, else the folder msad in the user's cache directory."""
+    if chosen := chosen_cache_dir() or else_at:
+        return chosen
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "msad"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msad"
+
+
+def chosen_cache_dir() -> Path | None:
+    """$MSAD_CACHE, None where it is not set."""
+    chosen = os.environ.get("MSAD_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else None
+
+
+def has_entry(key: str, directory: Path | str | None = None) -> bool:
+    """Whether `cached_arrays` has an entry of that key, so that it need not be built."""
+    return (_directory(directory) / _name(key)).is_dir()
 
 
 def cached_arrays(
@@ -92,7 +103,7 @@ def remove_unused(seconds: float, directory: Path | str | None = None) -> Cleane
     ------
     DataError : the directory cannot be written.
     """
-    directory = Path(directory) if directory is not None else default_cache_dir()
+    directory = _directory(directory)
     removed: list[int] = []
     kept: list[int] = []
     folders = [path for path in directory.glob("*") if _ENTRY.fullmatch(path.name)]
@@ -113,8 +124,7 @@ def remove_unused(seconds: float, directory: Path | str | None = None) -> Cleane
 
 def entry(key: str, write: Callable[[Path], None], directory: Path | str | None = None) -> dict[str, np.memmap]:
     """As `cached_arrays`, for arrays too large to build in memory: `write` is given a folder to put .npy files into."""
-    directory = Path(directory) if directory is not None else default_cache_dir()
-    name = hashlib.sha256(key.encode()).hexdigest()[:40]
+    directory, name = _directory(directory), _name(key)
     arrays = _map_entry(directory / name)
     if arrays is not None:
         return arrays
@@ -139,6 +149,14 @@ def entry(key: str, write: Callable[[Path], None], directory: Path | str | None 
     if arrays is None:
         raise DataError(f"{directory / name}: cannot be read back after it was written; is the disk failing?")
     return arrays
+
+
+def _directory(given: Path | str | None) -> Path:
+    return Path(given) if given is not None else default_cache_dir()
+
+
+def _name(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:40]
 
 
 @contextmanager

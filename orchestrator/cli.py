@@ -22,6 +22,7 @@ from orchestrator.terminal.options import (
     demo_folder,
     json_option,
     layout_option,
+    refuse_settled,
     search_options,
     settings_of,
     sweep_options,
@@ -115,11 +116,19 @@ def msad() -> None:
     "--resume",
     metavar="NAME",
     shell_complete=completion.kept_sweeps,
-    help="Finish an interrupted sweep; --storage, --dataset, --tracking-uri and --address say where those are now.",
+    help="Finish an interrupted sweep, or raise its --trials; --storage, --dataset, --tracking-uri and --address say "
+    "where those are now.",
+)
+@click.option(
+    "--restart-changed",
+    is_flag=True,
+    help="Where images have changed since a sweep began, start the studies on them anew; --resume refuses them else.",
 )
 @search_options
 @json_option("how it ended and the leaderboard")
-def search(config: Path | None, resume: str | None, json_file: str | None, **options: Any) -> int:
+def search(
+    config: Path | None, resume: str | None, restart_changed: bool, json_file: str | None, **options: Any
+) -> int:
     """Search the best configuration of each category and architecture.
 
     CONFIG is a YAML file with the same settings; options given here take precedence.
@@ -128,12 +137,17 @@ def search(config: Path | None, resume: str | None, json_file: str | None, **opt
     Examples:
       msad search --dataset mvtec --categories bottle,cable --trials 20 --name first
       msad search --resume first
+      msad search --resume first --trials 40
     """
     from orchestrator import sweep
 
     if resume:
-        moved = {name: options[name] for name in ("address", "tracking_uri", "dataset")}
-        return _report(sweep.resume(resume, options["storage"] or Path("sweeps"), **moved), json_file)
+        refuse_settled(config, options)
+        kept = {name: options[name] for name in ("address", "tracking_uri", "dataset", "trials")}
+        storage = options["storage"] or Path("sweeps")
+        return _report(sweep.resume(resume, storage, **kept, restart_changed=restart_changed), json_file)
+    if restart_changed:
+        raise click.UsageError("--restart-changed is for a sweep that was begun: give --resume NAME too")
     return _report(sweep.start(_config(config, options)), json_file)
 
 

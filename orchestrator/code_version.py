@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGES = ("orchestrator", "models", "data_io", "search_spaces")
@@ -35,6 +37,16 @@ def code_version(folder: Path | None = None) -> str:
         return number
     changed = _git(folder, "status", "--porcelain", "--", *PACKAGES)
     return f"{number}+{commit}{CHANGED if changed else ''}"
+
+
+def code_digest() -> str:
+    """Return what distinguishes this code from another version's, wherever it is installed."""
+    digest = hashlib.sha256()
+    for name in PACKAGES:
+        (place,) = find_spec(name).submodule_search_locations
+        for path in sorted(Path(place).rglob("*.py")):
+            digest.update(f"{name}/{path.relative_to(place).as_posix()}".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def _git(folder: Path, *words: str) -> str:

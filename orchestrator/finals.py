@@ -7,16 +7,21 @@ measured on the test split afterwards, for the report alone.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from data_io.errors import NoTestImages
 from orchestrator.cluster import Allotment
 from orchestrator.errors import USER_ERRORS, BundleError, crash_reason, first_line
 from orchestrator.job import WAITING_CPUS
+from orchestrator.job_config import JobConfig
+from orchestrator.parameters import written_out
 from orchestrator.workers.task import Task
-from orchestrator.workers.worker_storage import fetch
+from orchestrator.workers.worker_storage import fetch, remove_checkpoints, remove_folder
+from orchestrator.workspace import JobDirectory
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -71,6 +76,28 @@ def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> 
 def final_id(study_id: str, index: int = 0) -> str:
     """Return the job ID of a study's final training; `index` counts its seeds, the first one's model is delivered."""
     return f"{study_id}-final" + (f"-seed{index}" if index else "")
+
+
+def make_way(task: Task, train_storage: str) -> None:
+    """Set aside what a winner has left in a task's folder, where another has won since: more trials were given.
+
+    The folder stays beside the new one, as `JOB_ID.before1` and so on.
+    """
+    directory = task.directory
+    kept = directory.read("job") or (JobDirectory(directory.bundle).read("bundle") or {}).get("job")
+    if kept is None or _alike(JobConfig.from_dict(kept), task.job):
+        return
+    places = (directory.path.with_name(f"{task.job_id}.before{number}") for number in count(1))
+    directory.path.rename(next(place for place in places if not place.exists()))
+    remove_checkpoints(train_storage, task.job_id)
+    if task.store:
+        remove_folder(task.store)
+
+
+def _alike(one: JobConfig, other: JobConfig) -> bool:
+    """Return whether two jobs train alike, the one with defaults left out where the other has them written out."""
+    first, second = (json.dumps(written_out(job).to_dict(), sort_keys=True) for job in (one, other))
+    return first == second
 
 
 def _run_all(
@@ -193,4 +220,4 @@ def _measure(task: Task) -> Evaluation:
     torch.set_num_threads(max(1, int(task.cpus)))
     use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
     bundle = Bundle.load(task.directory.bundle, device="cuda" if task.gpus else "cpu")
-    return evaluate(bundle, task.dataset, task.job.category, task.cache, layout=task.layout)
+    return evaluate(bundle, task.dataset, task.job.category, task.node_cache, layout=task.layout)

@@ -80,6 +80,10 @@ class Identity:
         text = json.dumps({**compared, "versions": dict(self.versions)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def key(self, name: str) -> str:
+        """Return the key of what is kept of this in a cache, under a name that says all else that it depends on."""
+        return f"{name} {self.digest}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; the images are lines as `sha256sum` writes them."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.endswith("_names")}
@@ -113,7 +117,7 @@ class Identity:
             old, new = getattr(before, name), getattr(self, name)
             if name == "versions":
                 lines += [
-                    f"{part} drawn by version {new.get(part, 'none')} instead of {old.get(part, 'none')}"
+                    f"{part} of version {new.get(part, 'none')} instead of {old.get(part, 'none')}"
                     for part in sorted({*old, *new})
                     if old.get(part) != new.get(part)
                 ]
@@ -198,12 +202,14 @@ def versions() -> dict[str, int]:
 
 def _image_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
     """Say which images were changed, removed, added and renamed, from their contents' digests by name."""
-    old, new = set(before.values()), set(after.values())
+    gone = {name: content for name, content in before.items() if name not in after}
+    come = {name: content for name, content in after.items() if name not in before}
+    moved = {*gone.values()} & {*come.values()}
     kinds = {
         "changed": [name for name in before if name in after and before[name] != after[name]],
-        "removed": [name for name in before if name not in after and before[name] not in new],
-        "added": [name for name in after if name not in before and after[name] not in old],
-        "renamed": [name for name in before if name not in after and before[name] in new],
+        "removed": [name for name, content in gone.items() if content not in moved],
+        "added": [name for name, content in come.items() if content not in moved],
+        "renamed": [name for name, content in gone.items() if content in moved],
     }
     return [_listed(kind, names) for kind, names in kinds.items() if names]
 

@@ -5,23 +5,24 @@ A node that lacks one of them would be noticed at the first checkpoint, if at al
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import uuid
+from collections.abc import Sequence
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
-from orchestrator.code_version import PACKAGES
+from data_io.array_cache import chosen_cache_dir, default_cache_dir
+from orchestrator.code_version import code_digest
 from orchestrator.errors import ConfigError, ResourceError, first_line
+from orchestrator.room import Kept, room_problem
 from orchestrator.workers.task import Task
 from orchestrator.workers.worker_storage import below, read_file, remove_folder, write_file
 
 ANSWER_SECONDS = 120.0  # a node whose first worker starts under load needs tens of seconds
 
 
-def check_nodes(root: Path, dataset: Path, store: str | None = None) -> None:
-    """Ask each other node of the Ray cluster, all at once, whether it can take part in a sweep.
+def check_nodes(root: Path, dataset: Path, store: str | None = None, kept: Sequence[Kept] = ()) -> None:
+    """Ask each node of the Ray cluster, the others all at once, whether it can take part in a sweep.
 
     Parameters
     ----------
@@ -31,18 +32,25 @@ def check_nodes(root: Path, dataset: Path, store: str | None = None) -> None:
         The root of the images.
     store
         The address of the sweep's folder in an object store that the nodes use instead of a shared one.
+    kept
+        What each node that trains will keep in its cache, for which it needs room.
 
     Raises
     ------
     ResourceError
-        A node does not see or cannot write the folder or the store, does not see the images, or has no msad or another
-        one; each such node is named with all of its reasons. Nodes that join later are asked by `require_sweep`.
+        A node does not see or cannot write the folder or the store, does not see the images, has no msad or another
+        one, or too little room; each such node is named with all of its reasons. Nodes that join later are asked by
+        `require_sweep`.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = ray.get_runtime_context().get_node_id()
-    others = {node["NodeID"]: node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here}
+    here, chosen = ray.get_runtime_context().get_node_id(), chosen_cache_dir()
+    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    trains = {node_id for node_id, node in nodes.items() if node["Resources"].get("CPU")}
+    if here in trains and (problem := room_problem(kept, default_cache_dir())):
+        raise ResourceError(problem)
+    others = {node_id: node for node_id, node in nodes.items() if node_id != here}
     if not others:
         return
     folder, token = root / "nodes", uuid.uuid4().hex
@@ -58,7 +66,7 @@ def check_nodes(root: Path, dataset: Path, store: str | None = None) -> None:
         ask = ray.remote(num_cpus=0, max_retries=0)(node_problems)
         answers = {
             ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(
-                place, token, str(dataset), version("msad"), code_digest()
+                place, token, str(dataset), version("msad"), code_digest(), kept if node_id in trains else (), chosen
             ): node["NodeManagerAddress"]
             for node_id, node in others.items()
         }
@@ -83,17 +91,26 @@ def check_nodes(root: Path, dataset: Path, store: str | None = None) -> None:
         raise ResourceError(f"not every node of the cluster can take part in this sweep:\n{listed}")
 
 
-def node_problems(place: str, token: str, dataset: str, number: str, digest: str) -> list[str]:
+def node_problems(
+    place: str,
+    token: str,
+    dataset: str,
+    number: str,
+    digest: str,
+    kept: Sequence[Kept] = (),
+    cache: Path | None = None,
+) -> list[str]:
     """Return what this node lacks; see `check_nodes`. `number` and `digest` are the version and code of the asker.
 
-    `place` is the folder with the token, or its address in a store.
+    `place` is the folder with the token, or its address in a store; `cache` as in `orchestrator.workers.task.Task`.
     """
     problems = _store_problems(place, token) if "://" in place else _folder_problems(Path(place), token)
     if not Path(dataset).is_dir():
         problems.append(f"it does not see the images in {dataset}: name a folder that all nodes share with --dataset")
     if code_digest() != digest:
         problems.append(f"its msad ({version('msad')}) is not the one that runs the sweep ({number}): install the same")
-    return problems
+    problem = room_problem(kept, default_cache_dir(cache))
+    return [*problems, problem] if problem else problems
 
 
 def _folder_problems(folder: Path, token: str) -> list[str]:
@@ -132,13 +149,3 @@ def require_sweep(task: Task) -> None:
         import socket
 
         raise ResourceError(f"the node {socket.gethostname()} does not see the sweep's folder {root}: mount it there")
-
-
-def code_digest() -> str:
-    """Return what distinguishes this code from another version's, wherever it is installed."""
-    digest = hashlib.sha256()
-    for name in PACKAGES:
-        (place,) = find_spec(name).submodule_search_locations
-        for path in sorted(Path(place).rglob("*.py")):
-            digest.update(f"{name}/{path.relative_to(place).as_posix()}".encode() + path.read_bytes())
-    return digest.hexdigest()

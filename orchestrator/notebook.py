@@ -14,6 +14,7 @@ from orchestrator.config import SweepConfig, default_name, load, make_config, ov
 from orchestrator.finals import final_id
 from orchestrator.names import study_ids
 from orchestrator.pictures.inline import image_tag
+from orchestrator.plan import read_plan
 from orchestrator.sweep import Outcome, resolved, resume, start
 from orchestrator.tracking_store import default_tracking_uri
 from orchestrator.workspace import Workspace
@@ -87,6 +88,8 @@ class SweepResult:
 
     def _final(self, category: str, architecture: str) -> Path:
         ids = study_ids(f"{row.category}/{row.architecture}" for row in self.leaderboard.itertuples())
+        if plan := read_plan(self.workspace):
+            ids |= {study.key: study.id for study in plan.studies}
         return self.workspace.job(final_id(ids[f"{category}/{architecture}"])).path
 
     def __repr__(self) -> str:

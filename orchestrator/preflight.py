@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from optuna.distributions import BaseDistribution
@@ -13,6 +12,7 @@ from optuna.distributions import BaseDistribution
 from data_io.check import check
 from data_io.errors import DataError
 from data_io.layout import choose_categories, find_layout
+from data_io.report import CheckReport
 from models.base import SelfTraining
 from models.contract import contract_problems
 from models.errors import ModelError, did_you_mean
@@ -21,7 +21,9 @@ from orchestrator.config import SweepConfig
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.identity import Identity, identify
 from orchestrator.job_config import JobConfig
+from orchestrator.names import study_ids
 from orchestrator.parameters import known_paths
+from orchestrator.plan import Code, Plan, plan_study, seeds, seen
 from search_spaces import space
 
 OTHER_DEFECTS = (
@@ -38,40 +40,10 @@ NOT_SEARCHED = {
 }
 """What makes the scores of a study's trials incomparable where it is not the same in all of them, and why."""
 FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
-Seen = tuple[str, int, int, int, int]
-"""What of a job decides what it sees of a dataset: category, seed, image size and view size."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a sweep will run: the categories, the identity of every job, the ranges searched, the name of the dataset's
-    layout, the bit depth that files of more than 8 bits are read as, and what the check of the data warns of.
-
-    An architecture without ranges has nothing to search: it is trained once, as it is.
-    """
-
-    categories: tuple[str, ...]
-    identities: dict[Seen, Identity]
-    spaces: dict[str, dict[str, BaseDistribution]]
-    layout: str = "auto"
-    bit_depths: dict[str, int] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-
-    def job(self, config: SweepConfig, category: str, architecture: str) -> JobConfig:
-        """Return the job that a study's trials vary, with what was found on its category's images."""
-        return _job(config, category, architecture, self.bit_depths)
-
-    def identity(self, job: JobConfig) -> Identity:
-        """Return what one of the sweep's jobs sees, that of a winner's further seed included."""
-        return self.identities[_seen(job)]
-
-    def trials(self, config: SweepConfig, architecture: str) -> int:
-        """Return how many trials its studies are given."""
-        return config.trials if self.spaces[architecture] else 0
 
 
 def prepare(config: SweepConfig, cache: Path) -> Plan:
-    """Check the data, the architectures and the disk of a sweep. Opens no test file.
+    """Check the data, the architectures and the disk of a new sweep, and settle what it runs. Opens no test file.
 
     Raises
     ------
@@ -85,6 +57,39 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     """
     layout = find_layout(config.dataset, config.layout).name
     categories = tuple(choose_categories(config.dataset, config.categories or None, layout))
+    report = check_images(config, categories, layout)
+    spaces = check_models(config)
+    config.storage.mkdir(parents=True, exist_ok=True)
+    check_free_space(config.storage)
+    jobs = [config.job(category, name) for category in categories for name in config.architectures]
+    ids = study_ids(f"{job.category}/{job.architecture}" for job in jobs)
+    studies = tuple(
+        plan_study(
+            dataclasses.replace(job, bit_depth=report.bit_depths.get(job.category, job.bit_depth)),
+            spaces[job.architecture],
+            config.trials,
+            ids[f"{job.category}/{job.architecture}"],
+        )
+        for job in jobs
+    )
+    all_jobs = {seen(job): job for study in studies for job in seeds(study.job, config.final_seeds)}
+    return Plan(
+        studies=studies,
+        identities={key: identity_of(job, config.dataset, layout, cache) for key, job in all_jobs.items()},
+        layout=layout,
+        code=(Code.here(),),
+        warnings=tuple(report.warnings()),
+    )
+
+
+def identity_of(job: JobConfig, dataset: Path, layout: str, cache: Path) -> Identity:
+    """Return what a job sees of a dataset as it is now."""
+    settings = {name: getattr(job, name) for name in ("seed", "image_size", "view_size", "bit_depth")}
+    return identify(dataset, job.category, **settings, layout=layout, cache=cache)
+
+
+def check_images(config: SweepConfig, categories: Sequence[str], layout: str) -> CheckReport:
+    """Refuse categories whose training images have errors, see `prepare`; return what else the check has found."""
     depth = config.parameters.get("bit_depth", config.bit_depth)
     report = check(config.dataset, splits=("train",), categories=categories, layout=layout, bit_depth=depth)
     errors = [problem for problem in report.problems if problem.severity == "error"]
@@ -94,41 +99,17 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
         raise DataError(
             f"{config.dataset} has {len(errors)} error(s); `msad data check` lists them all:\n{listed}{more}"
         )
-    spaces = check_models(config)
-    config.storage.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(config.storage).free
+    return report
+
+
+def check_free_space(storage: Path) -> None:
+    """Refuse a folder on a full disk; see `prepare`."""
+    free = shutil.disk_usage(storage).free
     if free < FREE_BYTES:
         raise ResourceError(
-            f"{config.storage.resolve()}: only {free >> 20} MiB free, a sweep needs at least {FREE_BYTES >> 20} MiB: "
+            f"{storage.resolve()}: only {free >> 20} MiB free, a sweep needs at least {FREE_BYTES >> 20} MiB: "
             "make room, or name another --storage"
         )
-    depths = report.bit_depths
-    identities = _identities(config, categories, layout, cache, depths)
-    return Plan(categories, identities, spaces, layout, depths, report.warnings())
-
-
-def _identities(
-    config: SweepConfig, categories: tuple[str, ...], layout: str, cache: Path, depths: Mapping[str, int]
-) -> dict[Seen, Identity]:
-    found = {}
-    for category in categories:
-        for architecture in config.architectures:
-            base = _job(config, category, architecture, depths)
-            for index in range(config.final_seeds):
-                job = dataclasses.replace(base, seed=base.seed + index)
-                if _seen(job) not in found:
-                    settings = {name: getattr(job, name) for name in ("seed", "image_size", "view_size", "bit_depth")}
-                    found[_seen(job)] = identify(config.dataset, category, **settings, layout=layout, cache=cache)
-    return found
-
-
-def _job(config: SweepConfig, category: str, architecture: str, depths: Mapping[str, int]) -> JobConfig:
-    job = config.job(category, architecture)
-    return dataclasses.replace(job, bit_depth=depths.get(category, job.bit_depth))
-
-
-def _seen(job: JobConfig) -> Seen:
-    return job.category, job.seed, job.image_size, job.view_size, job.bit_depth
 
 
 def check_models(config: SweepConfig) -> dict[str, dict[str, BaseDistribution]]:
@@ -143,7 +124,9 @@ def check_models(config: SweepConfig) -> dict[str, dict[str, BaseDistribution]]:
     for name in config.architectures:
         try:
             spaces[name] = _space(config, name)
-            problems += _space_problems(name, spaces[name]) or _model_problems(config, name, spaces[name])
+            problems += _space_problems(name, spaces[name]) or check_model(
+                config.job("category", name), spaces[name], config.resources.workers
+            )
         except ModelError as error:
             problems.append(str(error))
     if problems:
@@ -169,9 +152,9 @@ def _space_problems(name: str, ranges: dict[str, BaseDistribution]) -> list[str]
     ] + [f"the search space of {name} has {path!r}: {NOT_SEARCHED[path]}" for path in ranges if path in NOT_SEARCHED]
 
 
-def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
-    """Return what is wrong with an architecture's fixed parameters, or with its deepest model at the image size."""
-    fixed = config.job("category", name).model
+def check_model(job: JobConfig, ranges: Mapping[str, BaseDistribution], workers: int) -> list[str]:
+    """Return what is wrong with a job's parameters, or with the deepest of the models searched at the image size."""
+    name, fixed = job.architecture, job.model
     depths = ranges.get("model/depth")
     deepest = [{}] if depths is None else [{"depth": max(getattr(depths, "choices", None) or (depths.high,))}]
     try:
@@ -179,14 +162,14 @@ def _model_problems(config: SweepConfig, name: str, ranges: dict[str, BaseDistri
     except (ModelError, TypeError) as error:
         return [str(error)]
     if isinstance(models[0], SelfTraining):
-        if config.resources.workers > 1:
+        if workers > 1:
             return [f"{name} trains itself, in one worker: leave --workers-per-trial away"]
-        if config.job("category", name).tiles.tile:
+        if job.tiles.tile:
             return [f"{name} trains itself, on whole images: tiling/tile does not suit it; leave it away"]
     elif is_own(name) and (broken := contract_problems(models[0])):
         return [f"{name}: {problem}" for problem in broken]
     multiples = [model.size_multiple for model in models]
-    sides = {"image size": config.image_size, "tiling/tile": config.job("category", name).tiles.tile}
+    sides = {"image size": job.image_size, "tiling/tile": job.tiles.tile}
     return [
         f"{what} {side} does not suit {name}: it must be divisible by {multiple}; the nearest is "
         f"{max(1, round(side / multiple)) * multiple}"

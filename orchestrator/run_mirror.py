@@ -249,6 +249,19 @@ def _known(run: Run) -> _Known:
     )
 
 
+def set_aside(client: MlflowClient, experiment_id: str, study_key: str, study_id: str) -> None:
+    """Mark the runs of a study from before it was started anew as replaced: they stay, and no table counts them.
+
+    Its own now are those of the study's ID and of the jobs that it begins.
+    """
+    for run in all_pages(client.search_runs, experiment_ids=[experiment_id]):  # no filter can name every category
+        tags = run.data.tags
+        own = f"{tags.get('msad.trial_id')}-".startswith(f"{study_id}-")
+        if tags.get("msad.study") == study_key and tags.get("msad.kind") != REPLACED and not own:
+            client.set_tag(run.info.run_id, "msad.kind", REPLACED)
+            client.set_tag(run.info.run_id, "mlflow.runName", f"{run.info.run_name} ({REPLACED})")
+
+
 def _other_training(known: _Known, record: RunRecord) -> str | None:
     """Return in words why a run is of another training than a record, None where it is not."""
     before, now = known.tags.get("msad.identity"), record.origin().get("msad.identity")

@@ -18,7 +18,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from data_io.splits import split_good_images
+from data_io.array_cache import chosen_cache_dir
 from models.backbones import untrained
 from models.errors import ModelError
 from models.registry import build
@@ -26,7 +26,7 @@ from orchestrator.cluster import Allotment, alive_nodes, divide
 from orchestrator.config import SweepConfig
 from orchestrator.errors import Diverged, ResourceError
 from orchestrator.job_config import JobConfig
-from orchestrator.preflight import Plan
+from orchestrator.plan import Plan, StudyPlan
 from orchestrator.workers.task import Task
 from orchestrator.workspace import JobDirectory, Workspace
 
@@ -37,7 +37,7 @@ MOST_CONTEXT_BYTES = 1 << 30
 """What CUDA itself may take for a process. More than that beside its tensors is another process's memory."""
 
 
-def share(config: SweepConfig, plan: Plan, workspace: Workspace, cache: Path, say: Callable[[str], None]) -> Allotment:
+def share(config: SweepConfig, plan: Plan, workspace: Workspace, say: Callable[[str], None]) -> Allotment:
     """Measure one trial of each architecture on the Ray cluster that is joined, and divide it accordingly.
 
     Parameters
@@ -46,8 +46,6 @@ def share(config: SweepConfig, plan: Plan, workspace: Workspace, cache: Path, sa
         The sweep, with `gpus` of `auto`.
     workspace
         Where `memory.json` is kept.
-    cache
-        Of decoded images; what the measured trials decode and encode, others find there.
     say
         Is told in a line what each architecture takes and how many of its trials fit.
 
@@ -59,16 +57,20 @@ def share(config: SweepConfig, plan: Plan, workspace: Workspace, cache: Path, sa
     nodes = alive_nodes()
     kind, whole = gpu_kind(nodes), divide(config, nodes)
     kept = JobDirectory(workspace.root).read("memory") or {}
+
+    def images(study: StudyPlan) -> int:
+        return len(plan.identity(study.job).train)
+
     needs = {}
     for name in config.architectures:
-        category = max(plan.categories, key=lambda category: _images(config, plan, category))
-        job = heaviest(plan.job(config, category, name), plan.spaces[name])
+        study = max((study for study in plan.studies if study.job.architecture == name), key=images)
+        job = heaviest(study.job, study.space)
         # A GPU's recorded steps take memory of their own, and are recorded in the second epoch at the latest.
         epochs = 2 if whole.gpus else 1
         job = dataclasses.replace(job, epochs=epochs, evaluate_every=epochs)
         key = f"{name} on {kind or 'CPU'}, {job.digest()}"
         if key not in kept:
-            kept[key] = _measure(job, config, plan, whole, cache)
+            kept[key] = _measure(job, config, plan, whole)
             JobDirectory(workspace.root).write("memory", kept)
         needs[name] = kept[key]
     for name, need in needs.items():
@@ -141,7 +143,7 @@ def gpu_kind(nodes: list[dict[str, float]]) -> str | None:
     return kinds.pop() if kinds else None
 
 
-def _measure(job: JobConfig, config: SweepConfig, plan: Plan, whole: Allotment, cache: Path) -> dict[str, int]:
+def _measure(job: JobConfig, config: SweepConfig, plan: Plan, whole: Allotment) -> dict[str, int]:
     """Train a job on a worker with a whole GPU, where there are any, and return what it took, as `fit` wants it."""
     import ray
 
@@ -149,7 +151,7 @@ def _measure(job: JobConfig, config: SweepConfig, plan: Plan, whole: Allotment, 
         job_id="memory",
         job=job,
         dataset=config.dataset,
-        cache=cache,
+        cache=chosen_cache_dir(),  # what this trial decodes and encodes, others find there
         directory=JobDirectory(Path()),
         layout=plan.layout,
         cpus=whole.cpus,
@@ -196,10 +198,6 @@ def resident_bytes() -> int:
         return (int(status["VmHWM"]) - int(status["RssFile"])) << 10
     except (OSError, KeyError):  # not Linux
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _images(config: SweepConfig, plan: Plan, category: str) -> int:
-    return len(split_good_images(config.dataset, category, config.seed, layout=plan.layout).train_paths)
 
 
 def _gib(count: float) -> str:

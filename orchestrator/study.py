@@ -82,6 +82,8 @@ class Study:
         `asha`, `median` or `none`.
     id
         What stands for the study in job IDs, among those of its sweep (`names.study_ids`); None: that of a study alone.
+    name
+        What Optuna knows it by; None: its key.
     """
 
     def __init__(
@@ -92,12 +94,13 @@ class Study:
         storage: optuna.storages.BaseStorage | str,
         pruner: str,
         id: str | None = None,
+        name: str | None = None,
     ) -> None:
         self.id = id or study_id(f"{base.category}/{base.architecture}")
         self.base, self.space, self.trials = base, dict(space), trials
         self._optuna = optuna.create_study(
             storage=storage,
-            study_name=self.key,
+            study_name=name or self.key,
             direction="maximize",
             load_if_exists=True,
             pruner=make_pruner(pruner, base.epochs, base.evaluate_every),

@@ -12,24 +12,26 @@ from pathlib import Path
 import optuna
 from rich.console import Console
 
-from data_io.cache import default_cache_dir
+from data_io.array_cache import chosen_cache_dir, default_cache_dir
 from data_io.wide import FULL
 from models.errors import did_you_mean
 from orchestrator import cluster, tracking_store
 from orchestrator.artifacts import settle_artifacts
 from orchestrator.cluster import Allotment
-from orchestrator.code_version import code_version
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.database import database_told
 from orchestrator.delivery.model_store import deliver_files
 from orchestrator.errors import ConfigError, Interrupted, ResourceError, TrackingError, first_line
-from orchestrator.finals import final_id, run_finals, run_reports
+from orchestrator.finals import final_id, make_way, run_finals, run_reports
 from orchestrator.job_config import JobConfig
 from orchestrator.moved import follow
-from orchestrator.names import study_ids
 from orchestrator.nodes import check_nodes
-from orchestrator.preflight import Plan, prepare
+from orchestrator.plan import Plan
+from orchestrator.preflight import prepare
 from orchestrator.reporting import Reporter, unmeasured
+from orchestrator.resuming import Resumed, take_up
+from orchestrator.room import kept_by, room_problem
+from orchestrator.run_mirror import set_aside
 from orchestrator.sharing import share
 from orchestrator.study import Study
 from orchestrator.sweep_report import SweepReport, counted
@@ -101,10 +103,13 @@ def resume(
     *,
     tracking_uri: str | None = None,
     dataset: Path | None = None,
+    trials: int | None = None,
+    restart_changed: bool = False,
 ) -> Outcome:
     """Finish what is missing of a sweep that was interrupted, whatever stopped it; see `start` for the errors.
 
-    Its folder may have been moved, alone or with what lay beside it (`orchestrator.moved`).
+    What it runs is what it began with (`orchestrator.plan`), whatever the defaults are now. Its folder may have been
+    moved, alone or with what lay beside it (`orchestrator.moved`).
 
     Parameters
     ----------
@@ -116,6 +121,11 @@ def resume(
         Where its MLflow store is now; what that does not have of the sweep is delivered to it.
     dataset
         Where its images are now.
+    trials
+        How many each study is to have now, not fewer than before; None leaves it.
+    restart_changed
+        Where images have changed, start the studies on them anew; otherwise the sweep is refused with a ConfigError
+        that names the first of them.
     """
     workspace = Workspace(storage.expanduser().resolve() / name)
     if not workspace.config.exists():
@@ -123,7 +133,9 @@ def resume(
         hint = did_you_mean(name, names) if names else f"; there is no sweep in {workspace.root.parent} (see --storage)"
         raise ConfigError(f"no sweep named {name!r}{hint}")
     config = make_config({**load(workspace.config), **({"address": address} if address else {})})
-    return _run(follow(config, workspace, tracking_uri, dataset), workspace, anywhere=bool(tracking_uri))
+    config = follow(config, workspace, tracking_uri, dataset)
+    changes = {"trials": trials, "restart_changed": restart_changed}
+    return _run(config, workspace, anywhere=bool(tracking_uri), **changes)
 
 
 def resolved(config: SweepConfig) -> SweepConfig:
@@ -137,11 +149,23 @@ def resolved(config: SweepConfig) -> SweepConfig:
     )
 
 
-def _run(config: SweepConfig, workspace: Workspace, anywhere: bool = True) -> Outcome:
-    """Run what is missing; `anywhere` says whether a store that does not know the sweep yet may be written to."""
-    cache = default_cache_dir()
-    with reading_files("Checking the images"):
-        plan = prepare(config, cache)
+def _run(
+    config: SweepConfig,
+    workspace: Workspace,
+    *,
+    anywhere: bool = True,
+    trials: int | None = None,
+    restart_changed: bool = False,
+) -> Outcome:
+    """Run what is missing of a sweep, all of it where it is new; see `resume` for the options of one that is not.
+
+    `anywhere` says whether a store that does not know the sweep yet may be written to.
+    """
+    cache, new = default_cache_dir(), not workspace.config.exists()
+    if new:  # before the lock, which makes its folder
+        with reading_files("Checking the images"):
+            plan = prepare(config, cache)
+            resumed = Resumed(config, plan, frozenset(plan.categories))
     client = tracking_store.connect(config.tracking_uri, create=anywhere)
     experiment = tracking_store.find_experiment(client, config.name, config.tracking_uri, workspace.sweep_id)
     if experiment is None and not anywhere:
@@ -151,31 +175,42 @@ def _run(config: SweepConfig, workspace: Workspace, anywhere: bool = True) -> Ou
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
+        if not new:
+            with reading_files("Checking the images"):
+                resumed = take_up(config, workspace, cache, trials=trials, restart_changed=restart_changed)
+        config, plan = resumed.config, resumed.plan
+        kept = kept_by(plan, resumed.going_on, config.final_seeds)
+        if not config.address and (problem := room_problem(kept, cache)):
+            raise ResourceError(problem)
         if experiment:
             settle_artifacts(config.tracking_uri, experiment)
         allotment = cluster.connect(config)
         store = config.worker_storage
         if store:
-            claim(store, config.name, new=not workspace.config.exists())
-        check_nodes(workspace.root, config.dataset, below(store, config.name) if store else None)
+            claim(store, config.name, new=new)
+        check_nodes(workspace.root, config.dataset, below(store, config.name) if store else None, kept)
         sweep_id = workspace.claim_id()
         experiment_id = tracking_store.open_experiment(client, config.name, config.tracking_uri, sweep_id)
+        plan.write(workspace)
+        for study in plan.studies:
+            if study.generation > 1:
+                set_aside(client, experiment_id, study.key, study.id)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True, markup=False, emoji=False)  # what people name is shown as it is
         say = functools.partial(console.print, highlight=False, soft_wrap=True)
         tracker = Tracker(client, experiment_id, say, deliver_files)
         patience = INTERRUPTED
         try:
-            for warning in plan.warnings:
-                say(f"warning: {warning}")
-            for category, depth in plan.bit_depths.items():
+            for note in (*resumed.notes, *(f"warning: {warning}" for warning in plan.warnings)):
+                say(note)
+            for category, depth in {study.job.category: study.job.bit_depth for study in plan.studies}.items():
                 if depth != FULL:
                     say(f"{category}: image files of more than 8 bits are read as {depth} bits (--bit-depth)")
             for name in config.architectures:
                 if config.trials and not plan.spaces[name]:
                     say(f"{name} has nothing to search: it is trained once, as it is")
             if config.resources.gpus == "auto":
-                allotment = share(config, plan, workspace, cache, say)
+                allotment = share(config, plan, workspace, say)
             workers = f" for each of {allotment.workers} workers" if allotment.workers > 1 else ""
             say(
                 f"{config.name}: {counted(len(plan.categories) * len(config.architectures), 'study', 'studies')} of "
@@ -184,7 +219,7 @@ def _run(config: SweepConfig, workspace: Workspace, anywhere: bool = True) -> Ou
                 f"{workers} ({allotment.executor}); tracked in {config.tracking_uri}"
             )
             with database_told(workspace), cluster.watched(say):
-                sweep = _Sweep(config, workspace, plan, allotment, cache, tracker, console)
+                sweep = _Sweep(config, workspace, plan, allotment, tracker, console)
                 failed = sweep.run()
             patience = FINISHED
             unreported = sweep.report.publish(sweep.reporter, FINISHED[0])
@@ -208,27 +243,16 @@ class _Sweep:
         workspace: Workspace,
         plan: Plan,
         allotment: Allotment,
-        cache: Path,
         tracker: Tracker,
         console: Console,
     ) -> None:
-        self.config, self.workspace, self.plan, self.allotment, self.cache = config, workspace, plan, allotment, cache
-        self.code_version = code_version()
+        self.config, self.workspace, self.plan, self.allotment = config, workspace, plan, allotment
+        self.code_version = plan.code[-1].version
         self.train_storage = train_storage(workspace, config.worker_storage)
         storage = optuna.storages.get_storage(workspace.studies)
-        pairs = [(category, name) for category in plan.categories for name in config.architectures]
-        jobs = {f"{category}/{name}": plan.job(config, category, name) for category, name in pairs}
-        ids = study_ids(jobs)
         self.studies = [
-            Study(
-                job,
-                plan.spaces[job.architecture],
-                plan.trials(config, job.architecture),
-                storage,
-                config.pruner,
-                id=ids[key],
-            )
-            for key, job in jobs.items()
+            Study(study.job, study.space, study.trials, storage, config.pruner, id=study.id, name=study.name)
+            for study in plan.studies
         ]
         self.view = LiveView(self.studies, allotment.concurrency, console)
         self.reporter = Reporter(workspace, self.view, tracker, self._tags, config.final_seeds)
@@ -333,8 +357,10 @@ class _Sweep:
             for study in studies:
                 job, job_id = study.winner(), final_id(study.id, index)
                 by_id[job_id] = study, index
-                if self.reporter.final(study, index).read("test") is None:
-                    tasks.append(self._task(job_id, dataclasses.replace(job, seed=job.seed + index), "train"))
+                task = self._task(job_id, dataclasses.replace(job, seed=job.seed + index), "train")
+                make_way(task, self.train_storage)
+                if task.directory.read("test") is None:
+                    tasks.append(task)
                 else:
                     self.reporter.on_final("end", study, index)
         run_finals(
@@ -387,7 +413,7 @@ class _Sweep:
             job_id=job_id,
             job=job,
             dataset=self.config.dataset,
-            cache=self.cache,
+            cache=chosen_cache_dir(),
             directory=self.workspace.job(job_id),
             store=self._store(job_id),
             layout=self.plan.layout,

@@ -29,6 +29,7 @@ class SweepReport:
 
     def __init__(self, config: SweepConfig, workspace: Workspace, tracker: Tracker, studies: list[Study]) -> None:
         self._config, self._tracker = config, tracker
+        self._ids = {study.key: study.id for study in studies}  # one that was started anew has another
         self._directory = JobDirectory(workspace.root / "report")
         categories = len({study.base.category for study in studies})
         self._size = (
@@ -63,7 +64,7 @@ class SweepReport:
             write_report(self._config.name, self._config.tracking_uri, self._directory.path / "report.html")
         except Exception as error:  # results of hours are there, and a report can be made again
             return str(error) or type(error).__name__
-        rows = frame.to_dict("records")
+        rows = [row | {"id": self._ids[_key(row)]} for row in frame.to_dict("records")]
         notes = [partial(write, self._size, rows) for write in (sweep_note, experiment_note)]
         self._tracker.put(self._record("complete", *notes))
         return None
@@ -123,7 +124,7 @@ def _key(row: dict[str, Any]) -> str:
 
 
 def _ids(rows: list[dict[str, Any]]) -> dict[str, str]:
-    return study_ids(_key(row) for row in rows)
+    return study_ids(_key(row) for row in rows) | {_key(row): row["id"] for row in rows if "id" in row}
 
 
 def _row(row: dict[str, Any], ids: dict[str, str], pages: Pages) -> str:

@@ -2,7 +2,8 @@
 
 ```
 STORAGE/NAME/
-  sweep.yaml       the resolved configuration
+  sweep.yaml       the settings, with absolute paths
+  plan.json        what they have come to: every study's job, ranges and images (`orchestrator.plan`)
   sweep_id         what tells it from every other sweep, one of the same name at another time included
   optuna.db        every study and trial: parameters, states, values (Optuna's own storage)
   memory.json      what trials were measured to take, where `gpus` is `auto`

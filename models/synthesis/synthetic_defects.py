@@ -20,6 +20,7 @@ GRADES: tuple[str, ...] = ("faint", "medium", "plain")
 VERSION = 3
 """Part of every identity: raise it when the same seed draws other defects."""
 
+PER_GROUP = 6  # defects of every family and grade
 _SMALLEST_SIDE = 32
 _VISIBLE = 2  # grey levels: a smaller change is undone, so that the mask is exactly what changed
 _ATTEMPTS = 8
@@ -56,7 +57,7 @@ class SyntheticSet:
 
 
 def make_synthetic_defects(
-    good_NHWC: np.ndarray, seed: int, per_group: int = 6, view_size: int | None = None
+    good_NHWC: np.ndarray, seed: int, per_group: int = PER_GROUP, view_size: int | None = None
 ) -> SyntheticSet:
     """Draw `per_group` defects of every family and grade on the good images.
 

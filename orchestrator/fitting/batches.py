@@ -5,6 +5,7 @@ Tensors are named by shape: B images of a batch, C channels, H×W pixels, N imag
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import inspect
 import json
@@ -19,15 +20,15 @@ from torch.nn import functional as F
 
 from models.base import AnomalyModel, Encoded
 from models.precision import full_float32
-from models.registry import is_own
+from models.registry import architecture, is_own
 from models.synthesis.appearance import Appearance
 from models.synthesis.augmentation import AugmentationConfig, Augmenter
 from models.synthesis.corruptions import CorruptionConfig, Corruptor, noise_bank
 from models.synthesis.synthetic_defects import SyntheticSet
-from models.tiling import Tiled
 from orchestrator.fitting.rows import Rows, fits, shared
 from orchestrator.identity import Identity
 from orchestrator.job_config import JobConfig
+from orchestrator.parameters import written_out
 
 Arrays = Mapping[str, np.ndarray]
 Keep = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
@@ -156,16 +157,11 @@ class FeatureBatches:
     def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
         self._model, self._device, self._batch_size = model, device, job.batch_size
         # The kept corrupted copies are all corrupted; how often they are drawn is decided at every step.
-        always = job.with_parameters({"corruption/probability": 1.0})
-        self._images = ImageBatches(always, data, model, device)
+        self._images = ImageBatches(_all_corrupted(job), data, model, device)
         self._probability = CorruptionConfig(**job.corruption).probability
         self._count, self._tiled = self._images.count, bool(job.tiles.tile)
-        views = max(1, round(VIEWS_IN_ALL / self._count))
-        self._views = views if self._tiled else min(_MOST_VIEWS, views)
-        encoder = [dict(job.model), source_digest(model)] if is_own(job.architecture) else job.model.get("backbone")
-        decisive = [job.architecture, encoder, self._views, dict(always.corruption), dict(job.augmentation)]
-        key = f"features {hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]}"
-        kept = data.keep(key, lambda: self._encode_all(job.seed))
+        self._views = number_of_views(job, self._count)
+        kept = data.keep(features_name(job, self._count, device.type), lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
         self.on_device = fits(sum(array.nbytes for array in kept.values()), device)
         self._kept: Mapping[str, np.ndarray | Tensor] = (
@@ -252,10 +248,37 @@ def _interleaved(rows_BHWC: Tensor) -> Tensor:
     return rows_BHWC.permute(0, 3, 1, 2).float()
 
 
-def source_digest(model: AnomalyModel) -> str:
-    """Return a digest of the file a model's class is written in: a user changes his encoder and keeps its name."""
-    inner = model.model if isinstance(model, Tiled) else model
-    file = Path(inspect.getfile(type(inner)))
+def number_of_views(job: JobConfig, count: int) -> int:
+    """Return how many views of each of so many training images are kept."""
+    views = max(1, round(VIEWS_IN_ALL / count))
+    return views if job.tiles.tile else min(_MOST_VIEWS, views)
+
+
+def features_name(job: JobConfig, count: int, device_type: str) -> str:
+    """Return what a job's features of so many training images are kept under, for their identity.
+
+    It names all that they depend on besides. That is the kind of device too: the random numbers of a CPU and a GPU
+    differ, and so do their views.
+    """
+    own = is_own(job.architecture)
+    decisive = [
+        job.architecture,
+        [dict(job.model), source_digest(job.architecture)] if own else written_out(job).model.get("backbone"),
+        number_of_views(job, count),
+        dataclasses.asdict(CorruptionConfig(**_all_corrupted(job).corruption)),
+        dataclasses.asdict(AugmentationConfig(**job.augmentation)),
+        device_type,
+    ]
+    return f"features {hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]}"
+
+
+def _all_corrupted(job: JobConfig) -> JobConfig:
+    return job.with_parameters({"corruption/probability": 1.0})
+
+
+def source_digest(name: str) -> str:
+    """Return a digest of the file an architecture is written in: a user changes his encoder and keeps its name."""
+    file = Path(inspect.getfile(architecture(name)))
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 

@@ -234,6 +234,28 @@ def search_options(command: Any) -> Any:
     return command
 
 
+RESUMED_WITH = ("storage", "dataset", "tracking_uri", "address", "trials")
+"""The options of a sweep that mean something beside `--resume`."""
+
+
+def refuse_settled(file: Path | None, options: dict[str, Any]) -> None:
+    """Refuse what is given beside `--resume` and can't change any more: the trials of a study would not compare.
+
+    Raises
+    ------
+    click.UsageError
+        Names all of it.
+    """
+    flags = {parameter.name: parameter.opts[0] for parameter in click.get_current_context().command.params}
+    given = [flags[name] for name, value in options.items() if value is not None and name not in RESUMED_WITH]
+    given += [f"the file {file}"] * (file is not None)
+    if given:
+        raise click.UsageError(
+            f"{', '.join(given)}: a sweep goes on with the settings that it began with; leave this away, or start "
+            "another sweep without --resume"
+        )
+
+
 def settings_of(file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
     """Return a sweep's settings: those of a file, and over them the options that were given."""
     from orchestrator.config import default_name, load, overlay

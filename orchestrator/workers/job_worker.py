@@ -72,7 +72,7 @@ def run(
     device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
     if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
         torch.cuda.set_per_process_memory_fraction(task.gpus)
-    if device.type == "cpu" and (reason := native.prepare(task.cache)) and team.rank == 0:
+    if device.type == "cpu" and (reason := native.prepare(task.node_cache)) and team.rank == 0:
         slow = f"training on a CPU takes about 1.4 times as long as it could: {reason}"
         directory.write("remark", {"remark": slow})
 
@@ -97,7 +97,7 @@ def run(
         return team.together(load)
 
     def load_data() -> TrainingData:
-        data = load_training_data(task.job, task.dataset, task.cache, task.layout)
+        data = load_training_data(task.job, task.dataset, task.node_cache, task.layout)
         if task.identity not in (None, data.identity.digest):
             raise DataError(
                 f"{task.dataset}: the good images of {task.job.category} are others than when the sweep began; stop it "
@@ -211,7 +211,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
         return {"textures": load_textures(view)}
 
     def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return cached_arrays(f"{name} {identity.digest}", make_arrays, cache)
+        return cached_arrays(identity.key(name), make_arrays, cache)
 
     photographs = f"textures v{PHOTOGRAPHS_VERSION} of pixels v{PIXELS_VERSION}, {view}"  # the same for all images
     return TrainingData(

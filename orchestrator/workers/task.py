@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data_io.array_cache import default_cache_dir
 from orchestrator.job_config import JobConfig
 from orchestrator.workspace import JobDirectory
 
@@ -16,7 +17,8 @@ class Task:
     """One job for a worker.
 
     `job_id` names it for good: a retry, a resumed sweep and its MLflow run all find it by this name. `dataset` and
-    `directory` are paths that every node sees, `cache` is each node's own. With a `store`, the address of the job's
+    `directory` are paths that every node sees; `cache` is where a node without a `$MSAD_CACHE` of its own keeps what is
+    decoded and encoded, None: where such a node keeps it by default. With a `store`, the address of the job's
     folder there, `directory` is of the sweep's own machine (see `orchestrator.workers.worker_storage`). `layout` is the
     dataset's, see `data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what each of
     its `workers` is given. `timeout` is the most minutes between two reports, 0 for any. `identity` is the digest
@@ -26,7 +28,7 @@ class Task:
     job_id: str
     job: JobConfig
     dataset: Path
-    cache: Path
+    cache: Path | None
     directory: JobDirectory
     store: str | None = None
     layout: str = "auto"
@@ -38,13 +40,18 @@ class Task:
     identity: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def node_cache(self) -> Path:
+        """The cache of the node that this is asked on."""
+        return default_cache_dir(self.cache)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, for a Ray configuration."""
         return {
             "job_id": self.job_id,
             "job": self.job.to_dict(),
             "dataset": str(self.dataset),
-            "cache": str(self.cache),
+            "cache": str(self.cache) if self.cache else None,
             "directory": str(self.directory.path),
             "store": self.store,
             "layout": self.layout,
@@ -65,7 +72,7 @@ class Task:
                 **values,
                 "job": JobConfig.from_dict(values["job"]),
                 "dataset": Path(values["dataset"]),
-                "cache": Path(values["cache"]),
+                "cache": Path(values["cache"]) if values["cache"] else None,
                 "directory": JobDirectory(Path(values["directory"])),
             }
         )

@@ -104,7 +104,7 @@ def test_identity_differs_with_each_version_and_says_so(demo, look):
     for name, number in before.versions.items():
         after = dataclasses.replace(before, versions={**before.versions, name: number + 1})
         assert after.digest != before.digest
-        assert after.changes_from(before) == [f"{name} drawn by version {number + 1} instead of {number}"]
+        assert after.changes_from(before) == [f"{name} of version {number + 1} instead of {number}"]
 
 
 def test_changes_name_the_first_files_of_each_kind(root, good, look, category):

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.code_version import code_digest
 from orchestrator.errors import ResourceError
 from orchestrator.job_config import JobConfig
-from orchestrator.nodes import code_digest, node_problems, require_sweep
+from orchestrator.nodes import node_problems, require_sweep
 from orchestrator.workers.task import Task
 from orchestrator.workspace import Workspace
 from tests.orchestrator.breakable import RAY, free_port, ray_head, stop

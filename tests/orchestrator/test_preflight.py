@@ -162,7 +162,10 @@ def test_architecture_with_nothing_to_search_gets_no_trials(make, own, own_cache
     config = make(architectures=["my_detector:MyDetector", "baseline"], parameters=everything)
     plan = prepare(config, own_cache)
     assert plan.spaces["my_detector:MyDetector"] == {}
-    assert [plan.trials(config, name) for name in config.architectures] == [0, 10]
+    assert {study.job.architecture: study.trials for study in plan.studies} == {
+        config.architectures[0]: 0,
+        "baseline": 10,
+    }
 
 
 @pytest.mark.parametrize(
@@ -221,12 +224,12 @@ def test_plan_finds_the_bit_depth_and_a_setting_replaces_it(make, demo, category
         Image.fromarray(grey).save(root / category / "train" / "good" / path.name)
     config = make(dataset=root)
     plan = prepare(config, own_cache)
-    job = plan.job(config, category, "baseline")
-    assert plan.bit_depths == {category: 12} and job.bit_depth == plan.identity(job).bit_depth == 12
+    job = plan.studies[0].job
+    assert {study.job.bit_depth for study in plan.studies} == {12} == {plan.identity(job).bit_depth}
     for setting in ({"bit_depth": 10}, {"parameters": {"bit_depth": 10}}):
         config = make(dataset=root, **setting)
         plan = prepare(config, own_cache)
-        assert plan.job(config, category, "baseline").bit_depth == 10
+        assert plan.studies[0].job.bit_depth == 10
         assert any("above the 1023 of 10 bits" in warning for warning in plan.warnings)
     with pytest.raises(ConfigError, match=r"bit_depth: .*10.* \(given: 11\)"):
         make(bit_depth=11)

@@ -8,15 +8,15 @@ import torch
 
 from data_io.cache import cached_arrays
 from models.registry import build
+from models.synthesis.corruptions import CorruptionConfig
 from models.synthesis.synthetic_defects import make_synthetic_defects
-from models.tiling import TilingConfig, tiled
 from orchestrator.fitting.batches import (
     EPOCH_IMAGES,
     FeatureBatches,
     ImageBatches,
     TrainingData,
+    features_name,
     make_batches,
-    source_digest,
 )
 from orchestrator.fitting.validation import anomaly_maps
 from orchestrator.job_config import JobConfig
@@ -151,5 +151,9 @@ def test_features_of_tiles_are_kept_and_validation_images_looked_at_whole(data, 
     assert torch.cat(list(batches.synthetic())).shape == (18, 3, 64, 64)
 
 
-def test_source_digest_of_a_tiled_model_is_that_of_its_own_architecture(model):
-    assert source_digest(tiled(model, TilingConfig(tile=32))) == source_digest(model)
+def test_features_of_another_kind_of_device_or_count_are_others_and_written_out_defaults_are_not():
+    name = features_name(JOB, 40, "cpu")
+    assert name != features_name(JOB, 40, "cuda") and name != features_name(JOB, 400, "cpu")
+    written = dataclasses.replace(JOB, corruption={"strength": CorruptionConfig().strength}, learning_rate=0.5)
+    assert features_name(written, 40, "cpu") == name
+    assert features_name(dataclasses.replace(JOB, corruption={"strength": 0.5}), 40, "cpu") != name

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.code_version import code_digest
 from orchestrator.config import make_config
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.job_config import JobConfig
-from orchestrator.nodes import code_digest, node_problems, require_sweep
+from orchestrator.nodes import node_problems, require_sweep
 from orchestrator.workers.attempt import attempt
 from orchestrator.workers.task import Task
 from orchestrator.workers.worker_storage import below, claim, fetch, remove_checkpoints, working_copy, write_file
