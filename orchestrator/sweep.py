@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
@@ -26,6 +25,7 @@ from orchestrator.finals import final_id, make_way, run_finals, run_reports
 from orchestrator.job_config import JobConfig
 from orchestrator.moved import follow
 from orchestrator.nodes import check_nodes
+from orchestrator.outcome import Outcome
 from orchestrator.plan import Plan
 from orchestrator.preflight import prepare
 from orchestrator.reporting import Reporter, unmeasured
@@ -51,27 +51,6 @@ from orchestrator.workspace import Workspace, write_atomically
 
 # How long a sweep waits for MLflow at its end while deliveries fail, and while one does not answer.
 FINISHED, INTERRUPTED = (60.0, SILENT_SECONDS), (10.0, 10.0)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a sweep ended.
-
-    Why each study that has no winner has none, why each winner that has no test figures has none, how many runs MLflow
-    did not get, why the sweep has no report page where it has none, and the command that makes up for it.
-    """
-
-    name: str
-    tracking_uri: str
-    failed_studies: dict[str, str]
-    undelivered: int
-    unreported: str | None
-    unmeasured: dict[str, str]
-    resume: str
-
-    @property
-    def ok(self) -> bool:
-        return not (self.failed_studies or self.undelivered or self.unreported or self.unmeasured)
 
 
 def start(config: SweepConfig) -> Outcome:
