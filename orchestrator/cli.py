@@ -238,6 +238,8 @@ def compare(
 
     uri = tracking_uri or default_tracking_uri()
     table = leaderboard(sweep, uri)
+    for study in table.attrs["deleted"]:
+        click.echo(f"{study} is left out: its run was deleted in MLflow; `msad search --resume` restores it", err=True)
     if csv_file == "-":
         click.echo(table.to_csv(index=False), nl=False)
     elif csv_file:

@@ -13,7 +13,7 @@ from orchestrator.addresses import hide_secrets, public
 from orchestrator.errors import TrackingError
 from orchestrator.names import search_filter
 from orchestrator.selection import SEED_FIGURES
-from orchestrator.tracking_store import all_pages, connect
+from orchestrator.tracking_store import SWEEP_TAG, all_pages, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,29 +65,39 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
         have a mean and a sample standard deviation (`image_auroc_mean`, `image_auroc_sd`, ...), and the figures without
         a suffix are the delivered model's, the first seed's. `false_alarms_...` is what the model's threshold promises,
         see `models.thresholds.FalseAlarms`. `selection_...` is `SelectionReport`, where it was asked for. Figures a
-        study does not have are NaN.
+        study does not have are NaN. `attrs["deleted"]` lists the studies whose run was
+        deleted in MLflow, which are left out.
 
     Raises
     ------
     TrackingError
-        The store cannot be reached, holds no sweep, or none of that name.
+        The store cannot be reached, holds no sweep, or none of that name; or the sweep has no study there.
     """
     from mlflow.exceptions import MlflowException
 
     tracking_uri = public(tracking_uri)
     client, experiment = open_sweep(sweep, tracking_uri)
     try:
-        studies = _runs(client, experiment, "study")
+        studies, deleted = _runs(client, experiment, "study"), _deleted_studies(client, experiment)
         trials = Counter(run.data.tags.get("msad.study") for run in _runs(client, experiment, "trial"))
     except MlflowException as error:
         raise TrackingError(
             f"{tracking_uri}: the tracking store does not answer: {hide_secrets(str(error))}"
         ) from error
+    if not studies:
+        name = experiment.tags[SWEEP_TAG]
+        raise TrackingError(
+            f"{tracking_uri}: the runs of all studies of the sweep {name!r} were deleted in MLflow: "
+            f"`msad search --resume {name}` brings them back"
+            if deleted
+            else f"{tracking_uri}: the sweep {name!r} has no study yet; has it just begun?"
+        )
     frame = pd.DataFrame([_row(run, trials) for run in studies], columns=list(COLUMNS))
     frame = frame.sort_values(["category", "validation_score", "architecture"], ascending=[True, False, True])
     frame = frame.reset_index(drop=True)
     eligible = frame[frame["validation_score"].notna() & (frame["status"] != "failed")]
     frame["best"] = frame.index.isin(eligible.groupby("category")["validation_score"].idxmax())
+    frame.attrs["deleted"] = deleted
     return frame
 
 
@@ -119,21 +129,39 @@ def _row(run: Run, trials: Counter[str | None]) -> dict[str, Any]:
 
 
 def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> Experiment:
-    sweeps = {
-        name: experiment
-        for experiment in all_pages(client.search_experiments)
-        if (name := experiment.tags.get("msad.sweep"))
-    }
-    if not sweeps:
+    """Return the experiment of a sweep by the sweep's name, or by the one that somebody has given the experiment."""
+    from mlflow.entities import ViewType
+
+    found = [one for one in all_pages(client.search_experiments, view_type=ViewType.ALL) if SWEEP_TAG in one.tags]
+    found.sort(key=lambda experiment: experiment.creation_time, reverse=True)
+    active = [one for one in found if one.lifecycle_stage != "deleted"]
+    if sweep is None and active:
+        return active[0]
+    if not found or sweep is None:
         raise TrackingError(f"{tracking_uri}: holds no sweep yet; launch one with `msad search`")
-    if sweep is None:
-        return max(sweeps.values(), key=lambda experiment: experiment.creation_time)
-    if sweep not in sweeps:
-        raise TrackingError(f"{tracking_uri}: no sweep is named {sweep!r}{did_you_mean(sweep, sweeps)}")
-    return sweeps[sweep]
+    named = [one for one in (*active, *found) if sweep in (one.tags[SWEEP_TAG], one.name)]
+    if not named:
+        names = dict.fromkeys(name for one in active for name in (one.tags[SWEEP_TAG], one.name))
+        raise TrackingError(f"{tracking_uri}: no sweep is named {sweep!r}{did_you_mean(sweep, names)}")
+    if named[0].lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"{tracking_uri}: the experiment of the sweep {sweep!r} was deleted in MLflow: restore it with "
+            f"`mlflow experiments restore --experiment-id {named[0].experiment_id}`"
+        )
+    return named[0]
 
 
-def _runs(client: MlflowClient, experiment: Experiment, kind: str) -> list[Run]:
+def _deleted_studies(client: MlflowClient, experiment: Experiment) -> list[str]:
+    from mlflow.entities import ViewType
+
+    gone = _runs(client, experiment, "study", run_view_type=ViewType.DELETED_ONLY)
+    return sorted(run.data.tags.get("msad.study", run.info.run_name) for run in gone)
+
+
+def _runs(client: MlflowClient, experiment: Experiment, kind: str, **which: Any) -> list[Run]:
     return all_pages(
-        client.search_runs, experiment_ids=[experiment.experiment_id], filter_string=search_filter(tags__kind=kind)
+        client.search_runs,
+        experiment_ids=[experiment.experiment_id],
+        filter_string=search_filter(tags__kind=kind),
+        **which,
     )

@@ -13,9 +13,10 @@ from orchestrator import compare
 from orchestrator.config import SweepConfig, default_name, load, make_config, overlay
 from orchestrator.finals import final_id
 from orchestrator.names import study_ids
+from orchestrator.outcome import Outcome
 from orchestrator.pictures.inline import image_tag
 from orchestrator.plan import read_plan
-from orchestrator.sweep import Outcome, resolved, resume, start
+from orchestrator.sweep import resolved, resume, start
 from orchestrator.tracking_store import default_tracking_uri
 from orchestrator.workspace import Workspace
 

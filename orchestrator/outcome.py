@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,7 @@ class Outcome:
 
     Why each study that has no winner has none, why each winner that has no test figures has none, how many runs MLflow
     did not get, why the sweep has no report page where it has none, and the command that makes up for it.
+    `champions` says by category what came of meeting the champion, where that did not go without saying.
     """
 
     name: str
@@ -20,6 +21,7 @@ class Outcome:
     unreported: str | None
     unmeasured: dict[str, str]
     resume: str
+    champions: dict[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:

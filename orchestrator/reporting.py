@@ -123,6 +123,11 @@ class Reporter:
         for study, status, reason in self._outcomes.values():
             self.study(study, status, reason)
 
+    @property
+    def best(self) -> set[str]:
+        """The keys of the studies that have a star."""
+        return self._best
+
     def final(self, study: Study, index: int = 0) -> JobDirectory:
         """Return the folder of a study's final training with one of its seeds."""
         return self._workspace.job(final_id(study.id, index))

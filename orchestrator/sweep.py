@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import functools
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from rich.console import Console
@@ -16,6 +18,7 @@ from data_io.wide import FULL
 from models.errors import did_you_mean
 from orchestrator import cluster, tracking_store
 from orchestrator.artifacts import settle_artifacts
+from orchestrator.challenge import compare_by_ray, settle
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
 from orchestrator.database import database_told
@@ -48,6 +51,9 @@ from orchestrator.workers.worker_storage import (
     train_storage,
 )
 from orchestrator.workspace import Workspace, write_atomically
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 # How long a sweep waits for MLflow at its end while deliveries fail, and while one does not answer.
 FINISHED, INTERRUPTED = (60.0, SILENT_SECONDS), (10.0, 10.0)
@@ -202,6 +208,7 @@ def _run(
                 failed = sweep.run()
             patience = FINISHED
             unreported = sweep.report.publish(sweep.reporter, FINISHED[0])
+            champions = sweep.meet_champions(client, say)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost: go on with `msad search --resume {workspace.root.name} "
@@ -210,7 +217,8 @@ def _run(
         finally:
             undelivered = tracker.close(*patience)
     again = f"msad search --resume {workspace.root.name} --storage {shlex.quote(str(workspace.root.parent))}"
-    return Outcome(config.name, config.tracking_uri, failed, undelivered, unreported, sweep.unmeasured, again)
+    ended = failed, undelivered, unreported, sweep.unmeasured, again, champions
+    return Outcome(config.name, config.tracking_uri, *ended)
 
 
 class _Sweep:
@@ -235,6 +243,7 @@ class _Sweep:
         ]
         self.view = LiveView(self.studies, allotment.concurrency, console)
         self.reporter = Reporter(workspace, self.view, tracker, self._tags, config.final_seeds)
+        self.tracker = tracker
         self.report = SweepReport(config, workspace, tracker, self.studies)
         self.unmeasured: dict[str, str] = {}
         self._remarks: set[str] = set()
@@ -371,6 +380,17 @@ class _Sweep:
         result, trained = directory.read("result") or {}, directory.read("job")
         alike = trained and JobConfig.from_dict(trained).digest() == job.digest()
         return self._task(job_id, job) if alike and result.get("executor") == "train" else None
+
+    def meet_champions(self, client: MlflowClient, say: Callable[[str], None]) -> dict[str, str]:
+        """Let the best of each category meet the champion, and say what came of it; see `challenge.settle`."""
+        if self.tracker.flush(0):
+            return {}  # the resume that delivers them does it
+        winners = {
+            study.base.category: (run_id, self._task(final_id(study.id), study.winner()))
+            for study in self.studies
+            if study.key in self.reporter.best and (run_id := self.tracker.run_id(study.id))
+        }
+        return settle(client, self.config.tracking_uri, winners, compare_by_ray(self.allotment), say)
 
     def _report_trials(self, studies: list[Study]) -> None:
         """Measure the complete trials of studies whose winner is tested, where an earlier attempt has not."""

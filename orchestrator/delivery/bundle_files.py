@@ -103,9 +103,9 @@ def summary(directory: Path) -> dict[str, Any]:
     return {name: description[name] for name in names} | {"run_id": description["provenance"].get("run_id")}
 
 
-def checksums(directory: Path) -> dict[str, str]:
-    """Return the SHA-256 that `bundle.json` states of the other files, by their names."""
-    return dict(_describing(directory)["sha256"])
+def description_of(directory: Path) -> dict[str, Any]:
+    """Return what `bundle.json` says; see `read` for the errors."""
+    return _describing(directory)
 
 
 def amend(directory: Path, provenance: Mapping[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """The registered models: one per category, whose versions are winners of studies, and the alias `champion` among them.
 
-The alias moves by itself only to a version with a higher validation score on the same good images, and by hand with
-`promote`. The versions' tags `validation_score` and `msad.identity` say which compare.
+The alias moves by itself as `succession.py` has it, and by hand with `promote`.
 """
 
 from __future__ import annotations
 
 import getpass
+import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.addresses import hide_secrets, public
-from orchestrator.delivery.bundle_files import CARD_FILE
+from orchestrator.artifacts import artifacts
+from orchestrator.delivery.bundle_files import CARD_FILE, DESCRIPTION_FILE
 from orchestrator.delivery.model_card import shorten
+from orchestrator.delivery.succession import (
+    ALIAS,
+    DIGITS,
+    SCORE_TAG,
+    comparable,
+    holder,
+    score_of,
+    sought_by,
+    take_place,
+)
 from orchestrator.errors import ConfigError, TrackingError, first_line
 from orchestrator.names import REGISTERED, registered_name, search_filter
 from orchestrator.tracking_store import all_pages, connect, is_absent
@@ -26,9 +37,9 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-ALIAS = "champion"
 CATEGORY_TAG = "msad.category"
-DIGITS = 6  # of a validation score in a version's tag, and so in every comparison
+COMPARED_WITH_TAG, COMPARED_TAG = "msad.compared_with", "msad.compared"
+"""Of a version: the number of the champion that it was scored beside, and what came of it; see `challenge`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +52,7 @@ class Promotion:
 
 
 def enter(client: MlflowClient, run: Run, category: str, card: str, score: float, tags: Mapping[str, str]) -> None:
-    """Register a study's winner; it becomes `CATEGORY@champion` if its validation score is higher.
+    """Register a study's winner; it becomes `CATEGORY@champion` where that needs no more than a look at the scores.
 
     Parameters
     ----------
@@ -54,14 +65,9 @@ def enter(client: MlflowClient, run: Run, category: str, card: str, score: float
     score
         The validation score.
     tags
-        Of the run; those of msad become tags of the version.
+        Of the model; those of msad become tags of the version.
     """
-    score = round(score, DIGITS)
-    version = _version(client, run, category, card, score, tags)
-    champion = _champion(client, category)
-    # Scores compare only on the same good images; a category whose images changed starts anew.
-    if champion is None or not _same_images(tags, champion) or score > _score(champion):
-        client.set_registered_model_alias(version.name, ALIAS, version.version)
+    take_place(client, _version(client, run, category, card, score, tags))
 
 
 def promote(run_id: str, tracking_uri: str | None = None, *, reason: str = "", force: bool = False) -> Promotion:
@@ -76,12 +82,12 @@ def promote(run_id: str, tracking_uri: str | None = None, *, reason: str = "", f
     reason
         Kept beside the name and the time.
     force
-        Also where the champion has a higher validation score on the same images.
+        Also where the champion is known to be better: by validation scores that compare, or scored beside it.
 
     Raises
     ------
     TrackingError
-        There is no such run, or it has no model.
+        There is no such run, it was deleted, or it has no model.
     ConfigError
         The champion is better, or is this run's already.
     """
@@ -90,21 +96,34 @@ def promote(run_id: str, tracking_uri: str | None = None, *, reason: str = "", f
     if logged_model(client, run) is None:
         raise without_model(run)
     category, score = run.data.tags["msad.category"], round(run.data.metrics["validation_score"], DIGITS)
-    champion = _champion(client, category)
+    champion = holder(client, registered_name(category))
     if champion is not None and champion.run_id == run.info.run_id:
         raise ConfigError(f"{category}@{ALIAS} is the model of run {run.info.run_id} already: there is nothing to do")
-    if champion is not None and _same_images(run.data.tags, champion) and score < _score(champion) and not force:
-        raise ConfigError(
-            f"run {run.info.run_id} has the validation score {score:.4f}, {category}@{ALIAS} (run "
-            f"{champion.run_id}) has {_score(champion):.4f} on the same images: if you know better, say "
-            "--force, and why with --reason"
-        )
-    version = _version(client, run, category, _card(client, run), score, run.data.tags)
-    notes = {"by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="seconds"), "because": reason}
+    tags = {**run.data.tags, **sought_by(json.loads(_bundle_file(client, run, DESCRIPTION_FILE) or "{}"))}
+    if champion is not None and not force and (worse := _known_worse(client, run, category, tags, score, champion)):
+        raise ConfigError(f"{worse}: if you know better, say --force, and why with --reason")
+    version = _version(client, run, category, _bundle_file(client, run, CARD_FILE), score, tags)
+    notes = {"by": getpass.getuser(), "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "because": reason}
     for name, note in notes.items():
         client.set_model_version_tag(version.name, version.version, f"msad.promoted_{name}", note)
     client.set_registered_model_alias(version.name, ALIAS, version.version)
     return Promotion(category, version.version, champion.run_id if champion else None)
+
+
+def _known_worse(
+    client: MlflowClient, run: Run, category: str, tags: Mapping[str, str], score: float, champion: ModelVersion
+) -> str | None:
+    """Return in words by what a run's model is known to be worse than the champion, None where it is not known."""
+    who = f"{category}@{ALIAS} (run {champion.run_id})"
+    if comparable(tags, champion.tags):
+        ours, theirs = score, score_of(champion)
+        words = f"the validation score {ours:.4f}, {who} has {theirs:.4f} on the same images"
+    else:
+        version = version_of(client, run, category)
+        noted = version.tags if version and version.tags.get(COMPARED_WITH_TAG) == str(champion.version) else {}
+        ours, theirs = (float(noted.get(f"{COMPARED_TAG}_{name}", "nan")) for name in ("score", "champion_score"))
+        words = f"{ours:.4f} and {who} {theirs:.4f}, scored on the same images when its sweep ended"
+    return f"run {run.info.run_id} has {words}" if ours < theirs else None
 
 
 def find_run(client: MlflowClient, reference: str) -> Run:
@@ -179,10 +198,9 @@ def _version(
 ) -> ModelVersion:
     """Return the version of a run's logged model, made where there is none; what it says is as given here."""
     name, model = registered_name(category), logged_model(client, run)
-    tags = {"validation_score": f"{score:.{DIGITS}f}", **{k: v for k, v in tags.items() if k.startswith("msad.")}}
+    tags = {SCORE_TAG: f"{score:.{DIGITS}f}", **{k: v for k, v in tags.items() if k.startswith("msad.")}}
     _make_registered(client, name, category)
-    versions = client.search_model_versions(search_filter(name=name, run_id=run.info.run_id))
-    version = next((one for one in versions if one.source == model.artifact_location), None)
+    version = version_of(client, run, category)
     if version is None:
         return client.create_model_version(
             name,
@@ -219,29 +237,17 @@ def _category(model: RegisteredModel) -> str | None:
     return model.tags.get(CATEGORY_TAG, named)
 
 
-def _champion(client: MlflowClient, category: str) -> ModelVersion | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_model_version_by_alias(registered_name(category), ALIAS)
-    except MlflowException as error:
-        if not is_absent(error):
-            raise
-        return None
+def version_of(client: MlflowClient, run: Run, category: str) -> ModelVersion | None:
+    """Return the version of a run's logged model among those of its category; None where it is not registered."""
+    model, name = logged_model(client, run), registered_name(category)
+    found = client.search_model_versions(search_filter(name=name, run_id=run.info.run_id))
+    return next((one for one in found if model and one.source == model.artifact_location), None)
 
 
-def _same_images(tags: Mapping[str, str], champion: ModelVersion) -> bool:
-    identity = tags.get("msad.identity")
-    return identity is not None and identity == champion.tags.get("msad.identity")
-
-
-def _score(version: ModelVersion) -> float:
-    return float(version.tags.get("validation_score", "-inf"))
-
-
-def _card(client: MlflowClient, run: Run) -> str:
-    path = f"bundle/{CARD_FILE}"
-    if not any(item.path == path for item in client.list_artifacts(run.info.run_id, "bundle")):
+def _bundle_file(client: MlflowClient, run: Run, name: str) -> str:
+    """Return a small file of a run's bundle, empty where it has none."""
+    path, there = f"bundle/{name}", artifacts(client, run)
+    if not any(item.path == path for item in there.list_artifacts(run.info.run_id, "bundle")):
         return ""
     with tempfile.TemporaryDirectory() as folder:
-        return Path(client.download_artifacts(run.info.run_id, path, folder)).read_text()
+        return Path(there.download_artifacts(run.info.run_id, path, folder)).read_text()

@@ -16,6 +16,7 @@ from orchestrator.addresses import hide_secrets
 from orchestrator.artifacts import artifacts
 from orchestrator.delivery import bundle_files
 from orchestrator.delivery.champion import enter, find_run, logged_model, without_model
+from orchestrator.delivery.succession import sought_by
 from orchestrator.errors import BundleError, ConfigError, TrackingError
 from orchestrator.run_record import RunRecord
 from orchestrator.terminal.progress import filling
@@ -57,7 +58,7 @@ def deliver_files(client: MlflowClient, run_id: str, record: RunRecord) -> None:
         _write_model(client, run_id, model.model_id, record, digest)
     if record.register_as:
         card = (bundle / bundle_files.CARD_FILE).read_text()
-        tags = {**record.tags, **record.origin()}
+        tags = {**record.tags, **record.origin(), **sought_by(bundle_files.description_of(bundle))}
         enter(client, run, record.register_as, card, record.metrics["validation_score"], tags)
 
 
@@ -191,7 +192,7 @@ def _write_model(client: MlflowClient, run_id: str, model_id: str, record: RunRe
 
 def _weights(bundle: Path) -> str:
     """Return what tells a bundle's tensors from others, from the checksums of their files."""
-    checksums = bundle_files.checksums(bundle)
+    checksums = bundle_files.description_of(bundle)["sha256"]
     return hashlib.sha256("".join(checksums[name] for name in bundle_files.TENSORS).encode()).hexdigest()
 
 

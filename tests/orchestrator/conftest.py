@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import pytest
@@ -78,9 +79,15 @@ def log(client, experiment, bundle, tmp_path_factory):
     from orchestrator.delivery.model_store import deliver_files
     from orchestrator.run_record import RunRecord
 
-    def log(category, score, identity="i1", register=True):
+    def log(category, score, identity="i1", register=True, objective="validation_score"):
         folder = JobDirectory(tmp_path_factory.mktemp("job"))
-        bundle.save(folder.bundle)
+        Bundle(
+            bundle.model,
+            bundle.scorer,
+            bundle.threshold,
+            dataclasses.replace(bundle.job, objective=objective),
+            bundle.provenance,
+        ).save(folder.bundle)
         (folder.path / "pictures").mkdir()
         (folder.path / "pictures" / "training.png").write_bytes(b"picture")
         tags = {"msad.category": category, "msad.identity": identity, "msad.trials": "3"}

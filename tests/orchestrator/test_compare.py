@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import pytest
+from mlflow import MlflowClient
 
 from orchestrator.compare import COLUMNS, leaderboard
 from orchestrator.errors import TrackingError
@@ -64,8 +65,6 @@ def study_run(client, experiment, category, architecture, trials, status="comple
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    from mlflow import MlflowClient
-
     uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
     client = MlflowClient(tracking_uri=uri)
     first = client.create_experiment("first", tags={"msad.sweep": "first"})
@@ -192,3 +191,33 @@ def test_leaderboard_tells_chance_and_what_the_thresholds_promise(store):
     assert f"{said}bottle 3.1%, tile 3.1%" in text
     kept = format_leaderboard(frame.assign(false_alarms_target=0.05), terminal=True, width=80)
     assert "promise" not in kept
+
+
+def test_sweep_is_found_by_its_tag_whatever_its_experiment_is_called_now(store):
+    uri, _ = store
+    client = MlflowClient(tracking_uri=uri)
+    number = client.get_experiment_by_name("first").experiment_id
+    client.rename_experiment(number, "the good one")
+    try:
+        assert len(leaderboard("first", uri)) == len(leaderboard("the good one", uri)) == 5
+    finally:
+        client.rename_experiment(number, "first")
+
+
+def test_studies_deleted_in_the_ui_are_named_and_a_table_without_any_is_refused(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri)
+    number = client.create_experiment("second", tags={"msad.sweep": "second"})
+    with pytest.raises(TrackingError, match="'second' has no study yet"):
+        leaderboard("second", uri)
+    names = ("baseline", "multiscale")
+    first, other = (study_run(client, number, "tile", name, 0, validation_score=0.5) for name in names)
+    client.delete_run(first)
+    frame = leaderboard("second", uri)
+    assert list(frame["run_id"]) == [other] and frame["best"].all() and frame.attrs["deleted"] == ["tile/baseline"]
+    client.delete_run(other)
+    with pytest.raises(TrackingError, match=r"all studies of the sweep 'second' were deleted.*--resume second"):
+        leaderboard("second", uri)
+    client.delete_experiment(number)
+    with pytest.raises(TrackingError, match=rf"'second' was deleted.*restore --experiment-id {number}"):
+        leaderboard("second", uri)
