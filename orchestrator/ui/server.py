@@ -24,7 +24,7 @@ def serve_ui(port: int, tracking_uri: str | None = None) -> int:
     if _is_served(uri):
         print(f"the MLflow UI of this store is at {uri}{_newest_sweep(uri, uri)}")
         return 0
-    connect(uri)  # makes a store where there is none; one that cannot be opened is an error, not an empty page
+    connect(uri)  # one that is not there, or cannot be opened, is an error, not an empty page
     address = f"http://127.0.0.1:{port}"
     print(f"MLflow UI: {address} (it takes some seconds; stop it with Ctrl-C){_newest_sweep(uri, address)}", flush=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]

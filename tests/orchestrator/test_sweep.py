@@ -56,6 +56,12 @@ def runs(folder: Path, sweep: str) -> dict[str, list]:
     return {kind: [run for run in found if run.data.tags["msad.kind"] == kind] for kind in kinds}
 
 
+def champion(folder: Path) -> str:
+    """Return the run whose model is `brick@champion`."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return client.get_model_version_by_alias("msad-brick", "champion").run_id
+
+
 def optuna_trials(folder: Path, sweep: str) -> dict[str, optuna.trial.FrozenTrial]:
     """Return what Optuna knows of every trial that was handed out, by its job ID."""
     storage = f"sqlite:///{folder}/sweeps/{sweep}/optuna.db"
@@ -274,9 +280,10 @@ def test_sweep_whose_trials_all_diverge_says_why_and_fails(demo, tmp_path):
     assert trial.info.status == "FAILED" and "not finite" in trial.data.tags["msad.reason"]
 
 
-def test_train_executor_runs_every_trial_as_a_ray_train_job(demo, tmp_path):
+def test_train_executor_runs_every_trial_as_a_ray_train_job_and_its_winner_meets_the_champion(swept, demo):
+    tmp_path, first = swept[0], champion(swept[0])
     words = ["search", "--dataset", str(demo), "--categories", "brick", "--architectures", "baseline", "--trials", "1"]
-    done = msad(*words, "--executor", "train", "--name", "nested", *SMALL, folder=tmp_path)
+    done = msad(*words, "--executor", "train", "--seed", "1", "--name", "nested", *SMALL, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     found = runs(tmp_path, "nested")
     (trial,), (study,) = found["trial"], found["study"]
@@ -289,6 +296,9 @@ def test_train_executor_runs_every_trial_as_a_ray_train_job(demo, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert json.loads((jobs / "brick-baseline-final" / "bundle" / "bundle.json").read_text())["provenance"]["trial"]
     assert not list((tmp_path / "sweeps" / "nested" / "train").iterdir()), "checkpoints of finished jobs were left"
+    # On another split its score says nothing, and of so few images too few are new to the champion: it is offered.
+    assert "good images that the new model was validated on" in done.stderr and champion(tmp_path) == first
+    assert f"To take it: msad promote {study.info.run_id}" in done.stderr
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
