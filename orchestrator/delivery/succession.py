@@ -82,7 +82,7 @@ def take_place(client: MlflowClient, version: ModelVersion) -> ModelVersion | No
     while True:
         champion = holder(client, version.name)
         if champion is not None:
-            if champion.version == version.version or _chosen_over(version, champion):
+            if _number(champion) == _number(version) or _chosen_over(version, champion):
                 return None
             if not comparable(version.tags, champion.tags):
                 return champion
@@ -97,7 +97,7 @@ def move(client: MlflowClient, version: ModelVersion, expected: ModelVersion | N
 
     Where it returns False another has become champion meanwhile, with which the version is to be compared.
     """
-    name, number = version.name, version.version
+    name, number = version.name, _number(version)
     client.set_model_version_tag(name, number, CLAIM_TAG, "true")
     try:
         if _number(holder(client, name)) != _number(expected):
@@ -114,7 +114,7 @@ def _await_others(client: MlflowClient, version: ModelVersion) -> None:
     deadline = time.monotonic() + CLAIM_SECONDS
     while True:
         found = all_pages(client.search_model_versions, filter_string=search_filter(name=version.name))
-        others = [one for one in found if CLAIM_TAG in one.tags and one.version != version.version]
+        others = [one for one in found if CLAIM_TAG in one.tags and _number(one) != _number(version)]
         if not others:
             return
         if time.monotonic() > deadline:
@@ -131,4 +131,4 @@ def _chosen_over(version: ModelVersion, champion: ModelVersion) -> bool:
 
 
 def _number(version: ModelVersion | None) -> str | None:
-    return None if version is None else str(version.version)
+    return None if version is None else str(version.version)  # MLflow's stores give it as text or as a number

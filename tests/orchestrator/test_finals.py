@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from orchestrator.finals import _evaluate
+from orchestrator.outcome import Outcome
 from orchestrator.reporting import Reporter, unmeasured
 from orchestrator.study import Study
-from orchestrator.outcome import Outcome
 from orchestrator.terminal.live import LiveView
 from orchestrator.workers.task import Task
 from orchestrator.workspace import Workspace
