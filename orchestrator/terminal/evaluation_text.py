@@ -42,8 +42,8 @@ def format_evaluation(evaluation: Evaluation) -> str:
     ]
     if promised := evaluation.false_alarms:
         parts.append(
-            f"The threshold rests on {promised['held_out']} held-out good images, which can certify no rate of false "
-            f"alarms below {promised['smallest']:.1%}.\nAimed at was {promised['target']:.3g}; promised is at most "
+            f"The threshold rests on {promised['held_out']} held-out good images, which certify no false-alarm rate "
+            f"below {promised['smallest']:.1%}.\nAimed at was {promised['target']:.3g}; promised is at most "
             f"{promised['expected']:.1%} on average, and {promised['at_most']:.1%} for 95 of 100 such models."
         )
     if len(table):

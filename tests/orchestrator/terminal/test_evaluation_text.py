@@ -38,7 +38,7 @@ def test_format_evaluation_tells_what_the_threshold_promises_where_the_bundle_do
     assert "certify" not in format_evaluation(evaluation)
     promised = {"target": 0.01, "held_out": 31, "smallest": 1 / 32, "expected": 1 / 32, "at_most": 0.0921}
     text = format_evaluation(dataclasses.replace(evaluation, false_alarms=promised))
-    assert "31 held-out good images, which can certify no rate of false alarms below 3.1%." in text
+    assert "31 held-out good images, which certify no false-alarm rate below 3.1%." in text
     assert "at most 3.1% on average, and 9.2% for 95 of 100" in text and max(map(len, text.splitlines())) <= 100
 
 
