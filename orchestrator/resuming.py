@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 from data_io.errors import DataError
 from data_io.layout import list_categories
+from data_io.wide import FULL
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ConfigError
 from orchestrator.finals import final_id
@@ -41,6 +42,26 @@ class Resumed:
     going_on: frozenset[str]
     replaced: tuple[StudyPlan, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def whole(cls, config: SweepConfig, plan: Plan, *notes: str) -> Resumed:
+        """Return how a sweep begins: with everything left to do."""
+        return cls(config, plan, frozenset(plan.categories), notes=notes)
+
+    def told(self) -> list[str]:
+        """Return the lines that a person is told before the first trial."""
+        depths = {study.job.category: study.job.bit_depth for study in self.plan.studies}
+        unsearched = [name for name, space in self.plan.spaces.items() if self.config.trials and not space]
+        return [
+            *self.notes,
+            *(f"warning: {warning}" for warning in self.plan.warnings),
+            *(
+                f"{category}: image files of more than 8 bits are read as {depth} bits (--bit-depth)"
+                for category, depth in depths.items()
+                if depth != FULL
+            ),
+            *(f"{name} has nothing to search: it is trained once, as it is" for name in unsearched),
+        ]
 
 
 def take_up(
@@ -72,8 +93,7 @@ def take_up(
         config = config.model_copy(update={"trials": _raised(config, trials)})
     if kept is None:
         note = "was begun by a version of msad that kept no record of its images: they are taken to be the same"
-        plan = prepare(config, cache)
-        return Resumed(config, plan, frozenset(plan.categories), notes=(f"{config.name} {note}",))
+        return Resumed.whole(config, prepare(config, cache), f"{config.name} {note}")
     studies = tuple(
         dataclasses.replace(study, trials=trials) if trials is not None and study.space else study
         for study in kept.studies

@@ -14,7 +14,6 @@ import optuna
 from rich.console import Console
 
 from data_io.array_cache import chosen_cache_dir, default_cache_dir
-from data_io.wide import FULL
 from models.errors import did_you_mean
 from orchestrator import cluster, tracking_store
 from orchestrator.artifacts import settle_artifacts
@@ -119,8 +118,7 @@ def resume(
         raise ConfigError(f"no sweep named {name!r}{hint}")
     config = make_config({**load(workspace.config), **({"address": address} if address else {})})
     config = follow(config, workspace, tracking_uri, dataset)
-    changes = {"trials": trials, "restart_changed": restart_changed}
-    return _run(config, workspace, anywhere=bool(tracking_uri), **changes)
+    return _run(config, workspace, anywhere=bool(tracking_uri), trials=trials, restart_changed=restart_changed)
 
 
 def resolved(config: SweepConfig) -> SweepConfig:
@@ -149,8 +147,7 @@ def _run(
     cache, new = default_cache_dir(), not workspace.config.exists()
     if new:  # before the lock, which makes its folder
         with reading_files("Checking the images"):
-            plan = prepare(config, cache)
-            resumed = Resumed(config, plan, frozenset(plan.categories))
+            resumed = Resumed.whole(config, prepare(config, cache))
     client = tracking_store.connect(config.tracking_uri, create=anywhere)
     experiment = tracking_store.find_experiment(client, config.name, config.tracking_uri, workspace.sweep_id)
     if experiment is None and not anywhere:
@@ -161,7 +158,7 @@ def _run(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
         if not new:
-            with reading_files("Checking the images"):
+            with database_told(workspace), reading_files("Checking the images"):
                 resumed = take_up(config, workspace, cache, trials=trials, restart_changed=restart_changed)
         config, plan = resumed.config, resumed.plan
         kept = kept_by(plan, resumed.going_on, config.final_seeds)
@@ -174,26 +171,18 @@ def _run(
         if store:
             claim(store, config.name, new=new)
         check_nodes(workspace.root, config.dataset, below(store, config.name) if store else None, kept)
-        sweep_id = workspace.claim_id()
-        experiment_id = tracking_store.open_experiment(client, config.name, config.tracking_uri, sweep_id)
+        experiment_id = tracking_store.open_experiment(client, config.name, config.tracking_uri, workspace.claim_id())
         plan.write(workspace)
-        for study in plan.studies:
-            if study.generation > 1:
-                set_aside(client, experiment_id, study.key, study.id)
+        for study in (study for study in plan.studies if study.generation > 1):
+            set_aside(client, experiment_id, study.key, study.id)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True, markup=False, emoji=False)  # what people name is shown as it is
         say = functools.partial(console.print, highlight=False, soft_wrap=True)
         tracker = Tracker(client, experiment_id, say, deliver_files)
         patience = INTERRUPTED
         try:
-            for note in (*resumed.notes, *(f"warning: {warning}" for warning in plan.warnings)):
-                say(note)
-            for category, depth in {study.job.category: study.job.bit_depth for study in plan.studies}.items():
-                if depth != FULL:
-                    say(f"{category}: image files of more than 8 bits are read as {depth} bits (--bit-depth)")
-            for name in config.architectures:
-                if config.trials and not plan.spaces[name]:
-                    say(f"{name} has nothing to search: it is trained once, as it is")
+            for line in resumed.told():
+                say(line)
             if config.resources.gpus == "auto":
                 allotment = share(config, plan, workspace, say)
             workers = f" for each of {allotment.workers} workers" if allotment.workers > 1 else ""
