@@ -232,7 +232,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         for name in frame.select_dtypes("float").columns
     }
     formats["seconds"] = "{:.0f}".format
-    return frame.to_string(index=False, formatters=formats)
+    return frame.to_string(index=False, formatters=formats, na_rep="-")
 
 
 def _published(rows: list[dict[str, Any]]) -> str:

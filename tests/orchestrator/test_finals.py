@@ -60,7 +60,7 @@ def test_test_split_of_defective_images_alone_is_told_without_nan(trained, categ
     text, tracker = io.StringIO(), _Tracker()
     view = LiveView([study], 1, Console(file=text, width=200))
     workspace = Workspace(tmp_path / "other")
-    reporter = Reporter(workspace, view, tracker, {category: {}})
+    reporter = Reporter(workspace, view, tracker, lambda _job: {})
     shutil.copytree(trained.directory.path, reporter.final(study).path)
     reporter.on_final("end", study)
     assert "no good test images, so no AUROC; " in text.getvalue() and "nan" not in text.getvalue()
