@@ -67,11 +67,16 @@ def rescore(challenger: Bundle, champion: Bundle, dataset: Path, layout: str, ca
     Raises
     ------
     NotComparable
-        Fewer than `FEWEST_IMAGES` are left, or a bundle does not say what it was trained on.
+        Fewer than `FEWEST_IMAGES` are left, a bundle does not say what it was trained on, or both read the files of a
+        camera of more than 8 bits by different depths.
     data_io.errors.DataError
         The images cannot be read.
     """
     job = challenger.job
+    if job.bit_depth != champion.job.bit_depth:  # each would see other grey levels in the same files
+        raise NotComparable(
+            f"the champion reads image files as of {champion.job.bit_depth} bits, the new model as of {job.bit_depth}"
+        )
     paths = split_good_images(dataset, job.category, job.seed, layout=layout).validation_paths
     seen = _trained_on(challenger, "the new model") | _trained_on(champion, "the champion")
     new = [path for path, digest in zip(paths, digests(paths, cache), strict=True) if digest not in seen]
@@ -82,7 +87,7 @@ def rescore(challenger: Bundle, champion: Bundle, dataset: Path, layout: str, ca
         )
     side = max(job.image_size, champion.job.image_size)
     view = round(side * max(one.view_size / one.image_size for one in (job, champion.job)))
-    good_NHWC = np.asarray(load_images(new, side, cache))
+    good_NHWC = np.asarray(load_images(new, side, cache, job.bit_depth))
     synthetic = make_synthetic_defects(good_NHWC, job.seed + OTHER_DRAW, view_size=view)
     scores = [validation_score(bundle, good_NHWC, synthetic) for bundle in (challenger, champion)]
     return Rescored(*scores, images=len(new), defects=len(synthetic.images), side=side)

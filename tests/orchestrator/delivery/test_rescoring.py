@@ -78,6 +78,13 @@ def test_too_few_images_that_the_champion_does_not_know_are_no_comparison(traine
         rescore(trained(0), trained(3), demo, "auto", tmp_path)
 
 
+def test_models_that_read_other_grey_levels_are_no_comparison(trained, demo, tmp_path):
+    champion = trained(0)
+    champion.job = dataclasses.replace(champion.job, bit_depth=12)
+    with pytest.raises(NotComparable, match="as of 12 bits, the new model as of 16"):
+        rescore(trained(0), champion, demo, "auto", tmp_path)
+
+
 def test_champion_that_does_not_say_what_it_was_trained_on_is_no_comparison(trained, bundle, demo, tmp_path):
     with pytest.raises(NotComparable, match="the champion does not say which images"):
         rescore(trained(0), bundle, demo, "auto", tmp_path)
