@@ -84,7 +84,7 @@ class Tracker:
         """
         deadline = time.monotonic() + seconds
         with self._changed:
-            while self._pending or self._current:
+            while (self._pending or self._current) and self._thread.is_alive():  # nobody delivers after `close`
                 now = time.monotonic()
                 if (self._failing and now > deadline) or (self._current and now > self._since + silent):
                     break
