@@ -85,7 +85,10 @@ def make_way(task: Task, train_storage: str) -> None:
     """
     directory = task.directory
     kept = directory.read("job") or (JobDirectory(directory.bundle).read("bundle") or {}).get("job")
-    if kept is None or _alike(JobConfig.from_dict(kept), task.job):
+    try:
+        if kept is None or _alike(JobConfig.from_dict(kept), task.job):
+            return
+    except (ValueError, TypeError):  # a version of msad whose jobs had other settings: what it has trained stays
         return
     places = (directory.path.with_name(f"{task.job_id}.before{number}") for number in count(1))
     directory.path.rename(next(place for place in places if not place.exists()))

@@ -178,6 +178,11 @@ def test_winner_of_fewer_trials_makes_way_for_another(tmp_path, bundle, ended):
     written = dataclasses.replace(first, job=JobConfig.from_dict({**first.job.to_dict(), "tiling": {"tile": 0}}))
     make_way(written, str(tmp_path / "train"))  # the same, with a default written out
     assert first.directory.path.exists()
+    if not ended:
+        first.directory.write("job", {**first.job.to_dict(), "of_another_version": 1})
+        make_way(task(learning_rate=0.5), str(tmp_path / "train"))
+        assert first.directory.path.exists()
+        first.directory.write("job", first.job.to_dict())
     for number in (1, 2):
         make_way(task(learning_rate=0.5 / number), str(tmp_path / "train"))
         assert not first.directory.path.exists() and (tmp_path / "jobs" / f"c-final.before{number}").exists()
