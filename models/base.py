@@ -30,7 +30,7 @@ class AnomalyModel(nn.Module, ABC):
     Attributes
     ----------
     loss_terms
-        Every name that `losses` can compute.
+        Every name that `losses` can compute; none for a network that takes no steps: `adapt` is all its training.
     costly_terms
         Those of them that `losses` computes only when asked for by name.
     default_loss_weights
@@ -100,6 +100,8 @@ class AnomalyModel(nn.Module, ABC):
         ModelError
             A term is unknown, none is asked for, or the images' size does not fit.
         """
+        if not self.loss_terms:
+            raise ModelError(f"{type(self).__name__} has no loss term: it is not trained by steps")
         wanted = set(terms) if terms is not None else set(self.loss_terms) - set(self.costly_terms)
         for term in sorted(wanted):
             if term not in self.loss_terms:

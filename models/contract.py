@@ -48,6 +48,8 @@ def _loss_problems(model: AnomalyModel, clean: Tensor, corrupted: Tensor, mask_B
         return
     model.train()
     model.adapt([model.encode(clean)])
+    if not model.loss_terms:
+        return
     wanted = list(model.default_loss_weights)
     terms = model.losses(clean, corrupted, mask_B1HW, terms=wanted)
     if set(terms) != set(wanted):

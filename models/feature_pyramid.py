@@ -12,28 +12,27 @@ Tensors are named by shape: B images, C channels, H×W pixels or places of a sta
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import LITE0, STRIDES, load_backbone, terms
-from models.base import AnomalyModel, Encoded
+from models.backbones import LITE0, STRIDES
+from models.base import Encoded
 from models.errors import ModelError
+from models.frozen_features import FrozenFeatures
 from models.kernels.enlarge import doubled
 from models.kernels.feature_distance import cosine_distance, feature_distances
 from models.kernels.norm_relu import NormReLU
 from models.registry import register
 from models.segmentation import dice_loss, evidence, focal_loss, start_rare
 
-_TINY = 1e-3
 _MASK_LOSSES = {"focal": focal_loss, "dice": dice_loss}
 
 
 @register("feature_pyramid")
-class FeaturePyramid(AnomalyModel):
+class FeaturePyramid(FrozenFeatures):
     """Autoencoder of frozen features; 1,529,257 parameters of its own with the defaults, and 700,768 frozen ones.
 
     Parameters
@@ -63,8 +62,6 @@ class FeaturePyramid(AnomalyModel):
         "weight_decay": 1e-4,
     }
     map_names: ClassVar[tuple[str, ...]] = ("cosine", "squared", "mask")
-    has_frozen_encoder: ClassVar[bool] = True
-    size_multiple: int = STRIDES[-1]
 
     def __init__(
         self,
@@ -73,7 +70,6 @@ class FeaturePyramid(AnomalyModel):
         bottleneck_channels: int = 48,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
         for name, value, allowed, rule in (
             ("width", width, isinstance(width, int) and width >= 4 and width % 4 == 0, "a multiple of 4"),
             ("bottleneck_channels", bottleneck_channels, bottleneck_channels >= 1, "at least 1"),
@@ -81,12 +77,8 @@ class FeaturePyramid(AnomalyModel):
         ):
             if not allowed:
                 raise ModelError(f"{name} is {value!r}; it must be {rule}")
-        self.backbone = load_backbone(backbone)
-        self.pretrained = {backbone: terms(backbone)}
+        super().__init__(backbone)
         channels = self.backbone.channels
-        for stage, count in enumerate(channels):
-            self.register_buffer(f"mean{stage}", torch.zeros(1, count, 1, 1))
-            self.register_buffer(f"scale{stage}", torch.ones(1, count, 1, 1))
         widths = [width * stride // STRIDES[-1] for stride in STRIDES]
         self.gather = nn.ModuleList(_gather(c, s, width // 2) for c, s in zip(channels, STRIDES, strict=True))
         self.squeeze = nn.Sequential(
@@ -100,28 +92,6 @@ class FeaturePyramid(AnomalyModel):
         self.mark = nn.ModuleList(_Rise(m, m2, m2) for m, m2 in zip(marks[1:], marks[:-1], strict=True))
         self.marked = nn.Conv2d(marks[0], 1, 1)
         start_rare(self.marked)
-
-    def encode(self, image_BCHW: Tensor) -> Encoded:
-        self.check_size(image_BCHW)
-        with torch.no_grad(), torch.autocast(image_BCHW.device.type, enabled=False):
-            return self.backbone(image_BCHW.float())
-
-    @torch.no_grad()
-    def adapt(self, clean: Iterable[Encoded]) -> None:
-        """Measure each channel's mean and deviation, so that all count alike."""
-        count, sums, squares = 0, None, None
-        for features in clean:
-            # Means over places first: sums of squares over a whole category would lose digits.
-            first = [f.double().mean(dim=(2, 3)).sum(dim=0) for f in features]
-            second = [f.double().square().mean(dim=(2, 3)).sum(dim=0) for f in features]
-            sums = first if sums is None else [a + b for a, b in zip(sums, first, strict=True)]
-            squares = second if squares is None else [a + b for a, b in zip(squares, second, strict=True)]
-            count += len(features[0])
-        for stage, (total, square) in enumerate(zip(sums, squares, strict=True)):
-            mean = total / count
-            deviation = (square / count - mean**2).clamp(min=0).sqrt() + _TINY
-            getattr(self, f"mean{stage}").copy_(mean.view(1, -1, 1, 1))
-            getattr(self, f"scale{stage}").copy_(deviation.view(1, -1, 1, 1))
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[list[Tensor], Tensor]:
         """Restore standardised features; and give the log odds B×1×H/4×W/4 that a place is not as it should be."""
@@ -141,10 +111,10 @@ class FeaturePyramid(AnomalyModel):
         return made, self.marked(mark_BCHW)
 
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
-        made, logit_B1HW = self(self._standardised(corrupted))
+        made, logit_B1HW = self(self.standardised(corrupted))
         values: dict[str, Tensor] = {}
         if not {"cosine", "squared"}.isdisjoint(terms):
-            wanted = self._standardised(clean)
+            wanted = self.standardised(clean)
             distances = [feature_distances(m, w) for m, w in zip(made, wanted, strict=True)]
             values["cosine"], values["squared"] = (
                 torch.stack(stages).mean() for stages in zip(*distances, strict=True)
@@ -154,7 +124,7 @@ class FeaturePyramid(AnomalyModel):
         return {term: values[term] for term in terms}
 
     def _maps(self, image: Encoded) -> dict[str, Tensor]:
-        features = self._standardised(image)
+        features = self.standardised(image)
         made, logit_B1HW = self(features)
         pairs, finest = list(zip(made, features, strict=True)), features[0].shape[-2:]
         maps = {
@@ -163,11 +133,6 @@ class FeaturePyramid(AnomalyModel):
             "mask": evidence(logit_B1HW),
         }
         return {name: _resized(map_B1HW, [STRIDES[0] * side for side in finest]) for name, map_B1HW in maps.items()}
-
-    def _standardised(self, features: Encoded) -> tuple[Tensor, ...]:
-        return tuple(
-            (f - getattr(self, f"mean{stage}")) / getattr(self, f"scale{stage}") for stage, f in enumerate(features)
-        )
 
 
 class _Rise(nn.Module):

@@ -166,6 +166,8 @@ def check_model(job: JobConfig, ranges: Mapping[str, BaseDistribution], workers:
             return [f"{name} trains itself, in one worker: leave --workers-per-trial away"]
         if job.tiles.tile:
             return [f"{name} trains itself, on whole images: tiling/tile does not suit it; leave it away"]
+    elif not models[0].loss_terms and workers > 1:
+        return [f"{name} looks at the images once, in one worker: leave --workers-per-trial away"]
     elif is_own(name) and (broken := contract_problems(models[0])):
         return [f"{name}: {problem}" for problem in broken]
     multiples = [model.size_multiple for model in models]

@@ -15,7 +15,7 @@ import torch
 from data_io.array_cache import has_entry
 from models.backbones import untrained
 from models.base import SelfTraining
-from models.registry import build
+from models.registry import architecture, build
 from models.synthesis.corruptions import NOISE_FIELDS
 from models.synthesis.synthetic_defects import FAMILIES, GRADES, PER_GROUP
 from orchestrator.fitting.batches import features_name, number_of_views
@@ -76,9 +76,9 @@ def _features_bytes(job: JobConfig, identity: Identity, shapes: list[tuple[int, 
     train = len(identity.train)
     views = train * number_of_views(job, train)
     judged = 0 if job.tiles.tile else len(identity.validation) + _DEFECTS
-    masks = views * math.prod(shapes[0][1:])
-    of_image = sum(map(math.prod, shapes))
-    return _HALF * (2 * views * of_image + masks) + _FLOAT * judged * of_image
+    of_image, masks = sum(map(math.prod, shapes)), math.prod(shapes[0][1:])
+    corrupted = of_image + masks if architecture(job.architecture).loss_terms else 0
+    return _HALF * views * (of_image + corrupted) + _FLOAT * judged * of_image
 
 
 def _encoded_shapes(job: JobConfig) -> list[tuple[int, ...]]:

@@ -23,6 +23,7 @@ from models.tiling import tiled
 from orchestrator.cuda_graphs import ReplayedStep
 from orchestrator.errors import Diverged, OutOfMemory, first_line
 from orchestrator.fitting.batches import TrainingData, make_batches
+from orchestrator.fitting.one_look import look_once
 from orchestrator.fitting.self_training import fit_itself
 from orchestrator.fitting.validation import (
     Best,
@@ -99,7 +100,10 @@ def _fit(
     model = build(job.architecture, **job.model)
     if isinstance(model, SelfTraining):
         return fit_itself(job, model.to(device), data, device, report)
-    model = team.prepare(tiled(model, job.tiles).to(device, memory_format=torch.channels_last))
+    model = tiled(model, job.tiles).to(device, memory_format=torch.channels_last)
+    if not model.loss_terms:
+        return look_once(job, model, data, device, report)
+    model = team.prepare(model)
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
     batches = make_batches(job, data, model, device)

