@@ -182,7 +182,7 @@ def test_training_data_of_a_second_job_comes_from_the_cache(make_task, demo, tmp
     task = make_task()
     first = load_training_data(task.job, demo, tmp_path)
     monkeypatch.setattr("orchestrator.workers.job_worker.make_synthetic_defects", lambda *_: pytest.fail("made again"))
-    monkeypatch.setattr("data_io.cache.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("data_io.cache.read_image", lambda *_: pytest.fail("decoded again"))
     second = load_training_data(task.job, demo, tmp_path)
     for one, other in (
         (first.train_NHWC, second.train_NHWC),
