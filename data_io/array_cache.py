@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -32,12 +33,25 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def default_cache_dir(else_at: Path | None = None) -> Path:
-    """$MSAD_CACHE if set, else `else_at`, else the folder msad in the user's cache directory."""
+    """$MSAD_CACHE if set, else `else_at`, else the folder msad in the user's cache directory.
+
+    Where there is no home, or one that cannot be written, it is a folder of this user's in the temporary one.
+    """
     if chosen := chosen_cache_dir() or else_at:
         return chosen
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "msad"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "msad"
+    if sys.platform != "darwin" and (caches := os.environ.get("XDG_CACHE_HOME")):
+        return Path(caches) / "msad"
+    try:
+        folder = Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "msad"
+    except RuntimeError:  # a user ID without an entry, as containers have
+        folder = None
+    if folder and _can_be_written(folder):
+        return folder
+    return Path(tempfile.gettempdir()) / f"msad-cache-uid{os.getuid()}"
+
+
+def _can_be_written(folder: Path) -> bool:
+    return os.access(next(place for place in (folder, *folder.parents) if place.exists()), os.W_OK)
 
 
 def chosen_cache_dir() -> Path | None:

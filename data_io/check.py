@@ -27,7 +27,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_io.decode import read_header, read_image, read_mask
+from data_io.decode import explained, read_header, read_image, read_mask
 from data_io.errors import DataError
 from data_io.files import mask_files
 from data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout
@@ -252,8 +252,8 @@ def _as_problem(line: str, otherwise: Path) -> Problem:
 
 
 def _failed(path: Path, error: Exception) -> _Found:
-    message = error.strerror if isinstance(error, OSError) else str(error).removeprefix(f"{path}: ")
-    return _Found(problem=Problem("error", path, str(message)))
+    message = str(explained(path, error) if isinstance(error, OSError) else error).removeprefix(f"{path}: ")
+    return _Found(problem=Problem("error", path, message))
 
 
 def _summarise(

@@ -243,7 +243,7 @@ def _open(path: Path, content: bytes | None) -> Image.Image:
     try:
         return Image.open(path if content is None else io.BytesIO(content), formats=FORMATS)
     except Exception as error:
-        raise _explained(path, error) from error
+        raise explained(path, error) from error
 
 
 def refuse_strange_file(path: Path) -> None:
@@ -272,7 +272,7 @@ def _loaded(image: Image.Image, path: Path) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # Pillow's decoders raise a dozen types on broken bytes; every one means the same.
-        raise _explained(path, error) from error
+        raise explained(path, error) from error
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # A broken EXIF block leaves the pixels good.
@@ -321,8 +321,8 @@ def _pages(image: Image.Image) -> int:
         return 1
 
 
-def _explained(path: Path, error: Exception) -> DataError:
-    """One sentence for what went wrong with a file, and what to do about it."""
+def explained(path: Path, error: Exception) -> DataError:
+    """One sentence for what went wrong with a file, and what to do; the same in a check and in a prediction."""
     match error:
         case FileNotFoundError():
             what = "no such file; was it moved or renamed?"
@@ -334,6 +334,8 @@ def _explained(path: Path, error: Exception) -> DataError:
             what = f"too large (more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels); crop or tile it first"
         case MemoryError():
             what = "needs more memory than there is; crop or tile it first"
+        case Image.UnidentifiedImageError() if path.is_file() and not path.stat().st_size:
+            what = "is empty (0 bytes); replace or remove it"
         case Image.UnidentifiedImageError():
             what = "cannot be decoded: not a PNG, JPEG, BMP, TIFF or WebP image; replace or remove it"
         case _:

@@ -14,7 +14,8 @@ from typing import Any
 
 import click
 
-from orchestrator.cli_look import config, data
+from orchestrator import surroundings
+from orchestrator.cli_look import compare, config, data, ui
 from orchestrator.cli_registry import promote, pull
 from orchestrator.terminal import completion
 from orchestrator.terminal.options import (
@@ -29,6 +30,7 @@ from orchestrator.terminal.options import (
     tracking_option,
     write_json,
 )
+from orchestrator.terminal.outputs import output_file, output_folder
 
 # Imports of Ray, MLflow and torch cost seconds each, so every command makes its own and `--help` none.
 
@@ -60,7 +62,11 @@ def _main() -> None:
     from orchestrator.allocation import keep_freed_memory
     from orchestrator.errors import USER_ERRORS, Interrupted
 
+    surroundings.complete()
     _without_passwords(sys.orig_argv)
+    for stream in (sys.stdout, sys.stderr):  # a name or a star that a console cannot show ends no command
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     keep_freed_memory()
     # Last, so that it hides nothing: a user's own architecture may lie in the folder he is in, as with `python -m`.
     sys.path.append(str(Path.cwd()))
@@ -212,51 +218,14 @@ def _report(outcome: Any, json_file: str | None) -> int:
 
 
 @msad.command(context_settings=CONTEXT)
-@click.argument("sweep", required=False, shell_complete=completion.tracked_sweeps)
-@click.option("--csv", "csv_file", metavar="FILE", help="Write the table as CSV; - for standard output.")
-@json_option("the table")
-@click.option(
-    "--html",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write a page with all pictures, complete in itself.",
-)
-@tracking_option
-def compare(
-    sweep: str | None, csv_file: str | None, json_file: str | None, html: Path | None, tracking_uri: str | None
-) -> int:
-    """Show the best configuration per category and architecture of a sweep, the newest one by default.
-
-    \b
-    Examples:
-      msad compare first --json -
-      msad compare first --html report.html
-    """
-    from orchestrator.compare import leaderboard
-    from orchestrator.terminal.leaderboard_text import format_leaderboard
-    from orchestrator.tracking_store import default_tracking_uri
-
-    uri = tracking_uri or default_tracking_uri()
-    table = leaderboard(sweep, uri)
-    for study in table.attrs["deleted"]:
-        click.echo(f"{study} is left out: its run was deleted in MLflow; `msad search --resume` restores it", err=True)
-    if csv_file == "-":
-        click.echo(table.to_csv(index=False), nl=False)
-    elif csv_file:
-        Path(csv_file).write_text(table.to_csv(index=False))
-    write_json(json_file, table.to_dict("records"))
-    if html:
-        from orchestrator.report.page import write_report
-
-        click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
-    if not csv_file and not json_file and not html:
-        click.echo(format_leaderboard(table))
-    return 0
-
-
-@msad.command(context_settings=CONTEXT)
 @click.argument("model", shell_complete=completion.models)
-@click.option("--to", required=True, type=click.Path(path_type=Path), help="FILE.onnx, or FILE.pt2 for torch alone.")
+@click.option(
+    "--to",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=output_file,
+    help="FILE.onnx, or FILE.pt2 for torch alone.",
+)
 @click.option(
     "--check-on",
     multiple=True,
@@ -289,7 +258,9 @@ def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str |
 @msad.command(context_settings=CONTEXT)
 @click.argument("model", shell_complete=completion.models)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", default="predictions", show_default=True, type=click.Path(path_type=Path))
+@click.option(
+    "--out", default="predictions", show_default=True, type=click.Path(path_type=Path), callback=output_folder
+)
 @click.option("--threshold", type=float, help="Call images above this score anomalous. [default: the model's own]")
 @click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="A picture of each image and its map.")
 @click.option(
@@ -342,7 +313,12 @@ def predict(
     help="Measure pixels at the model's image size or at the masks' own.",
 )
 @layout_option
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for pictures, scores.csv and per_defect_type.csv.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    callback=output_folder,
+    help="Folder for pictures, scores.csv and per_defect_type.csv.",
+)
 @tracking_option
 @json_option("the figures")
 def evaluate(
@@ -380,19 +356,5 @@ def evaluate(
     return 0
 
 
-@msad.command(context_settings=CONTEXT)
-@click.option("--port", default=5000, show_default=True, type=int)
-@tracking_option
-def ui(port: int, tracking_uri: str | None) -> int:
-    """Open the MLflow UI on the store that the sweeps are in; it listens on this machine only.
-
-    \b
-    Example: msad ui --port 5001
-    """
-    from orchestrator.ui.server import serve_ui
-
-    return serve_ui(port, tracking_uri)
-
-
-for command in (pull, promote, config, data):
+for command in (compare, pull, promote, config, data, ui):
     msad.add_command(command)

@@ -1,4 +1,4 @@
-"""The commands around datasets and configurations, which start nothing."""
+"""The commands that look at what is there, configurations, datasets and results, and start nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from orchestrator.terminal import completion
 from orchestrator.terminal.options import (
     CONTEXT,
     bit_depth_option,
@@ -16,8 +17,10 @@ from orchestrator.terminal.options import (
     layout_option,
     search_options,
     settings_of,
+    tracking_option,
     write_json,
 )
+from orchestrator.terminal.outputs import output_file, write_file
 
 
 @click.group(context_settings=CONTEXT)
@@ -115,3 +118,63 @@ def data_demo(directory: Path, seed: int) -> int:
 
     click.echo(f"demo dataset in {make_demo(directory, seed=seed)}")
     return 0
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("sweep", required=False, shell_complete=completion.tracked_sweeps)
+@click.option(
+    "--csv", "csv_file", metavar="FILE", callback=output_file, help="Write the table as CSV; - for standard output."
+)
+@json_option("the table")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=output_file,
+    help="Write a page with all pictures, complete in itself.",
+)
+@tracking_option
+def compare(
+    sweep: str | None, csv_file: str | None, json_file: str | None, html: Path | None, tracking_uri: str | None
+) -> int:
+    """Show the best configuration per category and architecture of a sweep, the newest one by default.
+
+    \b
+    Examples:
+      msad compare first --json -
+      msad compare first --html report.html
+    """
+    from orchestrator.compare import leaderboard
+    from orchestrator.terminal.leaderboard_text import format_leaderboard
+    from orchestrator.tracking_store import default_tracking_uri
+
+    uri = tracking_uri or default_tracking_uri()
+    table = leaderboard(sweep, uri)
+    for study in table.attrs["deleted"]:
+        click.echo(f"{study} is left out: its run was deleted in MLflow; `msad search --resume` restores it", err=True)
+    if csv_file == "-":
+        click.echo(table.to_csv(index=False), nl=False)
+    elif csv_file:
+        write_file(Path(csv_file), table.to_csv(index=False))
+    write_json(json_file, table.to_dict("records"))
+    if html:
+        from orchestrator.report.page import write_report
+
+        click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
+    if not csv_file and not json_file and not html:
+        click.echo(format_leaderboard(table))
+    return 0
+
+
+@click.command(context_settings=CONTEXT)
+@click.option("--port", default=5000, show_default=True, type=int)
+@tracking_option
+def ui(port: int, tracking_uri: str | None) -> int:
+    """Open the MLflow UI on the store that the sweeps are in; it listens on this machine only.
+
+    \b
+    Example: msad ui --port 5001
+    """
+    from orchestrator.ui.server import serve_ui
+
+    return serve_ui(port, tracking_uri)

@@ -9,11 +9,18 @@ import click
 
 from orchestrator.terminal import completion
 from orchestrator.terminal.options import CONTEXT, json_option, tracking_option, write_json
+from orchestrator.terminal.outputs import output_folder
 
 
 @click.command(context_settings=CONTEXT)
 @click.argument("run_id", shell_complete=completion.registered_models)
-@click.option("--to", required=True, type=click.Path(path_type=Path), help="Folder to make; must not hold anything.")
+@click.option(
+    "--to",
+    required=True,
+    type=click.Path(path_type=Path),
+    callback=output_folder,
+    help="Folder to make; must not hold anything.",
+)
 @tracking_option
 @json_option("where the model is and what it is")
 def pull(run_id: str, to: Path, tracking_uri: str | None, json_file: str | None) -> int:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.references import is_python_path
+from orchestrator import surroundings
 from orchestrator.allocation import keep_freed_memory
 from orchestrator.config import SweepConfig
 from orchestrator.errors import ResourceError, first_line
@@ -79,6 +80,7 @@ def _join(config: SweepConfig) -> None:
             include_dashboard=None if config.address else False,  # its processes are half of what starting Ray costs
             log_to_driver=False,
             logging_level=logging.ERROR,
+            _temp_dir=None if config.address else _ray_folder(),
             ignore_reinit_error=True,
             # None where it can be avoided: Ray keeps idle workers ready only for jobs that ask for no environment.
             runtime_env=own_code(config) or None,
@@ -93,6 +95,20 @@ def _join(config: SweepConfig) -> None:
         raise ResourceError(
             f"Ray could not be started on this machine ({first_line(error)}): is it short of memory or busy?"
         ) from error
+
+
+def _ray_folder() -> str | None:
+    """Return a short folder for Ray's sockets where the temporary folder's path is too long for them, and say so."""
+    try:
+        folder = surroundings.ray_folder()
+    except OSError as error:
+        raise ResourceError(
+            "the path of the temporary folder ($RAY_TMPDIR, $TMPDIR) is too long for Ray's sockets, and "
+            f"{error.filename}: {error.strerror}: set RAY_TMPDIR to a folder with a short path"
+        ) from error
+    if folder:
+        print(f"Ray's sockets and logs are in {folder}: $TMPDIR is too long a path for them", file=sys.stderr)
+    return folder
 
 
 def prepare_tune() -> None:

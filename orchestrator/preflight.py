@@ -59,7 +59,6 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     categories = tuple(choose_categories(config.dataset, config.categories or None, layout))
     report = check_images(config, categories, layout)
     spaces = check_models(config)
-    config.storage.mkdir(parents=True, exist_ok=True)
     check_free_space(config.storage)
     jobs = [config.job(category, name) for category in categories for name in config.architectures]
     ids = study_ids(f"{job.category}/{job.architecture}" for job in jobs)
@@ -104,7 +103,9 @@ def check_images(config: SweepConfig, categories: Sequence[str], layout: str) ->
 
 def check_free_space(storage: Path) -> None:
     """Refuse a folder on a full disk; see `prepare`."""
-    free = shutil.disk_usage(storage).free
+    # Nothing is made yet: a start that is refused leaves no folder.
+    storage = storage.absolute()
+    free = shutil.disk_usage(next(folder for folder in (storage, *storage.parents) if folder.is_dir())).free
     if free < FREE_BYTES:
         raise ResourceError(
             f"{storage.resolve()}: only {free >> 20} MiB free, a sweep needs at least {FREE_BYTES >> 20} MiB: "

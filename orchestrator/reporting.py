@@ -68,7 +68,7 @@ class Reporter:
         seeds = self._finals(study)
         several = f" (seed {index + 1} of {len(seeds)})" if len(seeds) > 1 else ""
         if event == "start":
-            doing = f"training the winner, then testing it{several}"
+            doing = f"{'training the winner, then testing it' if study.trials else 'training, then testing'}{several}"
             self._view.stage(study, doing, seeds[index], study.winner().epochs)
             self.study(study, "running")
         else:
@@ -114,7 +114,7 @@ class Reporter:
         self.study(study, "complete", unmeasured(self.final(study)))
 
     def study_failed(self, study: Study, reason: str) -> None:
-        self._view.stage(study, f"failed: {reason}")
+        self._view.stage(study, "failed")  # why is told in the end, once
         self.study(study, "failed", reason)
 
     def mark_best(self, keys: set[str]) -> None:

@@ -29,11 +29,13 @@ def study_note(
     """
     counts, best = study.counts(), study.best()
     trials = f"{counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed, of {study.trials}."
+    trials = trials if study.trials else "One fixed configuration, without a search."
     if status == "running":
         return lambda pages: f"{trials} It is still running. {_around(pages)}"
     if status == "failed":
-        return lambda pages: f"No winner: {reason}\n\n{trials} {_around(pages)}"
-    figures = "\n\n".join(_figures(metrics, reason, trial))
+        return lambda pages: f"No {'winner' if study.trials else 'model'}: {reason}\n\n{trials} {_around(pages)}"
+    model = "winner, the model of its trial itself" if trial else "winner, trained again to the end"
+    figures = "\n\n".join(_figures(metrics, reason, model if study.trials else "model, trained to the end"))
     chosen, key, model = best and best.user_attrs["job_id"], study.id, registered_name(study.base.category)
 
     pictures = PICTURES if "test_image_auroc" in metrics else TRAINING
@@ -54,15 +56,14 @@ def _around(pages: Pages) -> str:
     return f"[Leaderboard]({pages.leaderboard}) · [the sweep's run]({pages.run(SWEEP_ID)})"
 
 
-def _figures(metrics: Mapping[str, float], unmeasured: str | None, trial: str | None) -> list[str]:
+def _figures(metrics: Mapping[str, float], unmeasured: str | None, model: str) -> list[str]:
     names = {"Validation score": "validation_score", "test image AUROC": "test_image_auroc", "AU-PRO": "test_aupro_30"}
     known = [f"{words} {metrics[name]:.4f}" for words, name in names.items() if name in metrics]
     measured = any(name.startswith("test_") for name in metrics)
     test = ", and only then shown the test split" if measured else ", without test images to measure it on"
     if unmeasured:
         test = f". It is not measured: {unmeasured}"
-    model = "the model of its trial itself" if trial else "trained again to the end"
-    lines = [f"{', '.join(known)}. The winner, {model}{test}."]
+    lines = [f"{', '.join(known)}. The {model}{test}."]
     if "test_image_auroc_mean" in metrics:
         lines.append(
             f"Over {metrics['final_seeds']:.0f} seeds the test image AUROC is "

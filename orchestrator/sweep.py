@@ -20,7 +20,6 @@ from orchestrator.artifacts import settle_artifacts
 from orchestrator.challenge import compare_by_ray, settle
 from orchestrator.cluster import Allotment
 from orchestrator.config import SweepConfig, load, make_config
-from orchestrator.database import database_told
 from orchestrator.delivery.model_store import deliver_files
 from orchestrator.errors import ConfigError, Interrupted, ResourceError, TrackingError, first_line
 from orchestrator.finals import final_id, make_way, run_finals, run_reports
@@ -36,6 +35,7 @@ from orchestrator.room import kept_by, room_problem
 from orchestrator.run_mirror import set_aside
 from orchestrator.sharing import share
 from orchestrator.study import Study
+from orchestrator.study_storage import open_studies, studies_told
 from orchestrator.sweep_report import SweepReport, counted
 from orchestrator.terminal.live import LiveView
 from orchestrator.terminal.progress import reading_files
@@ -157,8 +157,10 @@ def _run(
         )
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with workspace.lock():
-        if not new:
-            with database_told(workspace), reading_files("Checking the images"):
+        if not new:  # before Ray is started: can what was begun be gone on with?
+            workspace.check_jobs()
+            open_studies(workspace)
+            with studies_told(workspace), reading_files("Checking the images"):
                 resumed = take_up(config, workspace, cache, trials=trials, restart_changed=restart_changed)
         config, plan = resumed.config, resumed.plan
         kept = kept_by(plan, resumed.going_on, config.final_seeds)
@@ -186,13 +188,14 @@ def _run(
             if config.resources.gpus == "auto":
                 allotment = share(config, plan, workspace, say)
             workers = f" for each of {allotment.workers} workers" if allotment.workers > 1 else ""
+            each = f"of {counted(config.trials, 'trial', 'trials')}" if config.trials else "trained once as configured"
+            studies = counted(len(plan.categories) * len(config.architectures), "study", "studies")
             say(
-                f"{config.name}: {counted(len(plan.categories) * len(config.architectures), 'study', 'studies')} of "
-                f"{counted(config.trials, 'trial', 'trials')}, "
+                f"{config.name}: {studies} {each}, "
                 f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU"
                 f"{workers} ({allotment.executor}); tracked in {config.tracking_uri}"
             )
-            with database_told(workspace), cluster.watched(say):
+            with studies_told(workspace), cluster.watched(say):
                 sweep = _Sweep(config, workspace, plan, allotment, tracker, console)
                 failed = sweep.run()
             patience = FINISHED
@@ -225,7 +228,7 @@ class _Sweep:
         self.config, self.workspace, self.plan, self.allotment = config, workspace, plan, allotment
         self.code_version = plan.code[-1].version
         self.train_storage = train_storage(workspace, config.worker_storage)
-        storage = optuna.storages.get_storage(workspace.studies)
+        storage = open_studies(workspace)
         self.studies = [
             Study(study.job, study.space, study.trials, storage, config.pruner, id=study.id, name=study.name)
             for study in plan.studies

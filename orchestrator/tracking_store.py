@@ -7,8 +7,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.addresses import connecting, hide_secrets, public
-from orchestrator.errors import ConfigError, TrackingError, first_line
+from orchestrator import surroundings
+from orchestrator.addresses import connecting, public
+from orchestrator.errors import ConfigError, TrackingError
+from orchestrator.sqlite_file import damage
+from orchestrator.store_fault import ANOTHER, database_file, not_a_store, why_unusable
 from orchestrator.ui.pages import VIEW_TAG, saved_view
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ SWEEP_TAG, ID_TAG = "msad.sweep", "msad.sweep_id"
 ARTIFACTS = "mlartifacts"  # the folder beside a database
 ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second for aliases, and for IDs that are none
 
+surroundings.complete()  # MLflow cannot even be imported where there is no home
 # MLflow's default of 7 retries keeps a command hanging for minutes when a server is down; the tracker retries itself.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -44,35 +48,29 @@ def connect(tracking_uri: str | None = None, *, create: bool = False) -> MlflowC
     Raises
     ------
     TrackingError
-        The server cannot be reached, or the store is not there or cannot be opened; the text names the address.
+        The server cannot be reached, or the store is not there or cannot be opened; the text names the address, cause
+        and remedy.
     """
     from mlflow import MlflowClient
 
     uri = public(tracking_uri or default_tracking_uri())
-    if not create and (file := database_file(uri)) and not file.exists():
+    if why := not_a_store(uri):
+        raise TrackingError(why)
+    if not create and (path := database_file(uri)) and not path.exists():
         raise TrackingError(
             f"{uri}: no such database: name the store of the search with --tracking-uri (or the variable "
             "MLFLOW_TRACKING_URI), or call this where the search was called"
         )
+    if (path := database_file(uri)) and path.is_file() and path.stat().st_size and (broken := damage(path)):
+        raise TrackingError(f"{path}: {broken}: put back a copy of it, or {ANOTHER}")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     try:
         client = MlflowClient(tracking_uri=connecting(uri))
         client.search_experiments(max_results=1)
     except Exception as error:
-        raise TrackingError(
-            f"the tracking server {uri} cannot be reached: {hide_secrets(first_line(error))}\n"
-            "Start it, or name another with --tracking-uri (or the variable MLFLOW_TRACKING_URI)."
-        ) from error
+        raise TrackingError(why_unusable(uri, error)) from error
     return client
-
-
-def database_file(tracking_uri: str) -> Path | None:
-    """Return the file of a SQLite store, None for any other store."""
-    prefix = "sqlite:///"
-    if not tracking_uri.startswith(prefix):
-        return None
-    return Path(tracking_uri.removeprefix(prefix).partition("?")[0])
 
 
 def is_absent(error: MlflowException) -> bool:

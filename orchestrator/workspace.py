@@ -21,7 +21,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,10 +62,34 @@ class Workspace:
     def job(self, job_id: str) -> JobDirectory:
         return JobDirectory(self.root / "jobs" / job_id)
 
+    def check_jobs(self) -> None:
+        """Read what jobs have left once, before a sweep that is resumed builds on it.
+
+        Raises
+        ------
+        ResourceError
+            A file is damaged: a line for each.
+        """
+        damaged = []
+        for file in sorted(self.root.glob("jobs/*/*.json")):
+            try:
+                JobDirectory(file.parent).read(file.stem)
+            except ResourceError:
+                damaged.append(file)
+        if damaged:
+            raise ResourceError("\n".join(map(_damaged, damaged)))
+
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the sweep's name; the lock goes with the process, so a killed sweep leaves none behind."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        """Hold the sweep's name; the lock goes with the process, so a killed sweep leaves none behind.
+
+        Where nothing has begun in the end, because the start was refused, the folders made here are removed.
+        """
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{self.root}: cannot be made: {error.strerror}: choose another --storage") from error
         with (self.root / "lock").open("a") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,7 +97,15 @@ class Workspace:
                 raise ConfigError(
                     f"a sweep named {self.root.name!r} is running in {self.root}: wait for it, or choose another --name"
                 ) from None
-            yield
+            try:
+                yield
+            finally:
+                if not self.config.exists():
+                    for name in ("lock", "sweep_id") if self.root in made else ("lock",):
+                        (self.root / name).unlink(missing_ok=True)
+                    with suppress(OSError):  # whatever else lies there stays
+                        for folder in made:
+                            folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -97,10 +129,13 @@ class JobDirectory:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Return what `NAME.json` holds, None where there is none."""
+        file = self.path / f"{name}.json"
         try:
-            return json.loads((self.path / f"{name}.json").read_text())
+            return json.loads(file.read_text())
         except FileNotFoundError:
             return None
+        except ValueError as error:  # no JSON, or no text: what a power cut leaves on some disks
+            raise ResourceError(_damaged(file)) from error
 
     def append_progress(self, metrics: dict[str, float]) -> None:
         """Add one evaluation. A job that went back to its checkpoint writes an epoch again: the later line counts."""
@@ -132,6 +167,11 @@ class JobDirectory:
                 continue
             by_epoch[metrics["epoch"]] = metrics
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _damaged(file: Path) -> str:
+    state = "is empty" if not file.stat().st_size else "is cut off or damaged"
+    return f"{file}: {state}: remove it and start again; what it held is then made anew, or left away"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

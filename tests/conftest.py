@@ -16,7 +16,10 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 REPOSITORY = Path(__file__).parent.parent
-RAY = {f"test_{name}.py" for name in ("sweep", "faults", "layouts", "notebook", "nodes", "team", "cluster", "sharing")}
+RAY = {
+    f"test_{name}.py"
+    for name in ("sweep", "faults", "layouts", "notebook", "nodes", "team", "cluster", "sharing", "named_sweep")
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

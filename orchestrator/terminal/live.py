@@ -29,6 +29,7 @@ class LiveView:
         self._running: dict[str, _Running] = {}
         self._final: dict[str, _Running] = {}  # study -> its winner's training
         self._seconds: list[float] = []
+        self._told: dict[str, str] = {}  # why a trial failed -> the first that did so
         self._stage: dict[str, str] = {}
         self._live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
@@ -59,6 +60,8 @@ class LiveView:
         if not self._redraws:
             left = f", about {_duration(self.seconds_left())} left" if self.seconds_left() else ""
             done = f"{study.counts().done}/{study.trials}"
+            first = self._told.setdefault(outcome, job_id) if outcome.startswith("failed: ") else job_id
+            outcome = outcome if first == job_id else f"failed as {first} did"
             self.note(f"{job_id}: {outcome} after {_duration(seconds)} ({study.key} {done}{left})")
 
     def stage(self, study: Study, text: str, directory: JobDirectory | None = None, epochs: int = 0) -> None:
@@ -97,7 +100,7 @@ class LiveView:
             counts, best = study.counts(), study.best()
             table.add_row(
                 study.key,
-                f"{counts.done}/{study.trials}",
+                f"{counts.done}/{study.trials}" if study.trials else "-",
                 str(counts.running),
                 str(counts.pruned),
                 str(counts.failed),

@@ -15,6 +15,7 @@ from data_io.wide import BIT_DEPTHS
 from orchestrator.addresses import public
 from orchestrator.plain_yaml import plain_yaml
 from orchestrator.terminal import completion
+from orchestrator.terminal.outputs import output_file, write_file
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -46,10 +47,12 @@ def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[st
     settings = {}
     for line in lines:
         path, equals, value = line.partition("=")
+        if (path := path.strip()) in settings:
+            raise click.BadParameter(f"{path} is set twice: say it once")
         if not equals:
             raise click.BadParameter(f"{line!r}: expected PATH=VALUE, e.g. model/base_width=16")
         try:
-            [settings[path.strip()]] = plain_yaml(value) or [None]
+            [settings[path]] = plain_yaml(value) or [None]
         except (yaml.YAMLError, ValueError):
             raise click.BadParameter(f"{line!r}: the value is not valid YAML") from None
     return settings or None
@@ -80,7 +83,7 @@ bit_depth_option = click.option(
 def json_option(what: str) -> Callable[[Any], Any]:
     """Return the option `--json FILE` of a command."""
     text = f"Write {what} as JSON; - for standard output, and nothing else there."
-    return click.option("--json", "json_file", metavar="FILE", help=text)
+    return click.option("--json", "json_file", metavar="FILE", callback=output_file, help=text)
 
 
 def write_json(file: str | None, values: Any) -> bool:
@@ -90,7 +93,7 @@ def write_json(file: str | None, values: Any) -> bool:
         if file == "-":
             click.echo(text)
         else:
-            Path(file).write_text(text + "\n")
+            write_file(Path(file), text + "\n")
     return file == "-"
 
 
@@ -107,6 +110,9 @@ def _spaces(_context: click.Context, _option: click.Parameter, lines: tuple[str,
     for line in lines:
         if "=" not in line:
             raise click.BadParameter(f"{line!r}: expected ARCHITECTURE=SPACE, e.g. baseline=my_module:WIDE")
+    names = [line.partition("=")[0] for line in lines]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise click.BadParameter(f"{twice} is given two search spaces: say which")
     return dict(line.split("=", 1) for line in lines) or None
 
 

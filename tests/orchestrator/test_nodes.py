@@ -90,7 +90,7 @@ def test_sweep_is_submitted_as_a_ray_job_with_its_code_shipped(head, demo, tmp_p
             break
         time.sleep(1)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "submitted: 1 study of 0 trials" in done.stdout
+    assert "submitted: 1 study trained once as configured" in done.stdout
     assert (tmp_path / "submitted" / "jobs" / "brick-baseline-final" / "test.json").exists()
 
 

@@ -91,3 +91,23 @@ def test_lock_held_by_another_process_is_refused_and_goes_with_it(tmp_path):
         other.communicate()
     with workspace.lock():  # a killed holder leaves no lock behind
         assert (workspace.root / "lock").exists()
+
+
+def test_lock_of_a_start_that_is_refused_leaves_no_folder_and_what_was_there_stays(tmp_path):
+    with pytest.raises(ZeroDivisionError), Workspace(tmp_path / "sweeps" / "first").lock():
+        _ = 1 / 0
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "sweeps" / "second").mkdir(parents=True)
+    with pytest.raises(ZeroDivisionError), Workspace(tmp_path / "sweeps" / "first").lock():
+        _ = 1 / 0
+    assert [path.name for path in (tmp_path / "sweeps").iterdir()] == ["second"]
+    workspace = Workspace(tmp_path / "sweeps" / "third")
+    with workspace.lock():
+        workspace.config.touch()
+    assert workspace.config.exists()
+
+
+def test_lock_below_a_file_is_refused_with_its_path(tmp_path):
+    (tmp_path / "sweeps").touch()
+    with pytest.raises(ConfigError, match="cannot be made"), Workspace(tmp_path / "sweeps" / "first").lock():
+        pass

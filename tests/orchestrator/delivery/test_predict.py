@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_io.check import check
 from orchestrator.delivery import predict as module
 from orchestrator.delivery.predict import format_outcome, predict_folder
 from orchestrator.errors import ConfigError, Interrupted, ResourceError
@@ -369,3 +370,16 @@ def test_predict_folder_says_what_is_clipped_and_what_pages_are_not_read(bundle,
     assert "no value above 1500, as of 12 bits; the model reads them as of 16" in dark
     with pytest.warns(UserWarning, match="image 0 the first"):
         ten.predict(np.full((40, 40), 1500, np.uint16))
+
+
+def test_file_that_cannot_be_read_has_the_same_words_in_a_check_and_in_a_prediction(bundle, images, tmp_path):
+    root, whole = tmp_path / "data", (images / "0.png").read_bytes()
+    good = root / "part" / "train" / "good"
+    shutil.copytree(images, good)
+    broken = {"cut.png": whole[: len(whole) // 2], "empty.png": b"", "text.png": b"no image", "empty.jpg": b""}
+    for name, content in broken.items():
+        (good / name).write_bytes(content)
+    (good / "gone.png").symlink_to(tmp_path / "nowhere")
+    told = {str(problem.path): problem.message for problem in check(root, ("train",)).errors}
+    skipped = predict_folder(bundle, [good], tmp_path / "out").skipped
+    assert len(skipped) == 5 and skipped == {path: told[path] for path in skipped}

@@ -134,3 +134,25 @@ def test_training_of_the_winner_shows_its_epoch_and_the_time_left(study, monkeyp
         view.stage(study, "training the winner", directory, epochs=12)
         now, _ = 30.0, directory.append_progress({"epoch": 4.0})
     assert "training the winner, epoch 4/12, 2 min 00 s left" in text.getvalue()
+
+
+def test_reason_that_several_trials_failed_for_is_told_once(study):
+    text = io.StringIO()
+    view = LiveView([study], 1, Console(file=text, width=200))
+    for reason in ("out of memory", "out of memory", "the loss is nan"):
+        job_id, _ = study.ask()
+        study.tell(job_id, failure=reason)
+        view.ended(job_id, study, f"failed: {reason}")
+    assert text.getvalue().count("out of memory") == 1
+    assert "brick-baseline-0001: failed as brick-baseline-0000 did after" in text.getvalue()
+    assert "brick-baseline-0002: failed: the loss is nan" in text.getvalue()
+
+
+def test_names_with_brackets_and_colons_are_shown_as_they_are():
+    base = JobConfig(category="a [red]b[/] :bolt: [/x]", architecture="baseline", epochs=4)
+    study = Study(base, {}, 0, optuna.storages.InMemoryStorage(), "none")
+    console = Console(file=io.StringIO(), width=200, force_terminal=True, color_system=None, markup=False, emoji=False)
+    with LiveView([study], 1, console):
+        pass
+    row = next(line for line in console.file.getvalue().splitlines() if "baseline" in line)
+    assert "a [red]b[/] :bolt: [/x]/baseline" in row and "0/0" not in row
