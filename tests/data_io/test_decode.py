@@ -94,7 +94,13 @@ def test_decode_png_with_a_flipped_byte_is_an_error(tmp_path):
         decode(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"GIF89a" + bytes(20), bytes(1000)])
+def test_decode_file_of_no_bytes_says_that_it_is_empty(tmp_path):
+    (tmp_path / "a.png").touch()
+    with pytest.raises(DataError, match=r"a\.png: is empty \(0 bytes\)"):
+        decode(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [b"hello", b"GIF89a" + bytes(20), bytes(1000)])
 def test_decode_something_else_says_it_is_no_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.png: cannot be decoded: not a PNG, JPEG, BMP, TIFF or WebP"):

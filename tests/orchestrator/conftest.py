@@ -126,6 +126,7 @@ def record_sweep():
 
     from orchestrator.config import make_config
     from orchestrator.delivery.model_store import deliver_files
+    from orchestrator.names import study_ids
     from orchestrator.reporting import Reporter
     from orchestrator.study import Study
     from orchestrator.sweep_report import SweepReport
@@ -134,9 +135,9 @@ def record_sweep():
     from orchestrator.tracking_store import connect, open_experiment
     from orchestrator.workspace import Workspace
 
-    def finished(job, validation):
+    def finished(job, validation, study_id):
         space = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True)}
-        study = Study(job, space, 2, optuna.storages.InMemoryStorage(), "none")
+        study = Study(job, space, 2, optuna.storages.InMemoryStorage(), "none", study_id)
         for value in (validation - 0.1, validation):
             study.tell(study.ask()[0], value=value)
         return study
@@ -149,8 +150,10 @@ def record_sweep():
         config = make_config({"name": "first", "dataset": folder, "tracking_uri": uri, **words})
         client = connect(uri, create=True)
         tracker = Tracker(client, open_experiment(client, "first", uri, workspace.claim_id()), print, deliver_files)
+        ids = study_ids(map("/".join, figures))
         studies = {
-            key: finished(config.job(*key), 0.5 if isinstance(ends, str) else ends[0]) for key, ends in figures.items()
+            key: finished(config.job(*key), 0.5 if isinstance(ends, str) else ends[0], ids["/".join(key)])
+            for key, ends in figures.items()
         }
         view = LiveView(list(studies.values()), 1, Console(file=io.StringIO()))
         reporter, report = (

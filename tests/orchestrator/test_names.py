@@ -5,9 +5,19 @@ from __future__ import annotations
 import re
 
 import pytest
+from markupsafe import escape
 
+from orchestrator.compare import leaderboard
+from orchestrator.delivery.champion import find_run
+from orchestrator.delivery.model_store import pull
+from orchestrator.errors import TrackingError
 from orchestrator.names import LONGEST, identifier, registered_name, search_filter, study_id, study_ids
+from orchestrator.report.data import read_sweep
+from orchestrator.report.page import render
+from orchestrator.terminal.leaderboard_text import format_leaderboard
 from orchestrator.terminal.options import split_names
+from orchestrator.tracking_store import connect
+from orchestrator.ui.pages import as_text
 
 NASTY = [
     "Löt", "Lot", "Lo\u0308t", "Bob's bolt", 'say "x" \'y\'', "rev:B", "rev.B", "rev/B", "a\\b", "a\u2215b", "a\uff0fb",
@@ -79,3 +89,26 @@ def test_filter_that_mlflow_has_no_way_to_write_is_refused_rather_than_wrong(val
 )
 def test_names_in_one_option_are_parted_at_commas_outside_of_double_quotes(text, names):
     assert split_names(text) == names
+
+
+def test_any_name_goes_through_mlflow_the_registry_the_report_and_the_leaderboard(record_sweep, bundle, tmp_path):
+    names = ["Löt \U0001f529", 'Bob\'s "bolt"', "rev:B", "M4,5 50% $a_b$ [red] | \\", "Bolt", "bolt"]
+    uri, unreported = record_sweep(tmp_path, {(name, "baseline"): (0.7, 0.9) for name in names}, bundle)
+    assert unreported is None
+    table = leaderboard("first", uri)
+    assert sorted(table["category"]) == sorted(names) and set(table["status"]) == {"complete"}
+    text, page = format_leaderboard(table, terminal=False), render(read_sweep("first", uri))
+    client = connect(uri)
+    experiment = client.get_experiment_by_name("first").experiment_id
+    [sweep] = client.search_runs([experiment], search_filter(tags__kind="sweep"))
+    note = sweep.data.tags["mlflow.note.content"]
+    for name, run_id in zip(table["category"], table["run_id"], strict=True):
+        assert find_run(client, f"{name}@champion").info.run_id == run_id
+        assert client.get_registered_model(registered_name(name)).tags["msad.category"] == name
+        assert f"{name} / baseline ★: msad pull {run_id}" in text and str(escape(name)) in page
+        assert f"[★ {as_text(name)} / baseline](#/experiments/" in note
+    jobs = [path.name for path in (tmp_path / "sweeps" / "first" / "jobs").iterdir()]
+    assert len({job.casefold() for job in jobs}) == len(jobs) and all(job.isascii() for job in jobs)
+    assert pull(f"{names[1]}@champion", tmp_path / "pulled", uri).is_dir()
+    with pytest.raises(TrackingError, match="Löt \U0001f529@champion"):
+        find_run(client, "lot@champion")

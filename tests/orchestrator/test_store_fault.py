@@ -16,7 +16,7 @@ from orchestrator.tracking_store import connect
 
 def refusal(uri):
     with pytest.raises(TrackingError) as told:
-        connect(uri)
+        connect(uri, create=True)
     text = str(told.value)
     assert "Start it" not in text and len(text.splitlines()) == 1
     return text

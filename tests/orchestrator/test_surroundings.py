@@ -21,7 +21,7 @@ def getpwuid(uid):
     raise KeyError(f"getpwuid(): uid not found: {uid}")
 pwd.getpwuid = getpwuid  # as where a container runs under an arbitrary user ID
 from orchestrator.tracking_store import connect
-client = connect(f"sqlite:///{sys.argv[1]}/mlflow.db")
+client = connect(f"sqlite:///{sys.argv[1]}/mlflow.db", create=True)
 run = client.create_run("0", tags={"mlflow.user": getpass.getuser()})
 from data_io.array_cache import cached_arrays, default_cache_dir
 import numpy
