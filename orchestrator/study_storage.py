@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 
-from orchestrator.errors import DiskFull, ResourceError
+from orchestrator.errors import DiskFull, MsadError, ResourceError
 from orchestrator.sqlite_file import damage, fault, sqlite_error
 from orchestrator.workspace import Workspace
 
@@ -57,7 +57,7 @@ def studies_told(workspace: Workspace, patience: float = LOCK_SECONDS) -> Iterat
     try:
         yield
     except Exception as error:  # Ray Tune wraps what comes out of a search, in types of its own
-        if sqlite_error(error) is None:
+        if isinstance(error, MsadError) or sqlite_error(error) is None:
             raise
         path = database(workspace)
         why = fault(path, error) or f"cannot be used: {sqlite_error(error)}"
@@ -66,7 +66,7 @@ def studies_told(workspace: Workspace, patience: float = LOCK_SECONDS) -> Iterat
         if path.is_file() and damage(path):
             raise ResourceError(f"{path}: {_restore(why)}") from error
         again = f"msad search --resume {workspace.root.name} --storage {shlex.quote(str(workspace.root.parent))}"
-        full = sqlite_error(error).sqlite_errorcode == sqlite3.SQLITE_FULL
+        full = getattr(sqlite_error(error), "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
         raise (DiskFull if full else ResourceError)(
             f"{path}: {why}; what it holds is unharmed, and so are checkpoints and results: "
             f"{'free some space there' if full else 'when that is mended'}, then go on with `{again}`"

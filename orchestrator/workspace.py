@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ConfigError, DiskFull, full_disk
+from orchestrator.errors import ConfigError, DiskFull, ResourceError, full_disk
 
 
 @dataclass(frozen=True)
