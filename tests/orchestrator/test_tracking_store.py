@@ -34,7 +34,7 @@ def test_unreachable_server_is_named_after_a_few_attempts():
 
 def test_store_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is no database, only a file of the same name\n" * 20)
-    with pytest.raises(TrackingError, match=r"mlflow\.db cannot be reached"):
+    with pytest.raises(TrackingError, match=r"mlflow\.db: is no SQLite database"):
         connect(f"sqlite:///{tmp_path / 'mlflow.db'}")
 
 
