@@ -104,8 +104,8 @@ def _read(image: ImageLike, bit_depth: int) -> Decoded:
             return convert(Image.fromarray(np.ascontiguousarray(image)))
     kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise DataError(
-        "an image must be a path, a PIL image or an array, uint8 or uint16: H×W×3 in RGB, H×W×4 with transparency, or "
-        f"H×W in grey; not {kind}"
+        "an image must be a path, a PIL image or an array: uint8 H×W×3 in RGB, H×W×4 with transparency or H×W in grey, "
+        f"or uint16 of these shapes; not {kind}"
     )
 
 

@@ -235,7 +235,7 @@ def test_predict_nothing_is_an_empty_list(bundle, images):
     "image",
     [
         np.zeros((8, 8, 3)),
-        np.zeros((8, 8, 3), np.uint16),
+        np.zeros((8, 8, 2), np.uint16),
         np.zeros((8, 8), np.float32),
         np.zeros((8, 8, 2), np.uint8),
         np.zeros((0, 8, 3), np.uint8),
