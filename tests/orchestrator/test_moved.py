@@ -37,6 +37,7 @@ def recorded(record_sweep, bundle, tmp_path_factory):
 def unread(monkeypatch):
     """The images are of no interest, and Ray is not to be started."""
     monkeypatch.setattr(sweep, "prepare", lambda *_: None)
+    monkeypatch.setattr(sweep.Resumed, "whole", lambda *_: None)
     monkeypatch.setattr(sweep.cluster, "connect", lambda *_: pytest.fail("Ray was started"))
 
 
