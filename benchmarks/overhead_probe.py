@@ -115,25 +115,26 @@ def recorded_finals(tasks: list[Any], _allotment: Any, _storage: str, listener: 
 
 def main(jobs: str, words: list[str]) -> None:
     """Run `msad WORDS` with its clock."""
-    from orchestrator import cli, cluster, sweep, tracking_store
+    from orchestrator import cli, cluster, running_sweep, sweep, sweep_tuner, tracking_store
 
     mark("imports")
     sweep.prepare = timed(sweep.prepare, "checks")
     cluster.connect = timed(cluster.connect, "ray")
     tracking_store.connect = timed(tracking_store.connect, "mlflow")
-    sweep._Sweep.run = timed(sweep._Sweep.run, "run")
-    sweep._Sweep._search = timed(sweep._Sweep._search, "searched")
-    on_trial = sweep._Sweep._on_trial
+    running = running_sweep.RunningSweep
+    running.run = timed(running.run, "run")
+    running._search = timed(running._search, "searched")
+    on_trial = running._on_trial
 
     def heard(self: Any, event: str, study: Any, job_id: str) -> None:
         on_trial(self, event, study, job_id)
         if event == "start":
             mark("suggested", study=study.key)
 
-    sweep._Sweep._on_trial = heard
-    sweep.run_finals = recorded_finals
-    sweep.direct_trial = recorded_trial if jobs == "recorded" else direct_trial
-    sweep.train_trial = train_trial
+    running._on_trial = heard
+    running_sweep.run_finals = recorded_finals
+    sweep_tuner.direct_trial = recorded_trial if jobs == "recorded" else direct_trial
+    sweep_tuner.train_trial = train_trial
     sys.argv = ["msad", *words]
     try:
         cli.main()
