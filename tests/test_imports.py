@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,4 +118,16 @@ def test_reports_of_use_are_off_before_any_library_is_imported():
     )
     environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == "0 False", done.stdout + done.stderr
+    assert done.stdout.strip() == "0 set()", done.stdout + done.stderr
+
+
+def test_windows_is_refused_in_words_and_not_by_a_missing_module():
+    patched = "import sys, click, orchestrator.cli; sys.platform = 'win32'; "
+    shown = {}
+    for words in ("orchestrator.cli.main()", "import data_io.cache"):
+        done = subprocess.run([sys.executable, "-c", patched + words], cwd=REPOSITORY, capture_output=True, text=True)
+        shown[words] = done.returncode, done.stderr.splitlines()[-1], done.stdout
+    code, line, output = shown["orchestrator.cli.main()"]
+    assert code == 2 and not output
+    assert re.fullmatch(r"error: msad runs on Linux and macOS.*WSL 2.*`msad export`.*", line)
+    assert shown["import data_io.cache"][1].startswith("ImportError: msad runs on Linux and macOS")

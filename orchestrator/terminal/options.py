@@ -11,7 +11,6 @@ from typing import Any
 import click
 import yaml
 
-from data_io.wide import BIT_DEPTHS
 from orchestrator.addresses import public
 from orchestrator.plain_yaml import plain_yaml
 from orchestrator.terminal import completion
@@ -74,7 +73,7 @@ layout_option = click.option(
 
 bit_depth_option = click.option(
     "--bit-depth",
-    type=click.Choice([str(depth) for depth in BIT_DEPTHS]),
+    type=click.Choice(["8", "10", "12", "14", "16"]),  # `data_io.wide.BIT_DEPTHS`, which would load numpy
     callback=lambda _context, _option, text: int(text) if text else None,
     help="Bits that the camera fills of files of more than 8. [default: found on the good images]",
 )

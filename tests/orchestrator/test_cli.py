@@ -388,15 +388,3 @@ def test_password_on_the_command_line_goes_into_the_environment_of_a_new_beginni
         ["/usr/bin/msad", "ui", "--tracking-uri=http://host:5000"],
     ]
     assert os.environ["MLFLOW_TRACKING_URI"] == address
-
-
-def test_windows_is_refused_in_words_and_not_by_a_missing_module():
-    patched = "import sys, click, orchestrator.cli; sys.platform = 'win32'; "
-    shown = {}
-    for words in ("orchestrator.cli.main()", "import data_io.cache"):
-        done = subprocess.run([sys.executable, "-c", patched + words], cwd=REPOSITORY, capture_output=True, text=True)
-        shown[words] = done.returncode, done.stderr.splitlines()[-1], done.stdout
-    code, line, output = shown["orchestrator.cli.main()"]
-    assert code == 2 and not output
-    assert re.fullmatch(r"error: msad runs on Linux and macOS.*WSL 2.*`msad export`.*", line)
-    assert shown["import data_io.cache"][1].startswith("ImportError: msad runs on Linux and macOS")
