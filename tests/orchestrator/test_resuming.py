@@ -29,7 +29,7 @@ def kept(demo, category, own_cache, tmp_path):
     storage = tmp_path / "sweeps"
     config = make_config({"name": "a", "dataset": tmp_path / "data", "storage": storage, **settings})
     plan, workspace = prepare(config, own_cache), Workspace(storage / "a")
-    workspace.root.mkdir()
+    workspace.root.mkdir(parents=True)
     plan.write(workspace)
     return config, workspace
 
