@@ -90,6 +90,8 @@ def trained() -> list:
     """Every architecture with losses, small, with each of its normalisations and skips."""
     found = []
     for name in architectures():
+        if not architecture(name).loss_terms:  # trained by no steps
+            continue
         known = default_parameters(name)
         small = {key: value for key, value in SMALL.items() if key in known}
         knobs = [key for key in KNOBS if key in known]
