@@ -90,7 +90,7 @@ from orchestrator.workers.attempt import attempt
 from orchestrator.workers.task import Task
 from orchestrator.workers.worker_storage import working_copy
 
-def stands_still(task, *, report):
+def stands_still(task, *, report, team):
     (task.directory.path / "large").write_bytes(b"0" * 1000)
     print("stands still", flush=True)
     time.sleep(600)
@@ -131,8 +131,8 @@ def test_worker_that_is_killed_leaves_no_copy_and_is_tried_again(task, tmp_path)
     assert dies(task, tmp_path / "temporary", kill=signal.SIGKILL) == -signal.SIGKILL
     tried = []
     with working_copy(task) as (copied, _):
-        attempt(lambda _task, report: tried.append(1), copied, report=None)
-    assert tried
+        attempt(lambda _task, report, team: report({}, None), copied, report=lambda *told: tried.append(told))
+    assert tried == [({}, None)]
 
 
 def test_without_a_store_the_folder_is_the_shared_one(task):
