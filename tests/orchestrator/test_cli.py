@@ -241,7 +241,8 @@ def test_config_show_without_a_dataset_makes_none_and_names_one_that_is_missing(
 
 def test_config_show_refuses_what_a_search_would(refused, demo):
     assert "nearest is 64" in refused("config", "show", "--image-size", 65)
-    assert "did you mean 'model/width'" in refused("config", "show", "--set", "model/widht=8")
+    words = ("--architectures", "feature_pyramid", "--set", "model/widht=8")
+    assert "did you mean 'model/width'" in refused("config", "show", *words)
     assert "no category" in refused("config", "show", "--dataset", demo, "--categories", "bolts")
 
 

@@ -150,11 +150,12 @@ def test_page_says_how_the_choice_was_made_and_how_to_pull(store, text):
     assert f"msad pull {store[1]} --to model" in text
 
 
-def test_sweep_without_pictures_and_without_studies_still_make_a_page(tmp_path):
+def test_sweep_without_studies_makes_no_page_and_one_without_pictures_does(tmp_path):
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     client = tracking_store.connect(uri, create=True)
     experiment = client.create_experiment("bare", tags={"msad.sweep": "bare"})
-    assert "No study of this sweep has been recorded yet." in write_report("bare", uri, tmp_path / "a.html").read_text()
+    with pytest.raises(TrackingError, match="has no study yet"):
+        write_report("bare", uri, tmp_path / "a.html")
     tags = {"msad.kind": "study", "msad.category": "c", "msad.architecture": "a", "msad.status": "complete"}
     run = client.create_run(experiment, tags=tags | {"msad.study": "c/a"}).info.run_id
     client.log_metric(run, "validation_score", 0.5)
