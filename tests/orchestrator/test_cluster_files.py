@@ -132,7 +132,9 @@ def sweep_of(command: str) -> SweepConfig:
     program, name, *words = shlex.split(command)
     assert program == "msad"
     options = dict(msad.commands[name].make_context(name, words).params)
-    file, _, _ = options.pop("config", None), options.pop("resume", None), options.pop("json_file")
+    file = options.pop("config", None)
+    for other in ("resume", "restart_changed", "json_file"):  # no settings of a sweep
+        options.pop(other, None)
     return make_config(settings_of(file and REPOSITORY / file, options))
 
 
