@@ -182,6 +182,7 @@ def _evaluate(values: dict[str, Any], _trained: None) -> None:
     with working_copy(Task.from_dict(values)) as (task, _):
         if task.directory.read("failure"):
             return
+        task.directory.clear_unfinished()
         (task.directory.path / "unmeasured.json").unlink(missing_ok=True)
         try:
             evaluation = _measure(task)
@@ -206,6 +207,7 @@ def _report(values: dict[str, Any]) -> None:
     from orchestrator.workers.worker_storage import working_copy
 
     with working_copy(Task.from_dict(values)) as (task, _):
+        task.directory.clear_unfinished()
         (task.directory.path / "test_report_failure.json").unlink(missing_ok=True)
         try:
             task.directory.write("test_report", _measure(task).metrics)

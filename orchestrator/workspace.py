@@ -97,6 +97,7 @@ class Workspace:
                 raise ConfigError(
                     f"a sweep named {self.root.name!r} is running in {self.root}: wait for it, or choose another --name"
                 ) from None
+            _clear_partial(self.root)
             try:
                 yield
             finally:
@@ -149,9 +150,8 @@ class JobDirectory:
         """Remove what a worker that was killed has left half written."""
         for path in self.path.glob(".bundle.*"):
             shutil.rmtree(path, ignore_errors=True)
-        for name in ("checkpoint.pt", "result.json", "job.json"):
-            for path in self.path.glob(f".{name}.*.partial"):
-                path.unlink(missing_ok=True)
+        for folder in (self.path, self.bundle):
+            _clear_partial(folder)
 
     def progress(self) -> list[dict[str, float]]:
         """Return the evaluations by epoch; a line cut off by a kill is left out."""
@@ -167,6 +167,12 @@ class JobDirectory:
                 continue
             by_epoch[metrics["epoch"]] = metrics
         return [by_epoch[epoch] for epoch in sorted(by_epoch)]
+
+
+def _clear_partial(folder: Path) -> None:
+    """Remove what a process that was killed in `write_atomically` has left; nobody else may be writing there."""
+    for path in folder.glob(".*.partial"):
+        path.unlink(missing_ok=True)
 
 
 def _damaged(file: Path) -> str:

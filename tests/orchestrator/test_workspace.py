@@ -43,6 +43,20 @@ def test_write_that_fails_keeps_the_old_content(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
 
 
+def test_what_a_kill_left_half_written_goes_with_the_next_start(tmp_path):
+    workspace = Workspace(tmp_path / "sweep")
+    job = workspace.job("a-0000")
+    job.bundle.mkdir(parents=True)
+    left = [workspace.root / ".sweep.yaml.77.partial", job.path / ".test.json.77.partial"]
+    left += [job.bundle / ".bundle.json.77.partial"]
+    for path in left:
+        path.write_bytes(b"{")
+    with workspace.lock():
+        assert [path.exists() for path in left] == [False, True, True]  # another's job is its own to clear
+    job.clear_unfinished()
+    assert not any(path.exists() for path in left)
+
+
 def test_job_directory_reads_back_what_was_written_and_none_otherwise(tmp_path):
     job = JobDirectory(tmp_path / "jobs" / "a-0000")
     assert job.read("result") is None and job.progress() == []

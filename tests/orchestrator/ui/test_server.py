@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 import pytest
 from mlflow import MlflowClient
 
+from orchestrator.tracking_store import connect
 from orchestrator.ui.pages import METRICS, PARAMS
 from orchestrator.ui.server import APP, browse
 from tests.orchestrator.breakable import free_port
@@ -244,6 +245,7 @@ def test_ui_of_an_empty_store_names_no_leaderboard(tmp_path, monkeypatch, capsys
 
     commands = []
     monkeypatch.setattr(server, "_run", lambda command, _: commands.append(command) or 0)
+    connect(f"sqlite:///{tmp_path / 'mlflow.db'}", create=True)
     assert server.serve_ui(5001, f"sqlite:///{tmp_path / 'mlflow.db'}") == 0
     assert capsys.readouterr().out == "MLflow UI: http://127.0.0.1:5001 (it takes some seconds; stop it with Ctrl-C)\n"
     assert commands[0][commands[0].index("--host") + 1] == "127.0.0.1"
