@@ -86,7 +86,8 @@ def _settle(
                 f"version {version.version} is not compared with {category}@{ALIAS}, which stays version "
                 f"{champion.version}: {result['reason']}. To take it: msad promote {run_id}"
             )
-            return _noted(client, version, champion, words)
+            _note(client, version, champion, words)
+            return words
         ours, theirs = result["challenger"], result["champion"]
         better = ours > theirs
         words = (
@@ -94,10 +95,11 @@ def _settle(
             f"the champion: {ours:.4f} and {theirs:.4f} on {result['on']}"
         )
         scores = {"score": f"{ours:.6f}", "champion_score": f"{theirs:.6f}"}
+        _note(client, version, champion, words, **scores)  # first: once the alias is set all counts as decided
         if not better:
-            return _noted(client, version, champion, f"{words}; {category}@{ALIAS} stays", **scores)
+            return f"{words}; {category}@{ALIAS} stays"
         if move(client, version, champion):
-            return _noted(client, version, champion, f"{words}; it is {category}@{ALIAS} now", **scores)
+            return f"{words}; it is {category}@{ALIAS} now"
     return f"other sweeps keep making champions of {category}: `msad promote {run_id}` takes version {version.version}"
 
 
@@ -120,12 +122,11 @@ def _result(tracking_uri: str, champion: ModelVersion, task: Task, compare: Comp
     return result
 
 
-def _noted(client: MlflowClient, version: ModelVersion, champion: ModelVersion, words: str, **scores: str) -> str:
+def _note(client: MlflowClient, version: ModelVersion, champion: ModelVersion, words: str, **scores: str) -> None:
     tags = {COMPARED_WITH_TAG: str(champion.version), COMPARED_TAG: words}
     tags |= {f"{COMPARED_TAG}_{name}": value for name, value in scores.items()}
     for name, value in tags.items():
         client.set_model_version_tag(version.name, version.version, name, value[:5000])
-    return words
 
 
 def compare_by_ray(allotment: Allotment) -> Compare:

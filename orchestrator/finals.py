@@ -161,10 +161,12 @@ def _train(values: dict[str, Any], train_storage: str, trial_values: dict[str, A
 
 def _take_over(trial: Task, task: Task) -> None:
     """Make a trial's model a winner's: its bundle, curves and progress, and last the result, which names the trial."""
-    from orchestrator.delivery.bundle_files import amend
+    from orchestrator.delivery.bundle_files import FILES, amend
 
     source, target = trial.directory, task.directory
-    shutil.copytree(source.bundle, target.bundle, dirs_exist_ok=True)
+    target.bundle.mkdir(parents=True, exist_ok=True)
+    for name in FILES:  # and not what the driver may be writing there, which notes the trial's run in its bundle
+        shutil.copyfile(source.bundle / name, target.bundle / name)
     amend(target.bundle, {"job_id": task.job_id, "trial": trial.job_id})
     shutil.copytree(source.path / "pictures", target.path / "pictures", dirs_exist_ok=True)
     for name in ("job.json", "progress.jsonl"):

@@ -97,7 +97,13 @@ class Workspace:
                 raise ConfigError(
                     f"a sweep named {self.root.name!r} is running in {self.root}: wait for it, or choose another --name"
                 ) from None
-            _clear_partial(self.root)
+            for folder in (
+                self.root,
+                self.root / "report",
+                *self.root.glob("jobs/*"),
+                *self.root.glob("jobs/*/bundle"),
+            ):
+                _clear_partial(folder)  # else a bundle would be delivered with them
             try:
                 yield
             finally:

@@ -173,13 +173,18 @@ def _by_alias(client: MlflowClient, reference: str) -> str:
 
 def logged_model(client: MlflowClient, run: Run) -> LoggedModel | None:
     """Return the model that a run has logged whole, the newest of several; None where it has none."""
+    return max(models_of(client, run)[0], key=lambda model: model.creation_timestamp, default=None)
+
+
+def models_of(client: MlflowClient, run: Run) -> tuple[list[LoggedModel], list[LoggedModel]]:
+    """Return the models that a run has logged whole, and those that a delivery has begun and not finished."""
     found = all_pages(
         client.search_logged_models,
         experiment_ids=[run.info.experiment_id],
         filter_string=search_filter(source_run_id=run.info.run_id),
     )
     whole = [model for model in found if str(model.status).endswith("READY")]
-    return max(whole, key=lambda model: model.creation_timestamp, default=None)
+    return whole, [model for model in found if model not in whole]
 
 
 def without_model(run: Run) -> TrackingError:

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.addresses import hide_secrets
 from orchestrator.artifacts import artifacts
 from orchestrator.delivery import bundle_files
-from orchestrator.delivery.champion import enter, find_run, logged_model, without_model
+from orchestrator.delivery.champion import enter, find_run, logged_model, models_of, without_model
 from orchestrator.delivery.succession import sought_by
 from orchestrator.errors import BundleError, ConfigError, TrackingError
 from orchestrator.run_record import RunRecord
@@ -149,24 +150,30 @@ def _learnt_since(record: RunRecord, run_id: str) -> dict[str, Any]:
 
 
 def _log_model(client: MlflowClient, run: Run, record: RunRecord, digest: str) -> None:
-    """Make a run's logged model; see `_write_model`."""
+    """Make a run's logged model, or go on with one that a killed delivery has begun; see `_write_model`.
+
+    It is `READY`, and so the run's model, when all else is there.
+    """
     from mlflow.entities import LoggedModelOutput
 
-    model = client.create_logged_model(
+    params = record.shown_params()
+    begun = next((model for model in models_of(client, run)[1] if model.params == params), None)
+    model = begun or client.create_logged_model(
         run.info.experiment_id,
         name="model",
         source_run_id=run.info.run_id,
-        params=record.shown_params(),
-        tags={name: value for name, value in record.tags.items() if name.startswith("msad.")},
+        params=params,
         model_type="anomaly detector",
     )
     _write_model(client, run.info.run_id, model.model_id, record, digest)
+    linked = run.outputs.model_outputs if run.outputs else ()
+    if model.model_id not in [output.model_id for output in linked]:
+        client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])  # the link on the run's page
     client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run.info.run_id, [LoggedModelOutput(model.model_id, step=0)])  # the link on the run's page
 
 
 def _write_model(client: MlflowClient, run_id: str, model_id: str, record: RunRecord, digest: str) -> None:
-    """Upload what `mlflow.pyfunc` loads, the bundle and who reads it, and note the figures beside it."""
+    """Upload what `mlflow.pyfunc` loads, the bundle and who reads it, and note the figures and tags beside it."""
     import mlflow.pyfunc
 
     from orchestrator.delivery.pyfunc_model import input_example, signature
@@ -183,11 +190,29 @@ def _write_model(client: MlflowClient, run_id: str, model_id: str, record: RunRe
             pip_requirements=["msad"],  # named here, because MLflow's own search for them takes half a minute
         )
         client.log_model_artifacts(model_id, str(path))
-    for name, value in record.metrics.items():
-        if name.startswith(("validation_", "test_")):
-            client.log_metric(run_id, name, value, model_id=model_id)
-    tags = {**record.origin(), BUNDLE_TAG: digest, WEIGHTS_TAG: _weights(record.directory.bundle)}
+    _log_figures(client, run_id, model_id, record)
+    tags = {name: value for name, value in record.tags.items() if name.startswith("msad.")}
+    tags |= {**record.origin(), BUNDLE_TAG: digest, WEIGHTS_TAG: _weights(record.directory.bundle)}
     client.set_logged_model_tags(model_id, tags)
+
+
+def _log_figures(client: MlflowClient, run_id: str, model_id: str, record: RunRecord) -> None:
+    """Log with a model the figures that it has not or has otherwise.
+
+    MLflow logs them with the run once more: at the last epoch, where the run has them already.
+    """
+    from mlflow.entities import Metric
+
+    logged = sorted(client.get_logged_model(model_id).metrics or (), key=lambda metric: metric.timestamp)
+    known = {metric.key: metric.value for metric in logged}
+    now, last = int(time.time() * 1000), max((int(epoch["epoch"]) for epoch in record.directory.progress()), default=0)
+    figures = [
+        Metric(name, value, now, last, model_id=model_id)
+        for name, value in record.metrics.items()
+        if name.startswith(("validation_", "test_")) and known.get(name) != value
+    ]
+    if figures:
+        client.log_batch(run_id, figures)
 
 
 def _weights(bundle: Path) -> str:

@@ -79,6 +79,8 @@ def take_place(client: MlflowClient, version: ModelVersion) -> ModelVersion | No
     ModelVersion or None
         The champion that it does not compare with, and which stays for now; None where all is decided.
     """
+    if CLAIM_TAG in version.tags:  # of an attempt that was killed, which others would wait for
+        client.delete_model_version_tag(version.name, version.version, CLAIM_TAG)
     while True:
         champion = holder(client, version.name)
         if champion is not None:

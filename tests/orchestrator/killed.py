@@ -19,6 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.orchestrator import delivered
+
 EPOCHS, TRIALS = 2, 2
 
 
@@ -72,6 +74,16 @@ def final(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
     return {"test": winner.directory.read("test"), **_left(folder)}
 
 
+def delivery(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
+    """Deliver a search whose winner is tested to MLflow, from wherever an earlier attempt has stopped."""
+    return delivered.deliver(folder, demo, _study(folder, demo, cache)[0])
+
+
+def challenge(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
+    """Let the winner of a search that is delivered meet the champion, from wherever an earlier attempt has stopped."""
+    return delivered.challenge(folder, demo, cache, _study(folder, demo, cache)[0])
+
+
 def _study(folder: Path, demo: Path, cache: Path) -> tuple[Any, Callable[..., Any]]:
     import optuna
     from optuna.distributions import FloatDistribution
@@ -116,6 +128,7 @@ def watch_writes(folder: Path, before: Callable[[str], None]) -> None:
         if writes and isinstance(path, str | os.PathLike) and os.fspath(path).startswith(f"{folder}/"):
             name = Path(words[1] if event == "os.rename" else path).relative_to(folder).as_posix()
             name = re.sub(r"\.[0-9a-f]{8}\.(\w+)", r".*.\1", re.sub(r"\.\d+\.partial", ".partial", name))
+            name = re.sub(r"[0-9a-f]{32}", "*", name)
             before(f"{event.removeprefix('os.')} {name.removeprefix('jobs/')}")
 
     def executed(_connection: Any, _cursor: Any, text: str, *_words: Any) -> None:
@@ -146,10 +159,11 @@ def forked(work: Callable[[], None]) -> int:
         os._exit(1)
 
 
-def main(folder: Path, demo: Path, cache: Path, asked: str) -> None:
+def main(folder: Path, demo: Path, cache: Path, asked: str, parts: str = "search,final,delivery,challenge") -> None:
     """Print each part's undisturbed outcome, and that of a kill in each of its windows that was asked for.
 
-    `asked` is `all`, or a regular expression: of the windows that it is found in, each one's last is taken.
+    `asked` is `all`, or a regular expression: of the windows that it is found in, each one's last is taken. It is asked
+    of the `parts` that are named; the others are made undisturbed alone.
     """
     import torch
 
@@ -159,13 +173,26 @@ def main(folder: Path, demo: Path, cache: Path, asked: str) -> None:
 
     torch.set_num_threads(1)
     use("faulty:Faulty")
-    told = {}
-    for part in (search, final):
+    delivered.prepare()
+    told: dict[str, Any] = {}
+    places = {part: folder / part.__name__ / "whole" for part in (search, final, delivery, challenge)}
+    begins = {final: places[search], delivery: places[final], challenge: folder / "later"}
+
+    def make_store() -> None:
+        delivered.make_store(begins[delivery])
+
+    def make_challenge() -> None:
+        place = Path(shutil.copytree(places[final], begins[challenge]))
+        delivered.make_challenge(place, demo, _study(place, demo, cache)[0], places[delivery])
+
+    first = {delivery: make_store, challenge: make_challenge}
+    for part in places:
+        assert part not in first or forked(first[part]) == 0
 
         def run(name: str, hook: Callable[[str], None], part: Callable[..., Any] = part) -> int:
             place = folder / part.__name__ / name
-            if part is final and not place.exists():
-                shutil.copytree(folder / "search" / "whole", place)
+            if part in begins and not place.exists():
+                shutil.copytree(begins[part], place)
             place.mkdir(parents=True, exist_ok=True)
 
             def work() -> None:
@@ -184,6 +211,8 @@ def main(folder: Path, demo: Path, cache: Path, asked: str) -> None:
         if part is search:
             assert run("cached", lambda _name: None) == 0  # fills the cache of decoded images
         assert run("whole", note) == 0
+        if part.__name__ not in parts.split(","):
+            continue
         windows = (folder / f"{part.__name__}.windows").read_text().splitlines()
         last = {name: number for number, name in enumerate(windows)}
         numbers = range(len(windows)) if asked == "all" else [n for name, n in last.items() if re.search(asked, name)]
@@ -204,4 +233,4 @@ def main(folder: Path, demo: Path, cache: Path, asked: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), sys.argv[4])
+    main(*map(Path, sys.argv[1:4]), *sys.argv[4:])

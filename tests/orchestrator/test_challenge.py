@@ -50,7 +50,7 @@ def test_winner_that_is_better_beside_the_champion_takes_its_place(client, log, 
     said = "version 2 is better than version 1, the champion: 0.8000 and 0.7000 on 12 good images"
     assert words == f"{said}; it is rope@champion now"
     tags = version(client, "rope", run_id).tags
-    assert (tags["msad.compared"], tags["msad.compared_with"], tags["msad.compared_score"]) == (words, "1", "0.800000")
+    assert (tags["msad.compared"], tags["msad.compared_with"], tags["msad.compared_score"]) == (said, "1", "0.800000")
     assert calls == [["MODEL_CARD.md", "bundle.json", "model.safetensors", "scorer.safetensors"]]
     assert meet("rope", run_id, record, result) == (None, [])  # a resume
 

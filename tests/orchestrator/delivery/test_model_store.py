@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -29,6 +30,27 @@ def test_delivered_twice_leaves_one_logged_model_and_one_version(client, experim
     versions = client.search_model_versions("name = 'msad-bolt'")
     assert [(version.run_id, version.source) for version in versions] == [(run_id, models[0].artifact_location)]
     assert [item.path for item in client.list_artifacts(run_id, "pictures")] == ["pictures/training.png"]
+
+
+def test_model_that_a_killed_delivery_has_begun_is_finished_and_is_the_only_one(client, experiment, log, monkeypatch):
+    monkeypatch.setattr(client, "finalize_logged_model", lambda *_: None)  # as far as that, and the link, it came
+    run_id, record = log("hook", 0.7, register=False)
+    monkeypatch.undo()
+    record.directory.append_progress({"epoch": 4, "validation_score": 0.7})
+    deliver_files(client, run_id, record)
+    [model] = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
+    assert str(model.status).endswith("READY")
+    assert [output.model_id for output in client.get_run(run_id).outputs.model_outputs] == [model.model_id]
+
+
+def test_figures_of_a_model_are_no_step_of_the_runs_curves(client, log, experiment):
+    run_id, record = log("bracket", 0.7, register=False)
+    record.directory.append_progress({"epoch": 4, "validation_score": 0.7})
+    amend(record.directory.bundle, {"test": {"image_auroc": 0.75}})
+    deliver_files(client, run_id, dataclasses.replace(record, metrics={**record.metrics, "test_image_auroc": 0.75}))
+    assert [metric.step for metric in client.get_metric_history(run_id, "test_image_auroc")] == [4]
+    [model] = client.search_logged_models([experiment], filter_string=f"source_run_id = '{run_id}'")
+    assert {metric.key: metric.value for metric in model.metrics} == {"validation_score": 0.7, "test_image_auroc": 0.75}
 
 
 def test_delivered_again_uploads_the_new_report_but_not_the_bundle_that_is_there(client, log, monkeypatch):
