@@ -32,12 +32,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data_io.cache import load_images
-from data_io.splits import split_good_images
-from models.registry import build
-from orchestrator.fitting.batches import batches, make_batches
-from orchestrator.job_config import JobConfig
-from orchestrator.workers.job_worker import load_training_data
+from msad.cluster.workers.job_worker import load_training_data
+from msad.data_io.cache import load_images
+from msad.data_io.splits import split_good_images
+from msad.models.registry import build
+from msad.training.batches import batches, make_batches
+from msad.training.job_config import JobConfig
 
 BATCH = 8
 PARTS = ("cold", "epoch", "warm", "memory")

@@ -20,11 +20,11 @@ import heading
 import numpy as np
 import torch
 
-from models.registry import architecture, architectures
-from orchestrator.bundles import Bundle
-from orchestrator.job_config import JobConfig
-from orchestrator.training import fit
-from orchestrator.workers.job_worker import load_training_data
+from msad.bundle.bundles import Bundle
+from msad.cluster.workers.job_worker import load_training_data
+from msad.models.registry import architecture, architectures
+from msad.training.job_config import JobConfig
+from msad.training.loop import fit
 
 GOAL = 1e-3
 

@@ -32,17 +32,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_io.decode import decode, resize
-from models.backbones import untrained
-from models.errors import ModelError
-from models.registry import build
-from models.scorer import Scorer, Scoring, fit_scorer
-from orchestrator.allocation import keep_freed_memory
-from orchestrator.bundles import Bundle
-from orchestrator.delivery.export import INPUT, OUTPUTS, Run, export
-from orchestrator.delivery.images import to_tensor
-from orchestrator.errors import MsadError
-from orchestrator.job_config import JobConfig
+from msad.bundle.bundles import Bundle
+from msad.bundle.export import INPUT, OUTPUTS, Run, export
+from msad.bundle.images import to_tensor
+from msad.data_io.decode import decode, resize
+from msad.errors import MsadError
+from msad.models.backbones import untrained
+from msad.models.errors import ModelError
+from msad.models.registry import build
+from msad.models.scorer import Scorer, Scoring, fit_scorer
+from msad.training.allocation import keep_freed_memory
+from msad.training.job_config import JobConfig
 
 OWN_SIZE = 900  # pixels of a photograph's side
 GOALS = {1: "3 ms", 32: "2,000 images/s"}  # on one H200

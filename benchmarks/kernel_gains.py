@@ -23,14 +23,14 @@ import heading
 import numpy as np
 import torch
 
-from data_io.array_cache import default_cache_dir
-from models import kernels
-from models.kernels import native, proof
-from models.registry import architecture, build
-from orchestrator.allocation import keep_freed_memory
-from orchestrator.fitting.batches import ImageBatches, TrainingData
-from orchestrator.job_config import JobConfig
-from orchestrator.training import computes_in_bfloat16
+from msad.data_io.array_cache import default_cache_dir
+from msad.models import kernels
+from msad.models.kernels import native, proof
+from msad.models.registry import architecture, build
+from msad.training.allocation import keep_freed_memory
+from msad.training.batches import ImageBatches, TrainingData
+from msad.training.job_config import JobConfig
+from msad.training.loop import computes_in_bfloat16
 
 # By the name that a warning has: sources in C and in Triton, and the Python that calls them.
 SOURCES = {

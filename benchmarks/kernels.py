@@ -23,15 +23,15 @@ import heading
 import torch
 from torch import Tensor
 
-from data_io.array_cache import default_cache_dir
-from models.kernels import gpu_kernels, native
-from models.kernels.enlarge import doubled
-from models.kernels.feature_distance import feature_distances
-from models.kernels.gate import gated
-from models.kernels.max_pool import max_pool
-from models.kernels.norm_relu import NormReLU
-from models.kernels.similarity import gradient_similarity, ssim_map
-from orchestrator.allocation import keep_freed_memory
+from msad.data_io.array_cache import default_cache_dir
+from msad.models.kernels import gpu_kernels, native
+from msad.models.kernels.enlarge import doubled
+from msad.models.kernels.feature_distance import feature_distances
+from msad.models.kernels.gate import gated
+from msad.models.kernels.max_pool import max_pool
+from msad.models.kernels.norm_relu import NormReLU
+from msad.models.kernels.similarity import gradient_similarity, ssim_map
+from msad.training.allocation import keep_freed_memory
 
 Run = Callable[[], tuple[Tensor, ...]]
 

@@ -34,8 +34,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from data_io.test_split import TestSplit
-from models.metrics.pixel_metrics import PixelMetrics, grouped_pixel_metrics, pixel_metrics
+from msad.data_io.test_split import TestSplit
+from msad.models.metrics.pixel_metrics import PixelMetrics, grouped_pixel_metrics, pixel_metrics
 
 PEERS = ("anomalib", "scikit-learn", "adeval")
 LIBRARIES = (*PEERS, "numpy", "scipy", "torch")

@@ -6,7 +6,7 @@
 
 Every section runs real sweeps of the demo dataset in processes of their own with a clock at their landmarks
 (`overhead_probe.py`). `start` goes until a worker has made its first optimiser step; `direct` and `train` say what a
-trial takes beyond `orchestrator.training.fit`; `driver` has trials that report recorded figures instead of training,
+trial takes beyond `msad.training.loop.fit`; `driver` has trials that report recorded figures instead of training,
 and resumes that sweep with one trial more; `studies` are the 15 × 4 of a whole benchmark, recorded too.
 """
 
@@ -28,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_io.demo import make_demo
+from msad.data_io.demo import make_demo
 
 HERE = Path(__file__).parent
 ONE = ["--categories", "brick", "--architectures", "baseline", "--concurrency", "1", "--pruner", "none"]

@@ -60,7 +60,7 @@ def watch_worker() -> None:
     mark("worker")
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from orchestrator.workers import job_worker
+    from msad.cluster.workers import job_worker
 
     mark("worker-imports")
     if not hasattr(job_worker, "watched"):
@@ -69,23 +69,23 @@ def watch_worker() -> None:
 
 
 def direct_trial(config: dict[str, Any]) -> None:
-    """As `orchestrator.job.direct_trial`."""
-    from orchestrator.job import direct_trial
+    """As `msad.cluster.job.direct_trial`."""
+    from msad.cluster.job import direct_trial
 
     watch_worker()
     direct_trial(config)
 
 
 def train_trial(config: dict[str, Any]) -> None:
-    """As `orchestrator.job.train_trial`."""
-    from orchestrator import job
+    """As `msad.cluster.job.train_trial`."""
+    from msad.cluster import job
 
     job._train_worker = train_worker
     job.train_trial(config)
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    from orchestrator.job import _train_worker
+    from msad.cluster.job import _train_worker
 
     watch_worker()
     _train_worker(config)
@@ -95,7 +95,7 @@ def recorded_trial(config: dict[str, Any]) -> None:
     """Leave in the job's folder, and report, what a short training would."""
     from ray import tune
 
-    from orchestrator.workers.task import Task
+    from msad.cluster.workers.task import Task
 
     task = Task.from_dict(config["task"])
     task.directory.write("job", task.job.to_dict())
@@ -115,11 +115,14 @@ def recorded_finals(tasks: list[Any], _allotment: Any, _storage: str, listener: 
 
 def main(jobs: str, words: list[str]) -> None:
     """Run `msad WORDS` with its clock."""
-    from orchestrator import cli, cluster, running_sweep, sweep, sweep_tuner, tracking_store
+    from msad.cluster import connection, sweep_tuner
+    from msad.sweep import launch, running_sweep
+    from msad.terminal import cli
+    from msad.tracking import store as tracking_store
 
     mark("imports")
-    sweep.prepare = timed(sweep.prepare, "checks")
-    cluster.connect = timed(cluster.connect, "ray")
+    launch.prepare = timed(launch.prepare, "checks")
+    connection.connect = timed(connection.connect, "ray")
     tracking_store.connect = timed(tracking_store.connect, "mlflow")
     running = running_sweep.RunningSweep
     running.run = timed(running.run, "run")

@@ -7,7 +7,7 @@
 
 The trials are those of one study: they differ in learning rate and loss weights and share seed and images, which are
 cut from a photograph of scikit-image's (CC0). A trial is `--steps` steps and one validation, by
-`orchestrator.training.fit` in processes that are warm; `together` trains all of them in one process, `torch.func.vmap`
+`msad.training.loop.fit` in processes that are warm; `together` trains all of them in one process, `torch.func.vmap`
 over stacked parameters, on the same batches, drawn once. Seconds are medians; what starting and warming up costs stands
 beside them, not in them. GiB are those of all processes together, without their CUDA contexts. It needs neither Ray nor
 MLflow. Without the package of `feature_pyramid`'s backbone, an untrained ResNet-18 stands in.
@@ -37,17 +37,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_io.array_cache import cached_arrays
-from data_io.photographs import cut_texture, load_photograph, load_textures
-from models.backbones import untrained
-from models.registry import architecture, build
-from models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
-from orchestrator.cuda_graphs import ReplayedStep
-from orchestrator.errors import first_line
-from orchestrator.fitting.batches import TrainingData, make_batches
-from orchestrator.fitting.validation import validate
-from orchestrator.job_config import JobConfig
-from orchestrator.training import computes_in_bfloat16, fit
+from msad.data_io.array_cache import cached_arrays
+from msad.data_io.photographs import cut_texture, load_photograph, load_textures
+from msad.errors import first_line
+from msad.models.backbones import untrained
+from msad.models.registry import architecture, build
+from msad.models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
+from msad.training.batches import TrainingData, make_batches
+from msad.training.cuda_graphs import ReplayedStep
+from msad.training.job_config import JobConfig
+from msad.training.loop import computes_in_bfloat16, fit
+from msad.training.validation import validate
 
 TRIALS: dict[str, dict[str, Any]] = {
     "feature_pyramid": {"image_size": 256, "model": {}},
@@ -253,7 +253,7 @@ def _train_together(jobs: list[JobConfig]) -> list[tuple[float, int, float]]:
 def fit_together(jobs: list[JobConfig], data: TrainingData, device: torch.device) -> list[float]:
     """Train jobs that differ in learning rate and loss weights alone as one model with stacked parameters.
 
-    Returns each job's training loss of the last epoch: that of `orchestrator.training.fit` but for rounding and for
+    Returns each job's training loss of the last epoch: that of `msad.training.loop.fit` but for rounding and for
     dropout's masks.
     """
     job = jobs[0]

@@ -31,19 +31,19 @@ import torch
 import yaml
 from scipy.stats import spearmanr
 
-from data_io.bit_depth import find_bit_depth
-from data_io.layout import find_layout
-from data_io.table import list_categories
-from models.registry import architecture, architectures, default_parameters
-from models.scorer import Scoring
-from models.scoring import choose_scoring
-from orchestrator.bundles import Bundle
-from orchestrator.evaluation import Evaluation, evaluate
-from orchestrator.fitting.batches import TrainingData, make_batches
-from orchestrator.fitting.validation import anomaly_maps, set_threshold
-from orchestrator.job_config import JobConfig
-from orchestrator.training import fit
-from orchestrator.workers.job_worker import load_training_data
+from msad.bundle.bundles import Bundle
+from msad.bundle.evaluation import Evaluation, evaluate
+from msad.cluster.workers.job_worker import load_training_data
+from msad.data_io.bit_depth import find_bit_depth
+from msad.data_io.layout import find_layout
+from msad.data_io.table import list_categories
+from msad.models.registry import architecture, architectures, default_parameters
+from msad.models.scorer import Scoring
+from msad.models.scoring import choose_scoring
+from msad.training.batches import TrainingData, make_batches
+from msad.training.job_config import JobConfig
+from msad.training.loop import fit
+from msad.training.validation import anomaly_maps, set_threshold
 
 # Image AUROC, where others report the same data; sources in the README's table of references.
 PUBLISHED = {
@@ -140,7 +140,7 @@ def _draws(family: str, count: int, seed: int) -> list[dict[str, Any]]:
         return []
     import optuna
 
-    from search_spaces import space
+    from msad.search_spaces import space
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))

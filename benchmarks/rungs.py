@@ -26,14 +26,14 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from data_io.cache import default_cache_dir
-from models.kernels import native
-from models.registry import architecture
-from orchestrator.job_config import SCHEDULES, JobConfig
-from orchestrator.pruning import promoted
-from orchestrator.training import fit
-from orchestrator.workers.job_worker import load_training_data
-from search_spaces import space
+from msad.cluster.workers.job_worker import load_training_data
+from msad.data_io.cache import default_cache_dir
+from msad.models.kernels import native
+from msad.models.registry import architecture
+from msad.search.pruning import promoted
+from msad.search_spaces import space
+from msad.training.job_config import SCHEDULES, JobConfig
+from msad.training.loop import fit
 
 EVALUATIONS = 9
 RUNGS = ((1, 3), (2, 6), (3,), (3, 6), (4,), (5,), (6,))  # in ninths of the epochs

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from data_io.photographs import load_photograph
-from orchestrator.bundles import Bundle
-from orchestrator.evaluation import evaluate
-from orchestrator.job_config import JobConfig
-from orchestrator.training import fit
-from orchestrator.workers.job_worker import load_training_data
+from msad.bundle.bundles import Bundle
+from msad.bundle.evaluation import evaluate
+from msad.cluster.workers.job_worker import load_training_data
+from msad.data_io.photographs import load_photograph
+from msad.training.job_config import JobConfig
+from msad.training.loop import fit
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """How far MLflow is behind a sweep with many trials at once, and what it would cost the trials to write it themselves.
 
 For each store: `--trials` simulated trials report an epoch every `--interval` seconds, once through the tracker (one
-thread of the sweep's process writes everything, `orchestrator/tracking.py`), and once each from a thread of its own,
-which is what a trial that logs by itself does. The lag is the time from an epoch's end until MLflow has it; for a trial
-that writes itself it is the time that its training stands still. Then all trials report everything at once.
+thread of the sweep's process writes everything, `orchestrator/tracking/tracker.py`), and once each from a thread of
+its own, which is what a trial that logs by itself does. The lag is the time from an epoch's end until MLflow has it;
+for a trial that writes itself it is the time that its training stands still. Then all trials report everything at once.
 
     python benchmarks/tracking.py                                   a SQLite file
     python benchmarks/tracking.py sqlite:///new.db http://127.0.0.1:5000 http://127.0.0.1:5001
@@ -25,11 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator.addresses import public
-from orchestrator.run_record import RunRecord
-from orchestrator.tracking import Tracker
-from orchestrator.tracking_store import connect, open_experiment
-from orchestrator.workspace import JobDirectory
+from msad.addresses import public
+from msad.tracking.run_record import RunRecord
+from msad.tracking.store import connect, open_experiment
+from msad.tracking.tracker import Tracker
+from msad.workspace import JobDirectory
 
 METRICS = ("train_loss", "train_l1", "train_ssim", "learning_rate", "epoch_seconds")
 METRICS += ("validation_score", "validation_image_auroc", "validation_pixel_ap")

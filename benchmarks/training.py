@@ -6,7 +6,7 @@
 All sides train in one run, by turns, `--rounds` times; the table holds medians of images per second, the ratio to the
 reference loop is the median of each round's ratio. The sides:
 
-- ours: `orchestrator.training.fit`, with all that a job does in an epoch (augmentation, corruption, all loss terms).
+- ours: `msad.training.loop.fit`, with all that a job does in an epoch (augmentation, corruption, all loss terms).
 - ours, torch alone: the same without this package's own kernels, in C on a CPU and in Triton on a GPU.
 - ours, same arithmetic: the network and the loss of the reference, in single precision, without augmentation or
   corruption.
@@ -50,20 +50,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_io.array_cache import default_cache_dir
-from data_io.splits import split_good_images
-from models.base import AnomalyModel
-from models.kernels import native
-from models.kernels.norm_relu import NormReLU
-from models.registry import architecture, build, count_parameters
-from models.scoring import Choice, Reading, Scorer, Scoring
-from models.thresholds import FalseAlarms
-from orchestrator import training
-from orchestrator.allocation import keep_freed_memory
-from orchestrator.fitting.batches import TrainingData, make_batches
-from orchestrator.fitting.validation import figures, validate
-from orchestrator.job_config import JobConfig
-from orchestrator.workers.job_worker import load_training_data
+from msad.cluster.workers.job_worker import load_training_data
+from msad.data_io.array_cache import default_cache_dir
+from msad.data_io.splits import split_good_images
+from msad.models.base import AnomalyModel
+from msad.models.kernels import native
+from msad.models.kernels.norm_relu import NormReLU
+from msad.models.registry import architecture, build, count_parameters
+from msad.models.scoring import Choice, Reading, Scorer, Scoring
+from msad.models.thresholds import FalseAlarms
+from msad.training import loop
+from msad.training.allocation import keep_freed_memory
+from msad.training.batches import TrainingData, make_batches
+from msad.training.job_config import JobConfig
+from msad.training.validation import figures, validate
 
 REFERENCE = {"skip": "concat", "first_skip": 0, "skip_dropout": 0.0}  # the plain U-Net: 1,927,075 parameters
 GANOMALY = {"parameters": 5, "arithmetic": 60}  # features: 1,865,210 parameters, and 15.4 GFLOP
@@ -99,7 +99,7 @@ def main() -> None:
     # What is compared runs one after the other: the machine may be faster or slower a minute later.
     sides: dict[str, Callable[[], float]] = {
         "ours": lambda: _ours(job, data, device),
-        "limit": lambda: _limit(job, data, device, training.computes_in_bfloat16(device)),
+        "limit": lambda: _limit(job, data, device, loop.computes_in_bfloat16(device)),
     }
     if options.recorded:
         sides["ours, not recorded"] = lambda: _ours(job, data, device, recorded=False)
@@ -177,8 +177,8 @@ def _ours(
         changes["computes_in_bfloat16"] = lambda _device: mixed
     if not recorded:
         changes["ReplayedStep"] = lambda step, _parameters, _generator: step
-    with mock.patch.dict(vars(training), changes), contextlib.nullcontext() if kernels else torch_alone():
-        training.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
+    with mock.patch.dict(vars(loop), changes), contextlib.nullcontext() if kernels else torch_alone():
+        loop.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
     images = len(make_batches(job, data, build(job.architecture, **job.model).to(device), device))
     return images / statistics.median(seconds[1:] or seconds)
 
@@ -266,7 +266,7 @@ def _time_to_score(job: JobConfig, data: TrainingData, paths: list[Path], epochs
             raise _Reached
 
     with contextlib.suppress(_Reached):
-        training.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
+        loop.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
     epoch, score, took = ours[-1]
     lines = [f"{len(paths)} images; the reference's best of {epochs} epochs: {goal:.3f} after {theirs:.1f} s"]
     if score < goal:

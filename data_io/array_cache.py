@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_io.errors import DataError
+from msad.data_io.errors import DataError
 
 _BUILDING = "building-"
 _ENTRY = re.compile(r"[0-9a-f]{40}")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_io.decode import read_header, read_image
-from data_io.parallel import map_in_threads
-from data_io.wide import found_depth
+from msad.data_io.decode import read_header, read_image
+from msad.data_io.parallel import map_in_threads
+from msad.data_io.wide import found_depth
 
 
 def find_bit_depth(paths: Iterable[Path]) -> int:
-    """Return the smallest of `data_io.wide.BIT_DEPTHS` that holds every value of image files.
+    """Return the smallest of `msad.data_io.wide.BIT_DEPTHS` that holds every value of image files.
 
-    Only files of more than 8 bits are decoded; where there is none it is 16. A check of the data (`data_io.check`),
-    which decodes all of them, says the same.
+    Only files of more than 8 bits are decoded; where there is none it is 16. A check of the data
+    (`msad.data_io.check`), which decodes all of them, says the same.
 
     Raises
     ------

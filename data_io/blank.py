@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_io.array_cache import cached_arrays
-from data_io.cache import file_states
-from data_io.decode import decode_mask
-from data_io.errors import DataError
-from data_io.parallel import map_in_threads
+from msad.data_io.array_cache import cached_arrays
+from msad.data_io.cache import file_states
+from msad.data_io.decode import decode_mask
+from msad.data_io.errors import DataError
+from msad.data_io.parallel import map_in_threads
 
 
 def marked(masks: Sequence[Path], directory: Path | str | None = None) -> list[bool]:

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 
-from data_io.array_cache import cached_arrays, default_cache_dir, entry, space_for
-from data_io.decode import Decoded, read_image, refuse_strange_file, resize
-from data_io.errors import DataError
-from data_io.parallel import map_in_threads
-from data_io.wide import FULL
+from msad.data_io.array_cache import cached_arrays, default_cache_dir, entry, space_for
+from msad.data_io.decode import Decoded, read_image, refuse_strange_file, resize
+from msad.data_io.errors import DataError
+from msad.data_io.parallel import map_in_threads
+from msad.data_io.wide import FULL
 
 __all__ = ["cached_arrays", "default_cache_dir", "digests", "file_states", "load_images", "load_notes"]
 
@@ -39,9 +39,9 @@ def load_images(
     Parameters
     ----------
     paths : image files, at least one.
-    size : side in pixels of the square they are resized to, see `data_io.decode.resize`.
+    size : side in pixels of the square they are resized to, see `msad.data_io.decode.resize`.
     directory : the cache; None for `default_cache_dir()`.
-    bit_depth : bits that a camera fills of files of more than 8, see `data_io.wide`.
+    bit_depth : bits that a camera fills of files of more than 8, see `msad.data_io.wide`.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def load_images(
 def load_notes(
     paths: Sequence[Path | str], size: int, directory: Path | str | None = None, bit_depth: int = FULL
 ) -> np.ndarray:
-    """What `data_io.decode.Decoded` says of each image beside its pixels, from the same entry as `load_images`.
+    """What `msad.data_io.decode.Decoded` says of each image beside its pixels, from the same entry as `load_images`.
 
     Returns
     -------

@@ -27,14 +27,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_io.decode import explained, read_header, read_image, read_mask
-from data_io.errors import DataError
-from data_io.files import mask_files
-from data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout
-from data_io.layouts.base import Layout, Sample
-from data_io.parallel import map_in_threads
-from data_io.report import CheckReport, Problem, format_report
-from data_io.wide import FULL, found_depth
+from msad.data_io.decode import explained, read_header, read_image, read_mask
+from msad.data_io.errors import DataError
+from msad.data_io.files import mask_files
+from msad.data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout
+from msad.data_io.layouts.base import Layout, Sample
+from msad.data_io.parallel import map_in_threads
+from msad.data_io.report import CheckReport, Problem, format_report
+from msad.data_io.wide import FULL, found_depth
 
 __all__ = ["CheckReport", "Problem", "check", "format_report"]
 
@@ -75,13 +75,14 @@ def check(
         test and ground truth only names and lengths are looked at, so undecodable test images, sizes of masks and
         duplicates between train and test stay unknown; where the labels of the test lie in files, its images too.
     categories : names to check; None for all.
-    layout : see `data_io.layout.find_layout`.
-    bit_depth : bits that the camera fills of files of more than 8 (`data_io.wide`); None finds it on the good training
+    layout : see `msad.data_io.layout.find_layout`.
+    bit_depth : bits that the camera fills of files of more than 8 (`msad.data_io.wide`); None finds it on the good
+    training
         images of each category.
 
     Returns
     -------
-    CheckReport with all problems; `data_io.report.format_report` makes it text.
+    CheckReport with all problems; `msad.data_io.report.format_report` makes it text.
     """
     root = Path(root)
     splits = {splits} if isinstance(splits, str) else set(splits)

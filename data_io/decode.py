@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from data_io.errors import DataError
-from data_io.wide import FULL, is_wide_colour, to_levels, wide_colour
+from msad.data_io.errors import DataError
+from msad.data_io.wide import FULL, is_wide_colour, to_levels, wide_colour
 
 # Only these decoders ever see a file: a dataset is untrusted input, and Pillow knows some fifty further formats.
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
@@ -99,15 +99,15 @@ def decode(path: Path | str, content: bytes | None = None, bit_depth: int = FULL
 def read_image(path: Path | str, content: bytes | None = None, bit_depth: int = FULL) -> Decoded:
     """Decode an image file to RGB, and note what is worth saying of it.
 
-    Grey becomes three equal channels; more than 8 bits a channel are scaled from the bit depth (`data_io.wide`), so
-    that two images stay comparable; a palette is looked up; transparency is composited on black, because the colour
+    Grey becomes three equal channels; more than 8 bits a channel are scaled from the bit depth (`msad.data_io.wide`),
+    so that two images stay comparable; a palette is looked up; transparency is composited on black, because the colour
     behind a transparent pixel is arbitrary; EXIF orientation is applied; of several frames or pages the first is taken.
 
     Parameters
     ----------
     path : the file; also names it in errors.
     content : the file's bytes when the caller has them already; then the file is not opened.
-    bit_depth : bits that the camera fills, one of `data_io.wide.BIT_DEPTHS`; of no effect on files of 8 bits.
+    bit_depth : bits that the camera fills, one of `msad.data_io.wide.BIT_DEPTHS`; of no effect on files of 8 bits.
 
     Raises
     ------
@@ -199,7 +199,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     Filter: Pillow's BILINEAR, whose triangle widens with the reduction (antialiasing). It has no negative lobes: a
     sharper filter would draw halos along edges, and a detector of anomalies would learn them. Across first, then down,
     each rounded to whole grey levels: Pillow takes the order that is quicker, which depends on its version, and an
-    exported model (`models.detector`) has to see the same pixels.
+    exported model (`msad.models.detector`) has to see the same pixels.
 
     Parameters
     ----------

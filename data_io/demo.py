@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_io.demo_defects import Defect, hole, scratch, stain
-from data_io.demo_objects import Pose, draw_gear, draw_tablets, random_pose
-from data_io.errors import DataError
-from data_io.layout import GOOD
-from data_io.parallel import map_in_threads
-from data_io.photographs import cut_texture, load_photograph
+from msad.data_io.demo_defects import Defect, hole, scratch, stain
+from msad.data_io.demo_objects import Pose, draw_gear, draw_tablets, random_pose
+from msad.data_io.errors import DataError
+from msad.data_io.layout import GOOD
+from msad.data_io.parallel import map_in_threads
+from msad.data_io.photographs import cut_texture, load_photograph
 
 Draw = Callable[[Pose, int, float], tuple[np.ndarray, np.ndarray]]
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from data_io.demo_objects import smooth_noise
+from msad.data_io.demo_objects import smooth_noise
 
 Defect = Callable[[np.ndarray, np.ndarray, np.random.Generator, float], tuple[np.ndarray, np.ndarray]]
 # Opacity below this is cut to nothing, so that pixels outside the mask are exactly those of the good image.

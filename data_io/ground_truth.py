@@ -1,6 +1,6 @@
 """Which of a folder's files and folders are masks, by their names alone: nothing that a model should score.
 
-The conventions are those of `data_io.layouts`. What could as well be a photograph is taken for one: a mask has its
+The conventions are those of `msad.data_io.layouts`. What could as well be a photograph is taken for one: a mask has its
 image beside it, or lies in a folder beside those of images.
 """
 
@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from data_io.layouts.dagm import LABELS
-from data_io.layouts.folder import NAMES
+from msad.data_io.layouts.dagm import LABELS
+from msad.data_io.layouts.folder import NAMES
 
 _ENDS = ("_mask", "_GT", "_label")  # of the masks of one's own images; of KolektorSDD2; of KolektorSDD
 _TILES = "Imgs"  # Magnetic Tile Defects: NAME.png beside NAME.jpg

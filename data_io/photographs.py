@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_io.decode import decode, resize
-from data_io.errors import DataError
+from msad.data_io.decode import decode, resize
+from msad.data_io.errors import DataError
 
 # Chosen for dense and differing structure: a photograph with an empty sky fills a defect with nothing.
 TEXTURES = (

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_io.wide import FULL, smallest_depth
+from msad.data_io.wide import FULL, smallest_depth
 
 
 @dataclass
 class ReadingRemarks:
-    """Collects over the files of one command what their pixels do not show; see `data_io.decode.Decoded`.
+    """Collects over the files of one command what their pixels do not show; see `msad.data_io.decode.Decoded`.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ class CheckReport:
         "I;16", ... of Pillow, and the bit depth as which more than 8 bits are read); sizes and modes are empty where
         files were not to be opened.
     layout : the name of its layout; None where it is in none.
-    bit_depths : by category, what `data_io.wide` found on its good training images, or what was set.
+    bit_depths : by category, what `msad.data_io.wide` found on its good training images, or what was set.
     """
 
     root: Path

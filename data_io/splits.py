@@ -1,4 +1,4 @@
-"""Train and validation, both cut from the good training images; the test split is another type (data_io.test_split)."""
+"""Train and validation, both cut from the good training images; the test split is of another type (`test_split`)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_io.errors import DataError
-from data_io.layout import AUTO, choose_categories, find_layout
-from data_io.layouts.base import FEWEST_GOOD_IMAGES
+from msad.data_io.errors import DataError
+from msad.data_io.layout import AUTO, choose_categories, find_layout
+from msad.data_io.layouts.base import FEWEST_GOOD_IMAGES
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def split_good_images(
     seed : any non-negative integer; the same seed gives the same cut on every machine.
     validation_fraction : in (0, 1).
     minimum : the least number of validation images, at least 1.
-    layout : see `data_io.layout.find_layout`.
+    layout : see `msad.data_io.layout.find_layout`.
 
     Raises
     ------

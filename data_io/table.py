@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_io.decode import Header, read_header
-from data_io.errors import DataError, NoTestImages
-from data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout, list_categories
-from data_io.layouts.base import Layout
-from data_io.parallel import map_in_threads
+from msad.data_io.decode import Header, read_header
+from msad.data_io.errors import DataError, NoTestImages
+from msad.data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout, list_categories
+from msad.data_io.layouts.base import Layout
+from msad.data_io.parallel import map_in_threads
 
 __all__ = ["COLUMNS", "list_categories", "read_table"]
 
@@ -34,7 +34,7 @@ def read_table(
     root : the dataset's root.
     categories : names to keep; None for all.
     splits : "train", "test" or both. A dataset's own validation images are good ones to learn from, so "train".
-    layout : see `data_io.layout.find_layout`.
+    layout : see `msad.data_io.layout.find_layout`.
 
     Returns
     -------

@@ -13,15 +13,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data_io.cache import load_images, load_notes
-from data_io.decode import read_mask, resize_mask
-from data_io.errors import DataError
-from data_io.files import mask_files
-from data_io.layout import AUTO, choose_categories, find_layout
-from data_io.parallel import map_in_threads
-from data_io.remarks import ReadingRemarks
-from data_io.table import read_table
-from data_io.wide import FULL
+from msad.data_io.cache import load_images, load_notes
+from msad.data_io.decode import read_mask, resize_mask
+from msad.data_io.errors import DataError
+from msad.data_io.files import mask_files
+from msad.data_io.layout import AUTO, choose_categories, find_layout
+from msad.data_io.parallel import map_in_threads
+from msad.data_io.remarks import ReadingRemarks
+from msad.data_io.table import read_table
+from msad.data_io.wide import FULL
 
 
 class TestSplit:
@@ -30,11 +30,11 @@ class TestSplit:
     Parameters
     ----------
     root, category : the dataset and the category in it.
-    layout : see `data_io.layout.find_layout`.
+    layout : see `msad.data_io.layout.find_layout`.
 
     Attributes
     ----------
-    table : one row per image, see `data_io.table.read_table`.
+    table : one row per image, see `msad.data_io.table.read_table`.
     masked : bool array N: whether an image's ground truth is known, so that its pixels can be measured: it is good, or
         has a mask. All False where no defective image has one: there is nothing to measure then.
     has_masks : whether any is.
@@ -80,7 +80,7 @@ class TestSplit:
         return int(row["height"]), int(row["width"])
 
     def images(self, size: int, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> np.ndarray:
-        """uint8 memory map N×size×size×3, see `data_io.cache.load_images`."""
+        """uint8 memory map N×size×size×3, see `msad.data_io.cache.load_images`."""
         return load_images(self.paths, size, cache_dir, bit_depth)
 
     def remarks(self, size: int, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> list[str]:
@@ -108,7 +108,7 @@ class TestSplit:
 
         Parameters
         ----------
-        size : side of the square they are resized to, see `data_io.decode.resize_mask`. None for their own sizes.
+        size : side of the square they are resized to, see `msad.data_io.decode.resize_mask`. None for their own sizes.
 
         Returns
         -------

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import is_untrained
-from models.base import AfterEpoch, SelfTraining
-from models.errors import ModelError, did_you_mean
-from models.scorer import IMAGE_SCORE
+from msad.models.backbones import is_untrained
+from msad.models.base import AfterEpoch, SelfTraining
+from msad.models.errors import ModelError, did_you_mean
+from msad.models.scorer import IMAGE_SCORE
 
 PREFIX = "anomalib:"
 NOT_PARAMETERS = ("pre_processor", "post_processor", "evaluator", "visualizer")
@@ -90,7 +90,7 @@ class AnomalibPeer(SelfTraining):
 
     def fit(self, images_NHWC: np.ndarray, *, epochs: int, batch_size: int, seed: int, after_epoch: AfterEpoch) -> None:
         """Train by anomalib's own engine and recipe, on images held in memory."""
-        from models.anomalib_training import train
+        from msad.models.anomalib_training import train
 
         device = next(self.parameters()).device
         try:

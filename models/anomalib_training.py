@@ -14,7 +14,7 @@ from anomalib.models.components import MemoryBankMixin
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from models.base import AfterEpoch
+from msad.models.base import AfterEpoch
 
 
 def train(

@@ -18,7 +18,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError
+from msad.models.errors import ModelError
 
 LITE0 = "efficientnet_lite0"
 LITES = (LITE0, "efficientnet_lite1", "efficientnet_lite2")

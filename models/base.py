@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError, did_you_mean
-from models.precision import full_float32
+from msad.models.errors import ModelError, did_you_mean
+from msad.models.precision import full_float32
 
 Encoded = Tensor | tuple[Tensor, ...]
 """What a model's `encode` makes of a batch: the images themselves, or the features of a frozen backbone."""

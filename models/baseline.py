@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.blocks import EncoderDecoder
-from models.reconstruction import ReconstructionModel
-from models.registry import register
+from msad.models.blocks import EncoderDecoder
+from msad.models.reconstruction import ReconstructionModel
+from msad.models.registry import register
 
 
 @register("baseline")
@@ -21,9 +21,9 @@ class Baseline(ReconstructionModel):
     Parameters
     ----------
     base_width, depth, bottleneck_channels, norm
-        See `models.blocks.EncoderDecoder`.
+        See `msad.models.blocks.EncoderDecoder`.
     perceptual_backbone
-        See `models.reconstruction.ReconstructionModel`.
+        See `msad.models.reconstruction.ReconstructionModel`.
     """
 
     def __init__(

@@ -12,10 +12,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from models.errors import ModelError, did_you_mean
-from models.kernels.gate import gated
-from models.kernels.max_pool import max_pool
-from models.kernels.norm_relu import NormReLU
+from msad.models.errors import ModelError, did_you_mean
+from msad.models.kernels.gate import gated
+from msad.models.kernels.max_pool import max_pool
+from msad.models.kernels.norm_relu import NormReLU
 
 SKIPS = ("concat", "add", "gated", "none")
 NORMS = ("batch", "group")

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel
-from models.errors import ModelError
+from msad.models.base import AnomalyModel
+from msad.models.errors import ModelError
 
 _TOLERANCE = {"atol": 1e-4, "rtol": 1e-3}
 
 
 def contract_problems(model: AnomalyModel, image_size: int = 64) -> list[str]:
-    """Return in which points a model does not do what `models.base.AnomalyModel` asks for; empty where it does.
+    """Return in which points a model does not do what `msad.models.base.AnomalyModel` asks for; empty where it does.
 
     Parameters
     ----------

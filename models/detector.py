@@ -15,8 +15,8 @@ import functools
 import torch
 from torch import Tensor, nn
 
-from models.base import AnomalyModel
-from models.scorer import Scorer
+from msad.models.base import AnomalyModel
+from msad.models.scorer import Scorer
 
 _PRECISION = 22  # bits of Pillow's weights for images of 8 bits; sums of their products are whole numbers below 2**53
 
@@ -64,7 +64,7 @@ class Detector(nn.Module):
 
 
 def resized(image_NHW3: Tensor, size: int) -> Tensor:
-    """Resize photographs to a square where they are: to the last grey level as `data_io.decode.resize` does.
+    """Resize photographs to a square where they are: to the last grey level as `msad.data_io.decode.resize` does.
 
     Parameters
     ----------

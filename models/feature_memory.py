@@ -1,10 +1,10 @@
 """A memory of what good images look like to a frozen network: nothing is trained, so a trial takes seconds.
 
 Two distances from the good images: of every place from the nearest place that good images have shown, at several scales
-at once (`models.memory`, after PatchCore, Roth et al., arXiv 2106.08265, which says what differs), and of the image as
-a whole from a Gaussian of the deepest stage's pooled features (`models.image_gaussian`, after Rippel et al., arXiv
-2005.14140). What good images may look like is widened by augmented views of them: turned and mirrored where the good
-images themselves allow it, and in a little other light.
+at once (`msad.models.memory`, after PatchCore, Roth et al., arXiv 2106.08265, which says what differs), and of the
+image as a whole from a Gaussian of the deepest stage's pooled features (`msad.models.image_gaussian`, after Rippel et
+al., arXiv 2005.14140). What good images may look like is widened by augmented views of them: turned and mirrored where
+the good images themselves allow it, and in a little other light.
 
 Tensors are named by shape: B images, C channels, H×W pixels or places, N places or images.
 """
@@ -18,14 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbones import KNOWN_STRIDES, LITE0
-from models.base import Encoded
-from models.errors import ModelError
-from models.frozen_features import FrozenFeatures
-from models.image_gaussian import ImageGaussian
-from models.memory import CANDIDATES, Memory, Sample
-from models.registry import register
-from models.scorer import IMAGE_SCORE
+from msad.models.backbones import KNOWN_STRIDES, LITE0
+from msad.models.base import Encoded
+from msad.models.errors import ModelError
+from msad.models.frozen_features import FrozenFeatures
+from msad.models.image_gaussian import ImageGaussian
+from msad.models.memory import CANDIDATES, Memory, Sample
+from msad.models.registry import register
+from msad.models.scorer import IMAGE_SCORE
 
 MOST_ROWS = 100_000
 
@@ -40,7 +40,7 @@ class FeatureMemory(FrozenFeatures):
     Parameters
     ----------
     backbone
-        See `models.backbones.load_backbone`; its weights become part of the model, so a bundle needs no download.
+        See `msad.models.backbones.load_backbone`; its weights become part of the model, so a bundle needs no download.
     finest_stride, coarsest_stride
         Pixels of a place of the finest and of the coarsest stage that is remembered, each one of 4, 8, 16, 32; the
         stages between are too. A place has the size of the finest: half the stride is four times the work.
@@ -51,7 +51,7 @@ class FeatureMemory(FrozenFeatures):
     neighbours
         Nearest rows whose distances are averaged.
     light
-        `levelled` or `kept`; see `models.frozen_features.FrozenFeatures`.
+        `levelled` or `kept`; see `msad.models.frozen_features.FrozenFeatures`.
 
     Raises
     ------

@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.backbones import LITE0, STRIDES
-from models.base import Encoded
-from models.errors import ModelError
-from models.frozen_features import FrozenFeatures
-from models.kernels.enlarge import doubled
-from models.kernels.feature_distance import cosine_distance, feature_distances
-from models.kernels.norm_relu import NormReLU
-from models.registry import register
-from models.segmentation import dice_loss, evidence, focal_loss, start_rare
+from msad.models.backbones import LITE0, STRIDES
+from msad.models.base import Encoded
+from msad.models.errors import ModelError
+from msad.models.frozen_features import FrozenFeatures
+from msad.models.kernels.enlarge import doubled
+from msad.models.kernels.feature_distance import cosine_distance, feature_distances
+from msad.models.kernels.norm_relu import NormReLU
+from msad.models.registry import register
+from msad.models.segmentation import dice_loss, evidence, focal_loss, start_rare
 
 _MASK_LOSSES = {"focal": focal_loss, "dice": dice_loss}
 
@@ -38,7 +38,7 @@ class FeaturePyramid(FrozenFeatures):
     Parameters
     ----------
     backbone
-        See `models.backbones.load_backbone`; its weights become part of the model, so a bundle needs no download.
+        See `msad.models.backbones.load_backbone`; its weights become part of the model, so a bundle needs no download.
     width
         Channels of the decoder at stride 16; half of it at stride 8, a quarter at stride 4.
     bottleneck_channels

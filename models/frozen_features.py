@@ -11,9 +11,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from models.backbones import STRIDES, load_backbone, terms
-from models.base import AnomalyModel, Encoded
-from models.errors import ModelError, did_you_mean
+from msad.models.backbones import STRIDES, load_backbone, terms
+from msad.models.base import AnomalyModel, Encoded
+from msad.models.errors import ModelError, did_you_mean
 
 LIGHTS = ("kept", "levelled")
 
@@ -28,7 +28,7 @@ class FrozenFeatures(AnomalyModel):
     Parameters
     ----------
     backbone, strides
-        See `models.backbones.load_backbone`; the weights become part of the model, so a bundle needs no download.
+        See `msad.models.backbones.load_backbone`; the weights become part of the model, so a bundle needs no download.
     light
         `levelled`: every image, or tile, is multiplied so that its mean grey is the same, before the backbone sees it.
         How bright the lamp was then says nothing; nor does how bright the whole product is. `kept`: as it is.

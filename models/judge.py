@@ -1,7 +1,7 @@
 """Looks at the maps of good and synthetic images once, and tells of every candidate how well it separates them.
 
 All figures are of halves: the good images at even positions with the synthetic images made of them, and those at odd
-ones. What is chosen on one half is read on the other, see `models.scoring`.
+ones. What is chosen on one half is read on the other, see `msad.models.scoring`.
 
 Shapes: G good images, D synthetic ones, H×W pixels; K candidates, R groups of synthetic images, two halves; maps are
 float32 G×1×H×W and D×1×H×W.
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.scorer import (
+from msad.models.scorer import (
     IMAGE_SCORE,
     OWN,
     Scoring,
@@ -27,7 +27,7 @@ from models.scorer import (
     standardise,
     weighted,
 )
-from models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet
+from msad.models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet
 
 HALVES = 2
 
@@ -218,7 +218,7 @@ def _weights(counts_2R: np.ndarray, images: int) -> np.ndarray:
 
 
 def _average_precisions(score_RL: Tensor, label_RL: Tensor, count_RL: Tensor) -> Tensor:
-    """Return `average_precision` of `models.metrics` for each row: Σ (recall step × precision), shape R, float64.
+    """Return `average_precision` of `msad.models.metrics` for each row: Σ (recall step × precision), shape R, float64.
 
     `label_RL` is 0 or 1; `count_RL` says how many items each one stands for.
     """

@@ -6,7 +6,8 @@ level, they reconstruct better than none and detect no better. The remedy of Col
 lose channels at random and leave out the full resolution, where an image passes unchanged most easily.
 
 Changed: the U-Net of Ronneberger et al. (arXiv 1505.04597) with variable depth and joins, the corruptions of
-`models.synthesis.corruptions`, and the structural losses of RIAD (Zavrtanik et al., Pattern Recognition 112, 2021).
+`msad.models.synthesis.corruptions`, and the structural losses of RIAD (Zavrtanik et al., Pattern Recognition 112,
+2021).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.blocks import EncoderDecoder
-from models.reconstruction import ReconstructionModel
-from models.registry import register
+from msad.models.blocks import EncoderDecoder
+from msad.models.reconstruction import ReconstructionModel
+from msad.models.registry import register
 
 
 @register("multiscale")
@@ -29,9 +30,9 @@ class Multiscale(ReconstructionModel):
     Parameters
     ----------
     base_width, depth, bottleneck_channels, skip, skip_dropout, first_skip, norm
-        See `models.blocks.EncoderDecoder`.
+        See `msad.models.blocks.EncoderDecoder`.
     perceptual_backbone
-        See `models.reconstruction.ReconstructionModel`.
+        See `msad.models.reconstruction.ReconstructionModel`.
     """
 
     def __init__(

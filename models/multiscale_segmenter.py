@@ -6,7 +6,7 @@ reconstruction alone, 93.9 to the segmentation alone, 98.0 to both.
 
 Changed: a quarter of the width and one level less, for minutes instead of hours; one logit per pixel instead of a
 softmax over two; a Dice loss beside the focal one; L1 and gradient-magnitude similarity beside L2 and SSIM; AdamW with
-one cycle of the step size; the corruptions of `models.synthesis.corruptions`; and the map below instead of the
+one cycle of the step size; the corruptions of `msad.models.synthesis.corruptions`; and the map below instead of the
 probability.
 """
 
@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from models.blocks import EncoderDecoder
-from models.reconstruction import ReconstructionModel
-from models.registry import register
-from models.segmentation import dice_loss, evidence, focal_loss, start_rare
+from msad.models.blocks import EncoderDecoder
+from msad.models.reconstruction import ReconstructionModel
+from msad.models.registry import register
+from msad.models.segmentation import dice_loss, evidence, focal_loss, start_rare
 
 
 @register("multiscale_segmenter")
@@ -29,7 +29,7 @@ class MultiscaleSegmenter(ReconstructionModel):
 
     The mask's gradient reaches the autoencoder too, as in DRAEM: it is asked for reconstructions that differ visibly.
 
-    The anomaly map `mask` is `models.segmentation.evidence`.
+    The anomaly map `mask` is `msad.models.segmentation.evidence`.
 
     Parameters
     ----------
@@ -38,11 +38,11 @@ class MultiscaleSegmenter(ReconstructionModel):
     depth
         Levels of both.
     bottleneck_channels, skip, first_skip
-        Of the autoencoder; see `models.blocks.EncoderDecoder`. Without skips it can't copy a defect.
+        Of the autoencoder; see `msad.models.blocks.EncoderDecoder`. Without skips it can't copy a defect.
     norm
         Of both.
     perceptual_backbone
-        See `models.reconstruction.ReconstructionModel`.
+        See `msad.models.reconstruction.ReconstructionModel`.
     """
 
     loss_terms: ClassVar[tuple[str, ...]] = (*ReconstructionModel.loss_terms, "focal", "dice")

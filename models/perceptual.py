@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.backbones import LITE0, backbone
+from msad.models.backbones import LITE0, backbone
 
 
 def perceptual_distance(made_BCHW: Tensor, target_BCHW: Tensor, name: str = LITE0) -> Tensor:
@@ -21,7 +21,7 @@ def perceptual_distance(made_BCHW: Tensor, target_BCHW: Tensor, name: str = LITE
     made_BCHW, target_BCHW
         Float RGB images in [0, 1]; the gradient reaches the first only.
     name
-        See `models.backbones.backbone`.
+        See `msad.models.backbones.backbone`.
 
     Raises
     ------

@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.base import AnomalyModel
-from models.kernels.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
-from models.perceptual import perceptual_distance
+from msad.models.base import AnomalyModel
+from msad.models.kernels.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
+from msad.models.perceptual import perceptual_distance
 
 
 class ReconstructionModel(AnomalyModel):
@@ -27,7 +27,7 @@ class ReconstructionModel(AnomalyModel):
     Parameters
     ----------
     perceptual_backbone
-        Frozen network of the `perceptual` term; built only when that term is asked for. See `models.backbones`.
+        Frozen network of the `perceptual` term; built only when that term is asked for. See `msad.models.backbones`.
     """
 
     loss_terms: ClassVar[tuple[str, ...]] = ("l1", "mse", "ssim", "ms_ssim", "gms", "perceptual")

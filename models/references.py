@@ -8,7 +8,7 @@ import traceback
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from models.errors import ModelError, did_you_mean
+from msad.models.errors import ModelError, did_you_mean
 
 
 def is_python_path(name: str) -> bool:

@@ -2,7 +2,7 @@
 
 To add one here: write its file, decorate its class with `register`, list the file in `_FILES`. From outside:
 
-- `anomalib:NAME` is a detector of anomalib (`models.anomalib_peer`);
+- `anomalib:NAME` is a detector of anomalib (`msad.models.anomalib_peer`);
 - an installed package names its class in the entry-point group `msad.architectures`;
 - a class anywhere is named by its Python path `package.module:Class`, once `use` or the variable `MSAD_ARCHITECTURES`
   has said that its module may be imported. A name read from a file, a bundle's above all, imports no code by itself.
@@ -19,10 +19,10 @@ from typing import Any
 
 from torch import nn
 
-from models.anomalib_peer import PREFIX, peer_class, version
-from models.base import AnomalyModel
-from models.errors import ModelError, did_you_mean
-from models.references import described, is_python_path, load_python_path, named_entry_points
+from msad.models.anomalib_peer import PREFIX, peer_class, version
+from msad.models.base import AnomalyModel
+from msad.models.errors import ModelError, did_you_mean
+from msad.models.references import described, is_python_path, load_python_path, named_entry_points
 
 GROUP = "msad.architectures"
 ALLOWED = "MSAD_ARCHITECTURES"
@@ -82,7 +82,7 @@ def architecture(name: str) -> type[AnomalyModel]:
         else:
             raise ModelError(
                 f"architecture {name!r} is code from outside of msad, and nobody has allowed this process to import "
-                f"it: if you trust it, set {ALLOWED}={name}, or call models.registry.use({name!r})"
+                f"it: if you trust it, set {ALLOWED}={name}, or call msad.models.registry.use({name!r})"
             )
     return _OWN[name]
 
@@ -151,7 +151,7 @@ def count_parameters(model: nn.Module) -> int:
 
 def _built_in() -> tuple[str, ...]:
     for file in _FILES:  # here and not at the top: those files import this one
-        importlib.import_module(f"models.{file}")
+        importlib.import_module(f"msad.models.{file}")
     return tuple(_BUILDERS)
 
 
@@ -164,9 +164,9 @@ def _own(name: str, path: str, source: str) -> type[AnomalyModel]:
     except ModelError as error:
         raise ModelError(f"architecture {source}: {error}") from error
     if not isinstance(found, type) or not issubclass(found, AnomalyModel):
-        raise ModelError(f"architecture {source} is {found!r}, not a class derived from models.base.AnomalyModel")
+        raise ModelError(f"architecture {source} is {found!r}, not a class derived from msad.models.base.AnomalyModel")
     missing = sorted(getattr(found, "__abstractmethods__", ()))
     missing += [name for name in ("loss_terms", "default_loss_weights", "map_names") if not hasattr(found, name)]
     if missing:
-        raise ModelError(f"architecture {source} lacks {', '.join(missing)}: see models.base.AnomalyModel")
+        raise ModelError(f"architecture {source} lacks {', '.join(missing)}: see msad.models.base.AnomalyModel")
     return _OWN.setdefault(name, found)

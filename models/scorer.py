@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.precision import full_float32
+from msad.models.errors import ModelError
+from msad.models.precision import full_float32
 
 REDUCTIONS = ("max", "mean", "top1")
 OWN = "own"

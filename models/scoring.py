@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.errors import ModelError
-from models.judge import HALVES, Judge
-from models.precision import full_float32
-from models.scorer import CALIBRATIONS, IMAGE_SCORE, OWN, REDUCTIONS, Scorer, Scoring, check_maps, fit_scorer
-from models.synthesis.synthetic_defects import SyntheticSet
+from msad.models.errors import ModelError
+from msad.models.judge import HALVES, Judge
+from msad.models.precision import full_float32
+from msad.models.scorer import CALIBRATIONS, IMAGE_SCORE, OWN, REDUCTIONS, Scorer, Scoring, check_maps, fit_scorer
+from msad.models.synthesis.synthetic_defects import SyntheticSet
 
 __all__ = ["Choice", "Scorer", "Scoring", "ValidationScore", "choose_scoring", "default_candidates", "fit_scorer"]
 
@@ -50,7 +50,7 @@ class Reading:
         What is maximised, on the half that chose: too good to be true, and for choosing only.
     per_group
         On the other half, by "family/grade": `image_auroc`, `pixel_ap`, the share of defective pixels `prevalence`, the
-        number of `images`, and the group's `weight` (see `models.judge`); the weights sum to 1.
+        number of `images`, and the group's `weight` (see `msad.models.judge`); the weights sum to 1.
     """
 
     value: float

@@ -19,9 +19,9 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from models.errors import ModelError
-from models.precision import full_float32
-from models.scorer import Scorer, Scoring, Statistics, check_maps, smooth_maps, statistics_of_moments
+from msad.models.errors import ModelError
+from msad.models.precision import full_float32
+from msad.models.scorer import Scorer, Scoring, Statistics, check_maps, smooth_maps, statistics_of_moments
 
 MISSED_PLAIN = 0.1
 """Share of the plain synthetic defects that may lie below the gap in which the threshold is put."""

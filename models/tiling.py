@@ -18,8 +18,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from models.base import AnomalyModel, Encoded
-from models.errors import ModelError
+from msad.models.base import AnomalyModel, Encoded
+from msad.models.errors import ModelError
 
 Tile = tuple[slice, slice, Tensor, Tensor]
 """Rows and columns of a tile, and what its map counts in each of them, H×1 and W."""

@@ -1,7 +1,7 @@
-"""What a person launches: searches, training jobs, tracking and comparison. Ray, Optuna and MLflow live only here.
+"""Searches, trains, compares and uses detectors of visual defects: one room below for each thing that it knows.
 
 For notebooks and programs (docs/notebook.md): `Sweep`, `leaderboard` and `Bundle`. Each is imported when it is first
-used, so that `import orchestrator` costs nothing.
+used, so that `import msad` costs nothing.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.usage_reports import switch_off
+from msad.usage_reports import switch_off
 
 if TYPE_CHECKING:
-    from orchestrator.bundles import Bundle
-    from orchestrator.notebook import Sweep, leaderboard
+    from msad.bundle.bundles import Bundle
+    from msad.terminal.notebook import Sweep, leaderboard
 
 __all__ = ["Bundle", "Sweep", "leaderboard"]
 
 switch_off()  # here, so that no library is imported before it, on a driver or on a worker
 
-_HOME = {"Bundle": "orchestrator.bundles", "Sweep": "orchestrator.notebook", "leaderboard": "orchestrator.notebook"}
+_HOME = {"Bundle": "msad.bundle.bundles", "Sweep": "msad.terminal.notebook", "leaderboard": "msad.terminal.notebook"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,6 @@
-"""`python -m orchestrator` is `msad`."""
+"""`python -m msad` is `msad`."""
 
-from orchestrator.cli import main
+from msad.terminal.cli import main
 
 if __name__ == "__main__":
     main()

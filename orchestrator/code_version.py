@@ -9,7 +9,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-PACKAGES = ("orchestrator", "models", "data_io", "search_spaces")
+FOLDERS = ("orchestrator", "models", "data_io", "search_spaces")  # of a checkout
+PACKAGES = ("msad", "msad.models", "msad.data_io", "msad.search_spaces")
 CHANGED = ".changed"  # at the end of a version: files differ from those of the commit
 
 
@@ -35,17 +36,20 @@ def code_version(folder: Path | None = None) -> str:
     commit = _git(folder, "rev-parse", "--short=12", "HEAD")
     if not commit:
         return number
-    changed = _git(folder, "status", "--porcelain", "--", *PACKAGES)
+    changed = _git(folder, "status", "--porcelain", "--", *FOLDERS)
     return f"{number}+{commit}{CHANGED if changed else ''}"
 
 
 def code_digest() -> str:
     """Return what distinguishes this code from another version's, wherever it is installed."""
-    digest = hashlib.sha256()
+    files: dict[str, Path] = {}  # by their names in a wheel, where the packages lie in one another
     for name in PACKAGES:
         (place,) = find_spec(name).submodule_search_locations
-        for path in sorted(Path(place).rglob("*.py")):
-            digest.update(f"{name}/{path.relative_to(place).as_posix()}".encode() + path.read_bytes())
+        folder = name.replace(".", "/")
+        files |= {f"{folder}/{path.relative_to(place).as_posix()}": path for path in Path(place).rglob("*.py")}
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(name.encode() + files[name].read_bytes())
     return digest.hexdigest()
 
 

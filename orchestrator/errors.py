@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 
-from data_io.errors import DataError
-from models.errors import ModelError
+from msad.data_io.errors import DataError
+from msad.models.errors import ModelError
 
 
 class MsadError(Exception):

@@ -17,9 +17,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 
-from models.errors import ModelError, did_you_mean
-from models.references import described, load_python_path, named_entry_points
-from models.registry import architecture as architecture_class
+from msad.models.errors import ModelError, did_you_mean
+from msad.models.references import described, load_python_path, named_entry_points
+from msad.models.registry import architecture as architecture_class
 
 GROUP = "msad.search_spaces"
 
@@ -35,7 +35,7 @@ def space(architecture: str, source: str | None = None) -> dict[str, BaseDistrib
     Parameters
     ----------
     architecture
-        Its name; see `models.registry.architecture`.
+        Its name; see `msad.models.registry.architecture`.
     source
         Another space than the architecture's: a Python path `package.module:NAME`, or the name of an entry point.
 
@@ -48,7 +48,7 @@ def space(architecture: str, source: str | None = None) -> dict[str, BaseDistrib
     if source is not None:
         return _checked(_load(source), f"search space {source!r}")
     if architecture in architectures():
-        return dict(importlib.import_module(f"search_spaces.{architecture}").SPACE)
+        return dict(importlib.import_module(f"{__name__}.{architecture}").SPACE)
     return _checked(kind.search_space, f"{architecture}'s search_space")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from search_spaces.shared import RECONSTRUCTION
+from msad.search_spaces.shared import RECONSTRUCTION
 
 SPACE: dict[str, BaseDistribution] = {
     **RECONSTRUCTION,

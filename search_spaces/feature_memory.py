@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from models.frozen_features import LIGHTS
+from msad.models.frozen_features import LIGHTS
 
 SPACE: dict[str, BaseDistribution] = {
     "model/rows": CategoricalDistribution((1000, 4000, 16000)),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from models.blocks import SKIPS
-from search_spaces.shared import RECONSTRUCTION
+from msad.models.blocks import SKIPS
+from msad.search_spaces.shared import RECONSTRUCTION
 
 SPACE: dict[str, BaseDistribution] = {
     **RECONSTRUCTION,

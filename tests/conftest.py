@@ -15,6 +15,8 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
+pytest_plugins = ["tests.fixtures"]
+
 REPOSITORY = Path(__file__).parent.parent
 RAY = {
     f"test_{name}.py"
@@ -47,16 +49,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def torch_alone() -> Iterator[None]:
     """End every test as a process begins: without kernels in C, which a job loads that it trains here, none proven."""
     yield
-    if native := sys.modules.get("models.kernels.native"):
+    if native := sys.modules.get("msad.models.kernels.native"):
         native._loaded.clear()
-    if proof := sys.modules.get("models.kernels.proof"):
+    if proof := sys.modules.get("msad.models.kernels.proof"):
         proof.forget()
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A demo dataset of a few small images per category; read only."""
-    from data_io.demo import make_demo
+    from msad.data_io.demo import make_demo
 
     return make_demo(tmp_path_factory.mktemp("demo") / "data", seed=1, image_size=64, train=16, per_defect=3)
 
@@ -90,7 +92,7 @@ def libraries(tmp_path_factory):
 @pytest.fixture
 def compiled(libraries, monkeypatch):
     """The folder of the libraries in C, which are compiled there and in use for this test."""
-    from models.kernels import native
+    from msad.models.kernels import native
 
     monkeypatch.setattr(native, "_loaded", {})
     if reason := native.prepare(libraries):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-import search_spaces
-from orchestrator.config import make_config
-from orchestrator.study import default_parameters
+from msad import search_spaces
+from msad.search.config import make_config
+from msad.search.study import default_parameters
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

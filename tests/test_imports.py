@@ -13,42 +13,38 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 HEAVY = {"ray", "mlflow", "optuna"}
-FORBIDDEN = {
-    "data_io": {"models", "orchestrator", "search_spaces", *HEAVY},
-    "models": {"data_io", "orchestrator", "search_spaces", *HEAVY},
-    "search_spaces": {"data_io", "orchestrator", "ray", "mlflow"},
-}
+ALLOWED = {"data_io": {"data_io"}, "models": {"models"}, "search_spaces": {"models", "search_spaces", "optuna"}}
 # What a machine with torch and numpy but without Ray and MLflow must be able to import.
 WITHOUT_RAY = [
     *(
-        ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        ".".join(("msad", *path.relative_to(REPOSITORY).with_suffix("").parts))
         for folder in ("models", "data_io")
         for path in (REPOSITORY / folder).rglob("[a-z]*.py")
         if path.stem != "anomalib_training"
     ),
-    "orchestrator.bundles",
-    "orchestrator.delivery.predict",
-    "orchestrator.evaluation",
-    "orchestrator.job_config",
-    "orchestrator.training",
-    "orchestrator.workers.job_worker",
+    "msad.bundle.bundles",
+    "msad.bundle.predict",
+    "msad.bundle.evaluation",
+    "msad.training.job_config",
+    "msad.training.loop",
+    "msad.cluster.workers.job_worker",
 ]
 
 
 def imported(path: Path) -> set[str]:
-    """Return the top-level names of every import in a file, at whatever depth it stands."""
+    """Return the packages of every import in a file, at whatever depth it stands; of ours those below `msad`."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.partition(".")[0])
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.removeprefix("msad.").partition(".")[0] for name in names if name.startswith(("msad.", *HEAVY))}
 
 
-@pytest.mark.parametrize("folder", sorted(FORBIDDEN))
+@pytest.mark.parametrize("folder", sorted(ALLOWED))
 def test_imports_point_downwards_only(folder):
-    found = {path.name: imported(path) & FORBIDDEN[folder] for path in (REPOSITORY / folder).rglob("*.py")}
+    found = {path.name: imported(path) - ALLOWED[folder] for path in (REPOSITORY / folder).rglob("*.py")}
     assert not {name: names for name, names in found.items() if names}
 
 
@@ -58,11 +54,11 @@ def test_test_split_is_opened_by_evaluation_alone():
         for folder in ("orchestrator", "models", "data_io", "search_spaces")
         for path in (REPOSITORY / folder).rglob("*.py")
         if any(
-            isinstance(node, ast.ImportFrom) and node.module == "data_io.test_split"
+            isinstance(node, ast.ImportFrom) and node.module == "msad.data_io.test_split"
             for node in ast.walk(ast.parse(path.read_text()))
         )
     ]
-    assert users == ["orchestrator/evaluation.py"]
+    assert users == ["orchestrator/bundle/evaluation.py"]
 
 
 def test_training_side_imports_where_ray_and_mlflow_are_missing():
@@ -85,7 +81,7 @@ def test_command_line_helps_without_loading_heavy_packages():
     code = """
 import sys
 from click.testing import CliRunner
-from orchestrator.cli import msad
+from msad.terminal.cli import msad
 assert CliRunner().invoke(msad, ["search", "--help"]).exit_code == 0
 print(sorted({"ray", "mlflow", "torch", "optuna", "pandas"} & set(sys.modules)))
 """
@@ -98,8 +94,8 @@ def test_leaderboard_is_read_without_loading_what_trains(tmp_path):
     code = f"""
 import sys
 import mlflow
-from orchestrator.compare import leaderboard
-from orchestrator.errors import TrackingError
+from msad.tracking.compare import leaderboard
+from msad.errors import TrackingError
 mlflow.set_tracking_uri({store!r})
 mlflow.create_experiment("no sweep")
 try:
@@ -113,21 +109,19 @@ print(sorted({{"ray", "torch", "optuna"}} & set(sys.modules)))
 
 
 def test_reports_of_use_are_off_before_any_library_is_imported():
-    code = (
-        "import sys, os, orchestrator; print(os.environ['RAY_USAGE_STATS_ENABLED'], {'ray', 'mlflow'} & {*sys.modules})"
-    )
+    code = "import sys, os, msad; print(os.environ['RAY_USAGE_STATS_ENABLED'], {'ray', 'mlflow'} & {*sys.modules})"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == "0 set()", done.stdout + done.stderr
 
 
 def test_windows_is_refused_in_words_and_not_by_a_missing_module():
-    patched = "import sys, click, orchestrator.cli; sys.platform = 'win32'; "
+    patched = "import sys, click, msad.terminal.cli; sys.platform = 'win32'; "
     shown = {}
-    for words in ("orchestrator.cli.main()", "import data_io.cache"):
+    for words in ("msad.terminal.cli.main()", "import msad.data_io.cache"):
         done = subprocess.run([sys.executable, "-c", patched + words], cwd=REPOSITORY, capture_output=True, text=True)
         shown[words] = done.returncode, done.stderr.splitlines()[-1], done.stdout
-    code, line, output = shown["orchestrator.cli.main()"]
+    code, line, output = shown["msad.terminal.cli.main()"]
     assert code == 2 and not output
     assert re.fullmatch(r"error: msad runs on Linux and macOS.*WSL 2.*`msad export`.*", line)
-    assert shown["import data_io.cache"][1].startswith("ImportError: msad runs on Linux and macOS")
+    assert shown["import msad.data_io.cache"][1].startswith("ImportError: msad runs on Linux and macOS")

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_io.files import SUFFIXES_TEXT, folders_below, list_folders, list_images, list_strangers
-from data_io.report import Problem
+from msad.data_io.files import SUFFIXES_TEXT, folders_below, list_folders, list_images, list_strangers
+from msad.data_io.report import Problem
 
 GOOD = "good"
 # Two to learn from and two to judge on is the least with which both halves of a split still have a spread.
@@ -102,7 +102,7 @@ class Layout(ABC):
         return []
 
     def faults(self, root: Path, category: str) -> Iterator[Problem]:
-        """What is wrong by names alone; whatever opening images shows is `data_io.check`'s part."""
+        """What is wrong by names alone; whatever opening images shows is `msad.data_io.check`'s part."""
         folder = self.train_folder(root, category)
         yield from good_image_faults(folder, len(self.train(root, category)))
         if not self.test_needs_opening:

@@ -14,10 +14,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_io.errors import DataError
-from data_io.files import list_folders, list_images
-from data_io.layouts.base import Layout, Sample, stranger_faults
-from data_io.report import Problem
+from msad.data_io.errors import DataError
+from msad.data_io.files import list_folders, list_images
+from msad.data_io.layouts.base import Layout, Sample, stranger_faults
+from msad.data_io.report import Problem
 
 DEFECT = "defect"
 LABELS = Path("Label") / "Labels.txt"

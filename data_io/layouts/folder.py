@@ -16,8 +16,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_io.files import images_below, list_folders, list_images
-from data_io.layouts.base import (
+from msad.data_io.files import images_below, list_folders, list_images
+from msad.data_io.layouts.base import (
     FEWEST_GOOD_IMAGES,
     NAMES,
     Layout,
@@ -30,7 +30,7 @@ from data_io.layouts.base import (
     stranger_faults,
     test_faults,
 )
-from data_io.report import Problem
+from msad.data_io.report import Problem
 
 # A folder of these names with good/ in it is part of another layout and no product.
 NO_PRODUCTS = ("train", "test", "test_public", "validation", "ground_truth")

@@ -18,10 +18,10 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_io.blank import marked
-from data_io.files import list_folders, list_images
-from data_io.layouts.base import Layout, Sample, good_image_faults, stranger_faults
-from data_io.report import Problem
+from msad.data_io.blank import marked
+from msad.data_io.files import list_folders, list_images
+from msad.data_io.layouts.base import Layout, Sample, good_image_faults, stranger_faults
+from msad.data_io.report import Problem
 
 DEFECT = "defect"
 ITEM = re.compile(r"kos(\d+)")

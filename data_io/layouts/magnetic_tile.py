@@ -14,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_io.files import list_folders, list_images
-from data_io.layouts.base import Layout, Sample, good_image_faults, hold_out, stranger_faults, test_faults
-from data_io.report import Problem
+from msad.data_io.files import list_folders, list_images
+from msad.data_io.layouts.base import Layout, Sample, good_image_faults, hold_out, stranger_faults, test_faults
+from msad.data_io.report import Problem
 
 TRAIN_LIST = "mtd_train_filenames.txt"
 FREE = "MT_Free"

@@ -23,8 +23,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_io.files import images_below, list_folders, mask_files
-from data_io.layouts.base import (
+from msad.data_io.files import images_below, list_folders, mask_files
+from msad.data_io.layouts.base import (
     GOOD,
     Layout,
     Sample,
@@ -34,7 +34,7 @@ from data_io.layouts.base import (
     orphan_faults,
     stranger_faults,
 )
-from data_io.report import Problem
+from msad.data_io.report import Problem
 
 
 class MvtecLike(Layout):

@@ -13,10 +13,10 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_io.errors import DataError
-from data_io.files import list_folders, list_images
-from data_io.layouts.base import Layout, Sample
-from data_io.report import Problem
+from msad.data_io.errors import DataError
+from msad.data_io.files import list_folders, list_images
+from msad.data_io.layouts.base import Layout, Sample
+from msad.data_io.report import Problem
 
 SPLIT_FILE = Path("split_csv") / "1cls.csv"
 ANOMALY = "anomaly"

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.kernels import native, proof
+from msad.models.kernels import native, proof
 
 
 def doubled(feature_BCHW: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.kernels import native, proof
+from msad.models.kernels import native, proof
 
 
 def cosine_distance(made_BCHW: Tensor, wanted_BCHW: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from models.kernels import gate_gpu, gpu_kernels, native, proof
+from msad.models.kernels import gate_gpu, gpu_kernels, native, proof
 
 
 def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""The kernels of `models.kernels.gate` on a GPU, in Triton."""
+"""The kernels of `msad.models.kernels.gate` on a GPU, in Triton."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from models.kernels.gpu_kernels import triton
+from msad.models.kernels.gpu_kernels import triton
 
 if triton is not None:
     import triton.language as tl

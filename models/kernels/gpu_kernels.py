@@ -11,8 +11,8 @@ import warnings
 import torch
 from torch import Tensor
 
-from models.kernels import proof
-from models.kernels.native import traced
+from msad.models.kernels import proof
+from msad.models.kernels.native import traced
 
 try:
     import triton

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.kernels import gpu_kernels, max_pool_gpu, native, proof
+from msad.models.kernels import gpu_kernels, max_pool_gpu, native, proof
 
 
 def max_pool(feature_BCHW: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The kernels of `models.kernels.max_pool` on a GPU, in Triton.
+"""The kernels of `msad.models.kernels.max_pool` on a GPU, in Triton.
 
 Shapes: B images, C channels, H×W pixels.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from models.kernels.gpu_kernels import triton
+from msad.models.kernels.gpu_kernels import triton
 
 if triton is not None:
     import triton.language as tl

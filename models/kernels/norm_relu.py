@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.kernels import norm_relu_cpu, norm_relu_gpu, proof
+from msad.models.kernels import norm_relu_cpu, norm_relu_gpu, proof
 
 
 class NormReLU(nn.Module):

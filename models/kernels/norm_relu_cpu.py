@@ -1,4 +1,4 @@
-"""The kernels of `models.kernels.norm_relu` on a CPU, in C (`norm_relu.c`).
+"""The kernels of `msad.models.kernels.norm_relu` on a CPU, in C (`norm_relu.c`).
 
 torch's own operators take the feature through memory about ten times in a step, these eight times; on two cores they
 need half of the time. What `torch.compile` makes of the same formulas is in between, and takes seconds to compile.
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.kernels import native
+from msad.models.kernels import native
 
 takes = native.takes
 

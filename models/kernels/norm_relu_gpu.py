@@ -1,4 +1,4 @@
-"""The kernels of `models.kernels.norm_relu` on a GPU, in Triton.
+"""The kernels of `msad.models.kernels.norm_relu` on a GPU, in Triton.
 
 torch's kernels for features in bfloat16 with interleaved channels are three times slower than those for float16. Those
 here read a feature twice and write it once going forward (statistics, then both steps); going back they read it and its
@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from models.kernels.gpu_kernels import takes_interleaved as takes
-from models.kernels.gpu_kernels import triton
+from msad.models.kernels.gpu_kernels import takes_interleaved as takes
+from msad.models.kernels.gpu_kernels import triton
 
 if triton is not None:
     import triton.language as tl

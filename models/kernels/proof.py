@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from models.precision import full_float32
+from msad.models.precision import full_float32
 
 Operation = Callable[..., Tensor | tuple[Tensor, ...]]
 

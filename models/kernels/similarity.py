@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from models.kernels import proof, similarity_cpu, similarity_gpu
-from models.kernels.native import traced
+from msad.models.kernels import proof, similarity_cpu, similarity_gpu
+from msad.models.kernels.native import traced
 
 SIGMA = 1.5  # of SSIM's Gaussian window, in pixels
 RADIUS = 5  # its half width: 11×11 pixels

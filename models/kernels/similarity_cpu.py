@@ -1,4 +1,4 @@
-"""The kernels of `models.kernels.similarity` on a CPU, in C: several times as fast as torch there.
+"""The kernels of `msad.models.kernels.similarity` on a CPU, in C: several times as fast as torch there.
 
 Shapes: B images, C channels, H×W pixels.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.kernels import native
+from msad.models.kernels import native
 
 
 def takes(image_BCHW: Tensor) -> bool:

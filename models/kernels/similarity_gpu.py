@@ -1,4 +1,4 @@
-"""The kernels of `models.kernels.similarity` on a GPU, in Triton: two dozen where torch has hundreds.
+"""The kernels of `msad.models.kernels.similarity` on a GPU, in Triton: two dozen where torch has hundreds.
 
 Shapes: B images, C channels, H×W pixels; kernels take planes, P = B·C of them.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.kernels.gpu_kernels import plane_grid, plane_tile, takes, triton
+from msad.models.kernels.gpu_kernels import plane_grid, plane_tile, takes, triton
 
 if triton is not None:
     import triton.language as tl

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.errors import ModelError
-from models.metrics.intervals import delong, f1_interval, outer, wilson
+from msad.models.errors import ModelError
+from msad.models.metrics.intervals import delong, f1_interval, outer, wilson
 
 _MOST_COUNTS = 1 << 22  # resampled images held at once
 
@@ -137,11 +137,11 @@ def image_metrics(
     """Compute every metric of the image scores with a confidence interval.
 
     Shares of images, which recall and false-alarm rate are, have Wilson's interval, the AUROC DeLong's and F1 that of
-    Goutte and Gaussier (see `models.metrics.intervals`). Average precision and the recall at a false-positive rate have
-    the percentile bootstrap (Efron, 1979), good and anomalous images drawn apart, so that every resample keeps both
-    classes and their ratio; it is widened to Wilson's interval of a share among the anomalous images, since of images
-    that were told apart without an error no resample has one (for average precision see Boyd, Eng and Page, "Area under
-    the precision-recall curve: point estimates and confidence intervals", ECML PKDD 2013).
+    Goutte and Gaussier (see `msad.models.metrics.intervals`). Average precision and the recall at a false-positive
+    rate have the percentile bootstrap (Efron, 1979), good and anomalous images drawn apart, so that every resample
+    keeps both classes and their ratio; it is widened to Wilson's interval of a share among the anomalous images, since
+    of images that were told apart without an error no resample has one (for average precision see Boyd, Eng and Page,
+    "Area under the precision-recall curve: point estimates and confidence intervals", ECML PKDD 2013).
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ class _Ranked:
     def flagged(self, threshold: float) -> int:
         """Return how many of the K distinct scores are above a threshold."""
         if np.isnan(threshold):
-            raise ModelError("the threshold is NaN: choose it with models.scoring.threshold")
+            raise ModelError("the threshold is NaN: choose it with msad.models.thresholds.threshold")
         return int(np.sum(self.scores_N[self.ends_K] > threshold))
 
     def counts(self, weights_RN: np.ndarray | None = None) -> _Counts:

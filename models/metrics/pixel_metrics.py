@@ -19,9 +19,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from models.errors import ModelError
-from models.metrics.pixel_thresholds import LIMITS, Defects, PixelSet, SortedPart, Sums
-from models.metrics.region_overlap import region_numbers
+from msad.models.errors import ModelError
+from msad.models.metrics.pixel_thresholds import LIMITS, Defects, PixelSet, SortedPart, Sums
+from msad.models.metrics.region_overlap import region_numbers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

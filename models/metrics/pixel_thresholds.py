@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.metrics.region_overlap import area_below
+from msad.models.metrics.region_overlap import area_below
 
 LIMITS = (0.3, 0.05)
 """The false-positive rates to which AU-PRO is integrated."""

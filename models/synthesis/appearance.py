@@ -10,8 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from models.synthesis.foreground import Background, empty_background
-from models.synthesis.symmetry import Symmetries, find_symmetries
+from msad.models.synthesis.foreground import Background, empty_background
+from msad.models.synthesis.symmetry import Symmetries, find_symmetries
 
 VERSION = 1
 """To be raised whenever the same images are judged otherwise."""
@@ -31,12 +31,12 @@ class Appearance:
 
     @functools.cached_property
     def symmetries(self) -> Symmetries:
-        """See `models.synthesis.symmetry.find_symmetries`."""
+        """See `msad.models.synthesis.symmetry.find_symmetries`."""
         return find_symmetries(self._good_NHWC)
 
     @functools.cached_property
     def background(self) -> Background | None:
-        """See `models.synthesis.foreground.empty_background`."""
+        """See `msad.models.synthesis.foreground.empty_background`."""
         return empty_background(self._good_NHWC)
 
     def to_arrays(self) -> dict[str, np.ndarray]:

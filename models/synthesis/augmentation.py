@@ -24,10 +24,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.errors import ModelError, did_you_mean
-from models.synthesis.appearance import Appearance, appearance_of
-from models.synthesis.foreground import Background
-from models.synthesis.symmetry import Symmetries
+from msad.models.errors import ModelError, did_you_mean
+from msad.models.synthesis.appearance import Appearance, appearance_of
+from msad.models.synthesis.foreground import Background
+from msad.models.synthesis.symmetry import Symmetries
 
 KINDS = ("auto", "none", "aligned", "rotated", "texture")
 UNBLURRED_SHARE = 0.5
@@ -91,7 +91,7 @@ class Augmenter:
     kind
         What the configuration's kind came to: `none`, `aligned`, `rotated` or `texture`.
     symmetries
-        See `models.synthesis.symmetry.Symmetries`.
+        See `msad.models.synthesis.symmetry.Symmetries`.
     """
 
     def __init__(self, config: AugmentationConfig, good: np.ndarray | Appearance) -> None:

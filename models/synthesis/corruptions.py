@@ -1,6 +1,6 @@
 """Synthetic corruption of good images for training, batched on the images' device.
 
-Three families, disjoint from those that validate a model (`models.synthesis.synthetic_defects`):
+Three families, disjoint from those that validate a model (`msad.models.synthesis.synthetic_defects`):
 
 - stain: an irregular ellipse of one colour with a rim from sharp to soft. Collin and De Vleeschouwer (AESc, arXiv
   2008.12977); here in colour, its contour made irregular by noise.
@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.synthesis.appearance import Appearance, appearance_of
-from models.synthesis.noise import perlin_bank
+from msad.models.errors import ModelError
+from msad.models.synthesis.appearance import Appearance, appearance_of
+from msad.models.synthesis.noise import perlin_bank
 
 NOISE_FIELDS = 64
 NOISE_VERSION = 1  # to be raised whenever `noise_bank` gives other fields

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.errors import ModelError
-from models.synthesis.defect_families import FAMILY_FUNCTIONS
-from models.synthesis.foreground import object_weight
+from msad.models.errors import ModelError
+from msad.models.synthesis.defect_families import FAMILY_FUNCTIONS
+from msad.models.synthesis.foreground import object_weight
 
 FAMILIES: tuple[str, ...] = tuple(FAMILY_FUNCTIONS)
 GRADES: tuple[str, ...] = ("faint", "medium", "plain")

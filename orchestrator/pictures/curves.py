@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from orchestrator.pictures.heatmaps import anchor
-from orchestrator.pictures.palette import BLUE, DASHES, GREY, LINES, VERMILION, drawable, new_figure, save_figure
+from msad.bundle.heatmaps import anchor
+from msad.pictures.palette import BLUE, DASHES, GREY, LINES, VERMILION, drawable, new_figure, save_figure
 
 if TYPE_CHECKING:  # A job draws its training curves from here, and must not even import what opens the test split.
-    from orchestrator.evaluation import Evaluation
+    from msad.bundle.evaluation import Evaluation
 
 
 def save_roc_and_pr(evaluation: Evaluation, path: Path) -> None:

@@ -12,12 +12,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image
 
-from orchestrator.pictures.curves import save_roc_and_pr, save_score_distribution, save_training_curves
-from orchestrator.pictures.heatmaps import COLOURS, anchor, edge, overlay
-from orchestrator.pictures.palette import ERROR_TEXT, GREY, drawable, save_figure
+from msad.bundle.heatmaps import COLOURS, anchor, edge, overlay
+from msad.pictures.curves import save_roc_and_pr, save_score_distribution, save_training_curves
+from msad.pictures.palette import ERROR_TEXT, GREY, drawable, save_figure
 
 if TYPE_CHECKING:
-    from orchestrator.evaluation import Evaluation
+    from msad.bundle.evaluation import Evaluation
 
 __all__ = ["save_evaluation", "save_gallery", "save_training_curves"]
 

@@ -17,18 +17,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from orchestrator.pictures.palette import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    VALUES,
-    VERMILION,
-    drawable,
-    new_figure,
-    save_figure,
-)
-from orchestrator.selection import report_selection
+from msad.pictures.palette import BLUE, GREEN, GREY, ORANGE, VALUES, VERMILION, drawable, new_figure, save_figure
+from msad.search.selection import report_selection
 
 LIGHT = "#D0D0D0"
 WIDTH = 7.6

@@ -1,1 +1,1 @@
-"""A sweep as one page to look at, print and pass on."""
+"""What a sweep tells: lines in the terminal while it runs, its runs' tables and texts, one page at its end."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from orchestrator.report.data import StudyReport
+from msad.tracking.read_sweep import StudyReport
 
 PHOTOGRAPHS = ("gallery", "examples")
 EVALUATION = ("roc_pr", "scores", "training")

@@ -9,11 +9,11 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from orchestrator.pictures.palette import value_colours
-from orchestrator.report import heat_table
-from orchestrator.report.captions import EVALUATION, SEARCH, format_value, pictures
-from orchestrator.report.data import StudyReport, SweepReport, read_sweep
-from orchestrator.workspace import write_atomically
+from msad.pictures import heat_table
+from msad.pictures.palette import value_colours
+from msad.report.captions import EVALUATION, SEARCH, format_value, pictures
+from msad.tracking.read_sweep import StudyReport, SweepReport, read_sweep
+from msad.workspace import write_atomically
 
 TEMPLATE = "page.html"
 PER_TYPE = {  # column of `Evaluation.per_defect_type` -> heading

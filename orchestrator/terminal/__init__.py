@@ -1,1 +1,1 @@
-"""What the terminal asks and shows: options, completion, progress, tables."""
+"""What a person works with: commands and their options, completion, tables, a notebook."""

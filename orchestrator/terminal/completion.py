@@ -45,14 +45,14 @@ def _quoted(name: str) -> str:
 @_completer
 def architectures(_context: click.Context) -> Iterable[str]:
     # Each has a search space of its name; the package itself is not imported, because that loads Optuna.
-    folders = find_spec("search_spaces").submodule_search_locations
+    folders = find_spec("msad.search_spaces").submodule_search_locations
     own = {path.stem for folder in folders for path in Path(folder).glob("[a-z]*.py")} - {"shared"}
     return own | {point.name for point in entry_points(group="msad.architectures")}
 
 
 @_completer
 def categories(context: click.Context) -> Iterable[str]:
-    from data_io.layout import list_categories
+    from msad.data_io.layout import list_categories
 
     return list_categories(context.params["dataset"], context.params.get("layout") or "auto")
 

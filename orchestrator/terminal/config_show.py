@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 
-from data_io.layout import choose_categories
-from orchestrator.config import SweepConfig
-from orchestrator.parameters import written_out
-from orchestrator.preflight import check_models
-from orchestrator.study import default_parameters
-from orchestrator.sweep import resolved
+from msad.data_io.layout import choose_categories
+from msad.search.config import SweepConfig
+from msad.search.preflight import check_models
+from msad.search.study import default_parameters
+from msad.sweep.launch import resolved
+from msad.training.parameters import written_out
 
 
 def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -29,7 +29,7 @@ def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     ------
     ConfigError
         An architecture cannot work at this image size, or a fixed parameter is wrong.
-    data_io.errors.DataError
+    msad.data_io.errors.DataError
         The dataset is there and has no such category.
     """
     config = resolved(config)

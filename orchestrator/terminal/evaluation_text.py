@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-    from orchestrator.evaluation import Evaluation
+    from msad.bundle.evaluation import Evaluation
 
 _LONGEST_NAME = 18
 

@@ -11,10 +11,10 @@ from typing import Any
 import click
 import yaml
 
-from orchestrator.addresses import public
-from orchestrator.plain_yaml import plain_yaml
-from orchestrator.terminal import completion
-from orchestrator.terminal.outputs import output_file, write_file
+from msad.addresses import public
+from msad.search.plain_yaml import plain_yaml
+from msad.terminal import completion
+from msad.terminal.outputs import output_file, write_file
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
@@ -73,7 +73,7 @@ layout_option = click.option(
 
 bit_depth_option = click.option(
     "--bit-depth",
-    type=click.Choice(["8", "10", "12", "14", "16"]),  # `data_io.wide.BIT_DEPTHS`, which would load numpy
+    type=click.Choice(["8", "10", "12", "14", "16"]),  # `msad.data_io.wide.BIT_DEPTHS`, which would load numpy
     callback=lambda _context, _option, text: int(text) if text else None,
     help="Bits that the camera fills of files of more than 8. [default: found on the good images]",
 )
@@ -263,7 +263,7 @@ def refuse_settled(file: Path | None, options: dict[str, Any]) -> None:
 
 def settings_of(file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
     """Return a sweep's settings: those of a file, and over them the options that were given."""
-    from orchestrator.config import default_name, load, overlay
+    from msad.search.config import default_name, load, overlay
 
     given = {name: value for name, value in options.items() if value is not None}
     for option, name in (
@@ -280,6 +280,6 @@ def settings_of(file: Path | None, options: dict[str, Any]) -> dict[str, Any]:
 
 def demo_folder() -> Path:
     """Return where the demo dataset is made when none is given."""
-    from data_io.cache import default_cache_dir
+    from msad.data_io.cache import default_cache_dir
 
     return default_cache_dir() / "demo"

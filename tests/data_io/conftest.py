@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_io.demo import make_demo
+from msad.data_io.demo import make_demo
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_io.array_cache import Cleaned, cached_arrays, default_cache_dir, entry, remove_unused
-from data_io.errors import DataError
+from msad.data_io.array_cache import Cleaned, cached_arrays, default_cache_dir, entry, remove_unused
+from msad.data_io.errors import DataError
 from tests.data_io.conftest import python
 
 BUILD_SLOWLY = """
 import os, sys, time
 import numpy as np
-from data_io.array_cache import cached_arrays
+from msad.data_io.array_cache import cached_arrays
 def build():
     with open(sys.argv[2], "a") as log:
         log.write(f"{os.getpid()}\\n")
@@ -31,7 +31,7 @@ print(int(arrays["a"].sum()), arrays["b"].shape)
 """
 HANG_HALF_WRITTEN = """
 import sys, time
-from data_io.array_cache import entry
+from msad.data_io.array_cache import entry
 def write(folder):
     (folder / "a.npy").write_bytes(b"half of")
     print("writing", flush=True)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from data_io import blank
-from data_io.blank import marked
-from data_io.errors import DataError
+from msad.data_io import blank
+from msad.data_io.blank import marked
+from msad.data_io.errors import DataError
 from tests.data_io import trees
 
 

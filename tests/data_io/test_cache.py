@@ -9,10 +9,10 @@ import time
 import numpy as np
 import pytest
 
-from data_io import cache as image_cache
-from data_io.cache import digests, load_images
-from data_io.decode import decode, read_image, resize
-from data_io.errors import DataError
+from msad.data_io import cache as image_cache
+from msad.data_io.cache import digests, load_images
+from msad.data_io.decode import decode, read_image, resize
+from msad.data_io.errors import DataError
 from tests.data_io.conftest import python, save_noise
 
 
@@ -52,7 +52,7 @@ def test_load_images_warm_start_opens_no_image(paths, tmp_path):
 import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-from data_io.cache import digests, load_images
+from msad.data_io.cache import digests, load_images
 cache, *paths = sys.argv[1:]
 load_images(paths, 16, cache), digests(paths, cache)
 assert any(path.startswith(cache) for path in opened)
@@ -137,7 +137,7 @@ def test_load_images_file_changed_between_hashing_and_decoding_is_refused(paths,
 def test_load_images_many_processes_at_once_agree(paths, tmp_path):
     code = """
 import sys
-from data_io.cache import load_images
+from msad.data_io.cache import load_images
 print(int(load_images(sys.argv[2:], 32, sys.argv[1]).sum()))
 """
     processes = [python(code, tmp_path / "cache", *paths) for _ in range(5)]
@@ -151,7 +151,7 @@ def test_load_images_killed_while_writing_leaves_nothing_that_is_used(paths, tmp
     # Beyond the limit on a file's size the kernel kills the process in the middle of a write.
     code = """
 import resource, signal, sys
-from data_io.cache import load_images
+from msad.data_io.cache import load_images
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_io.check import check, format_report
-from data_io.splits import split_good_images
-from data_io.test_split import TestSplit
+from msad.data_io.check import check, format_report
+from msad.data_io.splits import split_good_images
+from msad.data_io.test_split import TestSplit
 from tests.data_io.conftest import save_noise
 
 

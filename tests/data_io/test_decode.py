@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_io.cache import load_images
-from data_io.decode import Header, decode, decode_mask, read_header, resize
-from data_io.errors import DataError
+from msad.data_io.cache import load_images
+from msad.data_io.decode import Header, decode, decode_mask, read_header, resize
+from msad.data_io.errors import DataError
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from data_io import demo as module
-from data_io.check import check
-from data_io.decode import decode, decode_mask
-from data_io.demo import CATEGORIES, OBJECTS, TEXTURES, defect_types, make_demo
-from data_io.demo_defects import hole, scratch, stain
-from data_io.demo_objects import draw_gear, draw_tablets, random_pose
-from data_io.errors import DataError
+from msad.data_io import demo as module
+from msad.data_io.check import check
+from msad.data_io.decode import decode, decode_mask
+from msad.data_io.demo import CATEGORIES, OBJECTS, TEXTURES, defect_types, make_demo
+from msad.data_io.demo_defects import hole, scratch, stain
+from msad.data_io.demo_objects import draw_gear, draw_tablets, random_pose
+from msad.data_io.errors import DataError
 
 SMALL = {"image_size": 40, "train": 4, "good": 1, "per_defect": 2}
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from data_io.files import IMAGE_SUFFIXES
-from data_io.ground_truth import mask_files, mask_folders
+from msad.data_io.files import IMAGE_SUFFIXES
+from msad.data_io.ground_truth import mask_files, mask_folders
 from tests.data_io.trees import TREES
 
 

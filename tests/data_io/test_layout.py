@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_io.check import check, format_report
-from data_io.errors import DataError
-from data_io.layout import LAYOUTS, choose_categories, find_layout, known_layout, list_categories
-from data_io.splits import split_good_images
-from data_io.table import read_table
-from data_io.test_split import TestSplit
+from msad.data_io.check import check, format_report
+from msad.data_io.errors import DataError
+from msad.data_io.layout import LAYOUTS, choose_categories, find_layout, known_layout, list_categories
+from msad.data_io.splits import split_good_images
+from msad.data_io.table import read_table
+from msad.data_io.test_split import TestSplit
 from tests.data_io.conftest import python
 from tests.data_io.trees import TREES, Tree
 
@@ -109,11 +109,11 @@ def test_reading_train_opens_no_file_of_the_test(trees, tmp_path):
 import json, sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-from data_io.cache import digests, load_images
-from data_io.check import check
-from data_io.splits import split_good_images
-from data_io.table import read_table
-from data_io.test_split import TestSplit
+from msad.data_io.cache import digests, load_images
+from msad.data_io.check import check
+from msad.data_io.splits import split_good_images
+from msad.data_io.table import read_table
+from msad.data_io.test_split import TestSplit
 for root, test_files, categories in json.loads(sys.argv[1]):
     for category in categories:
         assert len(read_table(root, [category], splits=("train",)))

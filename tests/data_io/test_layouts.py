@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_io.check import check
-from data_io.errors import DataError
-from data_io.layout import find_layout, list_categories
-from data_io.layouts.base import hold_out
-from data_io.splits import split_good_images
-from data_io.table import read_table
-from data_io.test_split import TestSplit
+from msad.data_io.check import check
+from msad.data_io.errors import DataError
+from msad.data_io.layout import find_layout, list_categories
+from msad.data_io.layouts.base import hold_out
+from msad.data_io.splits import split_good_images
+from msad.data_io.table import read_table
+from msad.data_io.test_split import TestSplit
 from tests.data_io import trees
 
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from data_io.parallel import map_in_threads
+from msad.data_io.parallel import map_in_threads
 
 
 def test_map_in_threads_keeps_the_order():

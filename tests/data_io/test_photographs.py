@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_io.errors import DataError
-from data_io.photographs import TEXTURES, cut_texture, load_photograph, load_textures
+from msad.data_io.errors import DataError
+from msad.data_io.photographs import TEXTURES, cut_texture, load_photograph, load_textures
 
 
 def test_load_textures_are_many_differing_and_always_the_same():

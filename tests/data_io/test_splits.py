@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from data_io.errors import DataError
-from data_io.splits import split_good_images
+from msad.data_io.errors import DataError
+from msad.data_io.splits import split_good_images
 
 
 def make_good(root, count):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from data_io.errors import DataError
-from data_io.table import COLUMNS, list_categories, read_table
+from msad.data_io.errors import DataError
+from msad.data_io.table import COLUMNS, list_categories, read_table
 from tests.data_io.conftest import python
 
 
@@ -88,10 +88,10 @@ def test_reading_train_opens_no_test_file(demo, tmp_path):
 import sys
 opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
-from data_io.cache import digests, load_images
-from data_io.check import check
-from data_io.splits import split_good_images
-from data_io.table import read_table
+from msad.data_io.cache import digests, load_images
+from msad.data_io.check import check
+from msad.data_io.splits import split_good_images
+from msad.data_io.table import read_table
 root, cache = sys.argv[1:]
 assert len(read_table(root, splits=("train",))) == 40
 assert check(root, splits=("train",)).ok

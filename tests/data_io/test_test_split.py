@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_io.check import check
-from data_io.decode import decode, resize
-from data_io.errors import DataError
-from data_io.test_split import TestSplit
+from msad.data_io.check import check
+from msad.data_io.decode import decode, resize
+from msad.data_io.errors import DataError
+from msad.data_io.test_split import TestSplit
 from tests.data_io.conftest import REPOSITORY
 
 
@@ -82,12 +82,13 @@ def test_test_split_is_imported_by_the_evaluation_only():
         path.relative_to(REPOSITORY).as_posix()
         for package in ("orchestrator", "models", "data_io", "search_spaces")
         for path in (REPOSITORY / package).rglob("*.py")
-        if "data_io.test_split" in imported_modules(path)
+        if "msad.data_io.test_split" in imported_modules(path)
     }
-    assert importers <= {"orchestrator/evaluation.py"}
+    assert importers <= {"orchestrator/bundle/evaluation.py"}
 
 
 def test_data_io_imports_neither_models_nor_orchestration():
     for path in (REPOSITORY / "data_io").rglob("*.py"):
-        tops = {name.split(".")[0] for name in imported_modules(path)}
-        assert not tops & {"models", "orchestrator", "search_spaces", "ray", "mlflow", "torch"}, path
+        names = imported_modules(path)
+        assert not {name.split(".")[0] for name in names} & {"ray", "mlflow", "torch"}, path
+        assert all(name.startswith("msad.data_io") for name in names if name.split(".")[0] == "msad"), path

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_io.bit_depth import find_bit_depth
-from data_io.cache import load_images, load_notes
-from data_io.decode import convert, convert_values, decode, read_header, read_image
-from data_io.errors import DataError
-from data_io.wide import found_depth, smallest_depth, to_levels
+from msad.data_io.bit_depth import find_bit_depth
+from msad.data_io.cache import load_images, load_notes
+from msad.data_io.decode import convert, convert_values, decode, read_header, read_image
+from msad.data_io.errors import DataError
+from msad.data_io.wide import found_depth, smallest_depth, to_levels
 from tests.data_io.conftest import python
 
 TWELVE = np.random.default_rng(0).integers(0, 4096, (6, 9, 4)).astype(np.uint16)
@@ -108,7 +108,7 @@ def test_large_line_scan_is_read_without_a_word_of_the_library_and_a_larger_one_
 import sys
 from pathlib import Path
 from PIL import Image
-from data_io.decode import decode, read_header
+from msad.data_io.decode import decode, read_header
 Image.MAX_IMAGE_PIXELS = 90  # instead of 89 million
 folder = Path(sys.argv[1])
 read_header(folder / "line.png"), decode(folder / "line.png")

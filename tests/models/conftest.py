@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.kernels import gpu_kernels, native
+from msad.models.kernels import gpu_kernels, native
 
 SIZE = 96
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.backbones import untrained
-from models.errors import ModelError
-from models.registry import architecture, build, default_parameters, provider, use
-from models.scorer import IMAGE_SCORE
+from msad.models.backbones import untrained
+from msad.models.errors import ModelError
+from msad.models.registry import architecture, build, default_parameters, provider, use
+from msad.models.scorer import IMAGE_SCORE
 
 SIZE = 64
 needs_anomalib = pytest.mark.skipif(
@@ -118,7 +118,7 @@ def test_peer_trains_itself_and_its_state_alone_restores_it(images, name, parame
 def test_peer_with_a_centre_crop_has_its_map_where_it_belongs():
     from torchvision.transforms.v2 import CenterCrop, Compose, Resize
 
-    from models.anomalib_peer import _placed
+    from msad.models.anomalib_peer import _placed
 
     seen_B1HW = torch.zeros(1, 1, 8, 8)  # of the middle half of 128×128 pixels
     seen_B1HW[..., 0, 0] = 1

@@ -9,10 +9,10 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
-from models.base import SelfTraining
-from models.blocks import NORMS, SKIPS
-from models.kernels.gate import gated
-from models.registry import architecture, architectures, build, default_parameters
+from msad.models.base import SelfTraining
+from msad.models.blocks import NORMS, SKIPS
+from msad.models.kernels.gate import gated
+from msad.models.registry import architecture, architectures, build, default_parameters
 
 # What autocast computes in float32 on a GPU (pytorch.org/docs/stable/amp.html) and leaves as it is on a CPU: its
 # results have another type there, which not every operator after them takes.

@@ -6,8 +6,8 @@ import pytest
 import torch
 from skimage import data
 
-from models.backbones import LITES, Backbone, backbone, load_backbone, terms, untrained
-from models.errors import ModelError
+from msad.models.backbones import LITES, Backbone, backbone, load_backbone, terms, untrained
+from msad.models.errors import ModelError
 
 
 @pytest.fixture(scope="module")

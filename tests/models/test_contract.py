@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.base import AnomalyModel
-from models.contract import contract_problems
-from models.registry import architectures, build, use
+from msad.models.base import AnomalyModel
+from msad.models.contract import contract_problems
+from msad.models.registry import architectures, build, use
 
 
 class Kept(AnomalyModel):

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from models.base import AnomalyModel
-from models.detector import Detector, resampling_matrix
-from models.scorer import CALIBRATIONS, REDUCTIONS, Scoring, fit_scorer
+from msad.models.base import AnomalyModel
+from msad.models.detector import Detector, resampling_matrix
+from msad.models.scorer import CALIBRATIONS, REDUCTIONS, Scoring, fit_scorer
 
 
 class Channels(AnomalyModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.errors import did_you_mean
+from msad.models.errors import did_you_mean
 
 
 def test_word_close_to_a_known_one_is_answered_by_that_one_alone():

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.backbones import untrained
-from models.errors import ModelError
-from models.registry import build
-from models.scorer import IMAGE_SCORE
-from models.tiling import TilingConfig, tiled
+from msad.models.backbones import untrained
+from msad.models.errors import ModelError
+from msad.models.registry import build
+from msad.models.scorer import IMAGE_SCORE
+from msad.models.tiling import TilingConfig, tiled
 
 SMALL = {"rows": 30}
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.backbones import untrained
-from models.errors import ModelError
-from models.registry import build
+from msad.models.backbones import untrained
+from msad.models.errors import ModelError
+from msad.models.registry import build
 
 SMALL = {"width": 8, "bottleneck_channels": 4}
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.covariance import LedoitWolf
 
-from models.image_gaussian import ImageGaussian, ledoit_wolf
+from msad.models.image_gaussian import ImageGaussian, ledoit_wolf
 
 
 @pytest.fixture(params=[30, 400], ids=["fewer images than channels", "more"])

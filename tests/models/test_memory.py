@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models import memory
-from models.memory import Memory, Sample, coreset, nearest
+from msad.models import memory
+from msad.models.memory import Memory, Sample, coreset, nearest
 
 
 @pytest.fixture

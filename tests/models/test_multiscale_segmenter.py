@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.registry import architecture, build
-from models.segmentation import dice_loss, focal_loss
+from msad.models.registry import architecture, build
+from msad.models.segmentation import dice_loss, focal_loss
 
 SMALL = {"base_width": 8, "segment_width": 8, "depth": 2}
 
@@ -79,7 +79,7 @@ def test_losses_come_in_the_order_of_the_terms():
 
 
 def test_training_defaults_are_settings_of_a_job():
-    from orchestrator.job_config import JobConfig
+    from msad.training.job_config import JobConfig
 
     for name in ("baseline", "multiscale", "multiscale_segmenter"):
         JobConfig(category="any", architecture=name, **getattr(architecture(name), "training_defaults", {}))

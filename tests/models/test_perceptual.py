@@ -7,10 +7,10 @@ import pytest
 import torch
 from skimage import data
 
-from models.backbones import backbone
-from models.errors import ModelError
-from models.perceptual import perceptual_distance
-from models.registry import build, count_parameters
+from msad.models.backbones import backbone
+from msad.models.errors import ModelError
+from msad.models.perceptual import perceptual_distance
+from msad.models.registry import build, count_parameters
 
 SMALL = {"base_width": 4, "depth": 2}
 

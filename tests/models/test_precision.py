@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
-from models.precision import full_float32
-from models.scorer import Scoring, fit_scorer
+from msad.models.precision import full_float32
+from msad.models.scorer import Scoring, fit_scorer
 
 BACKENDS = torch.backends
 

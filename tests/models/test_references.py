@@ -7,8 +7,8 @@ from importlib.metadata import entry_points
 
 import pytest
 
-from models.errors import ModelError
-from models.references import described, is_python_path, load_python_path, named_entry_points
+from msad.models.errors import ModelError
+from msad.models.references import described, is_python_path, load_python_path, named_entry_points
 
 
 @pytest.fixture
@@ -69,6 +69,6 @@ def test_load_python_path_wrong_name_says_what_to_do(modules, name, message):
 
 def test_named_entry_points_finds_what_packages_offer():
     (point,) = (point for point in named_entry_points("console_scripts")["msad"])
-    assert point.value == "orchestrator.cli:main"
-    assert described(point).startswith("msad ") and described(point).endswith(" (orchestrator.cli:main)")
+    assert point.value == "msad.terminal.cli:main"
+    assert described(point).startswith("msad ") and described(point).endswith(" (msad.terminal.cli:main)")
     assert set(named_entry_points("console_scripts")) == entry_points(group="console_scripts").names

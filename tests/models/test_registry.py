@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from models import registry
-from models.errors import ModelError
-from models.references import named_entry_points
-from models.registry import architecture, architectures, build, count_parameters, default_parameters, register
+from msad.models import registry
+from msad.models.errors import ModelError
+from msad.models.references import named_entry_points
+from msad.models.registry import architecture, architectures, build, count_parameters, default_parameters, register
 
 SMALL = {"base_width": 4, "depth": 2}
 SMALLEST = dict.fromkeys(architectures(), SMALL) | {
@@ -311,8 +311,8 @@ def test_architecture_of_an_entry_point_needs_no_permission(package):
         ({"baseline": MINE}, "baseline", r"claimed by msad itself and by my-detectors 1.2 \(my_detector:MyDetector\)"),
         ({"gone": "gone:Mine"}, "gone", r"the entry point 'gone' of my-detectors 1.2 .* no module 'gone'"),
         ({"my-detector": MINE}, "my-detector", "letters, digits and '_'"),
-        ({"path": "pathlib:Path"}, "path", "not a class derived from models.base.AnomalyModel"),
-        ({"part": "models.reconstruction:ReconstructionModel"}, "part", "lacks reconstruct"),
+        ({"path": "pathlib:Path"}, "path", "not a class derived from msad.models.base.AnomalyModel"),
+        ({"part": "msad.models.reconstruction:ReconstructionModel"}, "part", "lacks reconstruct"),
     ],
 )
 def test_architecture_of_an_entry_point_that_is_wrong(package, points, name, message):

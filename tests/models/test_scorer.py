@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from models.errors import ModelError
-from models.scorer import IMAGE_SCORE, REDUCTIONS, Scorer, Scoring, fit_scorer, reduce, smooth
+from msad.models.errors import ModelError
+from msad.models.scorer import IMAGE_SCORE, REDUCTIONS, Scorer, Scoring, fit_scorer, reduce, smooth
 
 
 def good_maps(count=12, size=(32, 40), seed=0):
@@ -169,6 +169,6 @@ def test_scorer_of_a_models_own_score_keeps_the_order_of_that_score():
 def test_smooth_of_a_large_map_equals_that_of_a_small_one(monkeypatch):
     map_B1HW = torch.rand(2, 1, 70, 90, generator=torch.Generator().manual_seed(0))
     by_matrix = {sigma: smooth(map_B1HW, sigma) for sigma in (0.5, 3.0, 20.0)}
-    monkeypatch.setattr("models.scorer._LARGE", 64)
+    monkeypatch.setattr("msad.models.scorer._LARGE", 64)
     for sigma, expected in by_matrix.items():
         torch.testing.assert_close(smooth(map_B1HW, sigma), expected, atol=1e-5, rtol=1e-5)

@@ -8,12 +8,12 @@ import torch
 from skimage import data, transform
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models import judge
-from models.errors import ModelError
-from models.metrics.image_metrics import average_precision, image_auroc
-from models.scorer import IMAGE_SCORE, smooth
-from models.scoring import Reading, Scoring, ValidationScore, choose_scoring, default_candidates, fit_scorer
-from models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet, make_synthetic_defects
+from msad.models import judge
+from msad.models.errors import ModelError
+from msad.models.metrics.image_metrics import average_precision, image_auroc
+from msad.models.scorer import IMAGE_SCORE, smooth
+from msad.models.scoring import Reading, Scoring, ValidationScore, choose_scoring, default_candidates, fit_scorer
+from msad.models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet, make_synthetic_defects
 
 SIZE = 64
 

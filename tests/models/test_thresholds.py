@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from models.errors import ModelError
-from models.scorer import IMAGE_SCORE, Scoring, fit_scorer
-from models.scoring import choose_scoring
-from models.synthesis.synthetic_defects import SyntheticSet
-from models.thresholds import FalseAlarms, LeaveOneOut, threshold
+from msad.models.errors import ModelError
+from msad.models.scorer import IMAGE_SCORE, Scoring, fit_scorer
+from msad.models.scoring import choose_scoring
+from msad.models.synthesis.synthetic_defects import SyntheticSet
+from msad.models.thresholds import FalseAlarms, LeaveOneOut, threshold
 
 SCORINGS = [
     Scoring({"a": 1.0, "b": 2.0}, 1.0, "max", "position"),

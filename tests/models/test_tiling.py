@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from models.base import AnomalyModel
-from models.errors import ModelError
-from models.registry import architectures, build
-from models.tiling import PIXELS_AT_ONCE, Tiled, TilingConfig, starts, tiled, weights
+from msad.models.base import AnomalyModel
+from msad.models.errors import ModelError
+from msad.models.registry import architectures, build
+from msad.models.tiling import PIXELS_AT_ONCE, Tiled, TilingConfig, starts, tiled, weights
 
 SMALL = {
     "baseline": {"base_width": 4},

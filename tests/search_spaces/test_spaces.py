@@ -5,13 +5,13 @@ import pytest
 import torch
 from optuna.distributions import CategoricalDistribution
 
-import search_spaces
-from models.errors import ModelError
-from models.references import named_entry_points
-from models.registry import architecture, architectures, build, default_parameters, use
-from models.synthesis.augmentation import AugmentationConfig
-from models.synthesis.corruptions import CorruptionConfig, Corruptor
-from orchestrator.job_config import JobConfig
+from msad import search_spaces
+from msad.models.errors import ModelError
+from msad.models.references import named_entry_points
+from msad.models.registry import architecture, architectures, build, default_parameters, use
+from msad.models.synthesis.augmentation import AugmentationConfig
+from msad.models.synthesis.corruptions import CorruptionConfig, Corruptor
+from msad.training.job_config import JobConfig
 
 EVERY = pytest.mark.parametrize("name", architectures())
 

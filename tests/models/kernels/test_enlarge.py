@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.kernels.enlarge import doubled
+from msad.models.kernels.enlarge import doubled
 
 SHAPES = [(2, 24, 8, 6), (1, 5, 1, 1), (3, 70, 1, 4), (2, 3, 5, 2)]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.kernels.feature_distance import cosine_distance, feature_distances
+from msad.models.kernels.feature_distance import cosine_distance, feature_distances
 
 SHAPES = [(2, 24, 8, 6), (3, 5, 3, 7), (1, 1, 1, 1), (1, 112, 2, 2)]
 

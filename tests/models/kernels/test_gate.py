@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.kernels import gate_gpu
-from models.kernels.gate import _Gated, gated
+from msad.models.kernels import gate_gpu
+from msad.models.kernels.gate import _Gated, gated
 
 
 def features(shape, dtype):

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from models.kernels import gpu_kernels
+from msad.models.kernels import gpu_kernels
 
 needs_triton = pytest.mark.skipif(gpu_kernels.triton is None, reason="needs Triton")
 
@@ -38,8 +38,8 @@ def compile_alone(kernel, *given, grid, warmup, **constants):
 driver.set_active(Driver)
 JITFunction.run = compile_alone
 
-from models.kernels import gate, gate_gpu, gpu_kernels, max_pool, max_pool_gpu
-from models.kernels import norm_relu, norm_relu_gpu, similarity, similarity_gpu
+from msad.models.kernels import gate, gate_gpu, gpu_kernels, max_pool, max_pool_gpu
+from msad.models.kernels import norm_relu, norm_relu_gpu, similarity, similarity_gpu
 
 gpu_kernels._increment[(1,)](torch.zeros(1))
 # Triton makes constants of sizes of 1, and has other code for sizes that 16 divides.
@@ -65,22 +65,22 @@ print(*sorted(names))
 def test_every_kernel_compiles_for_a_gpu(capability, tmp_path, run_python):
     printed = run_python(COMPILES, str(capability), TRITON_CACHE_DIR=str(tmp_path))
     assert set(printed.split()) == {
-        "models.kernels.gate_gpu._backward",
-        "models.kernels.gate_gpu._forward",
-        "models.kernels.gpu_kernels._increment",
-        "models.kernels.max_pool_gpu._backward",
-        "models.kernels.max_pool_gpu._forward",
-        "models.kernels.norm_relu_gpu._backward",
-        "models.kernels.norm_relu_gpu._forward",
-        "models.kernels.norm_relu_gpu._merged",
-        "models.kernels.norm_relu_gpu._statistics",
-        "models.kernels.norm_relu_gpu._sums",
-        "models.kernels.similarity_gpu._across",
-        "models.kernels.similarity_gpu._across_again",
-        "models.kernels.similarity_gpu._compared",
-        "models.kernels.similarity_gpu._down_again",
-        "models.kernels.similarity_gpu._prewitt_again",
-        "models.kernels.similarity_gpu._similar",
+        "msad.models.kernels.gate_gpu._backward",
+        "msad.models.kernels.gate_gpu._forward",
+        "msad.models.kernels.gpu_kernels._increment",
+        "msad.models.kernels.max_pool_gpu._backward",
+        "msad.models.kernels.max_pool_gpu._forward",
+        "msad.models.kernels.norm_relu_gpu._backward",
+        "msad.models.kernels.norm_relu_gpu._forward",
+        "msad.models.kernels.norm_relu_gpu._merged",
+        "msad.models.kernels.norm_relu_gpu._statistics",
+        "msad.models.kernels.norm_relu_gpu._sums",
+        "msad.models.kernels.similarity_gpu._across",
+        "msad.models.kernels.similarity_gpu._across_again",
+        "msad.models.kernels.similarity_gpu._compared",
+        "msad.models.kernels.similarity_gpu._down_again",
+        "msad.models.kernels.similarity_gpu._prewitt_again",
+        "msad.models.kernels.similarity_gpu._similar",
     }
 
 

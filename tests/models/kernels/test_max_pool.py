@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.kernels import max_pool_gpu
-from models.kernels.max_pool import _MaxPool, max_pool
+from msad.models.kernels import max_pool_gpu
+from msad.models.kernels.max_pool import _MaxPool, max_pool
 
 
 def feature(shape, dtype, *, equal=False):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.kernels import native
+from msad.models.kernels import native
 
 
 def test_libraries_are_compiled_once(compiled, monkeypatch):
@@ -58,7 +58,8 @@ def test_libraries_share_the_threads_of_torch(compiled):
     if not Path("/proc/self/maps").exists():
         pytest.skip("needs /proc")
     code = (
-        "import sys, pathlib, torch; from models.kernels import native; native.prepare(pathlib.Path(sys.argv[1])); "
+        "import sys, pathlib, torch; from msad.models.kernels import native; "
+        "native.prepare(pathlib.Path(sys.argv[1])); "
         "print(len({line.split()[-1] for line in open('/proc/self/maps') if 'libgomp' in line}))"
     )
     done = subprocess.run([sys.executable, "-c", code, str(compiled)], capture_output=True, text=True, check=True)

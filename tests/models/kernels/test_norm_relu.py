@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.kernels import native, norm_relu, norm_relu_gpu, proof
-from models.kernels.norm_relu import NormReLU
+from msad.models.kernels import native, norm_relu, norm_relu_gpu, proof
+from msad.models.kernels.norm_relu import NormReLU
 
 # Channels that fill a tile, that do not, and that need several, of every width; places that end amid a tile.
 SHAPES = [(2, 32, 16, 16), (3, 5, 7, 9), (2, 96, 33, 31), (1, 200, 8, 8), (1, 123, 9, 8)]

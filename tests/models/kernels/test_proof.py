@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models.kernels import gate, gate_gpu, gpu_kernels, native, proof, similarity_gpu
-from models.kernels.enlarge import doubled
-from models.kernels.feature_distance import feature_distances
-from models.kernels.gate import gated
-from models.kernels.max_pool import max_pool
-from models.kernels.norm_relu import NormReLU
-from models.kernels.similarity import gradient_similarity, ssim_map
+from msad.models.kernels import gate, gate_gpu, gpu_kernels, native, proof, similarity_gpu
+from msad.models.kernels.enlarge import doubled
+from msad.models.kernels.feature_distance import feature_distances
+from msad.models.kernels.gate import gated
+from msad.models.kernels.max_pool import max_pool
+from msad.models.kernels.norm_relu import NormReLU
+from msad.models.kernels.similarity import gradient_similarity, ssim_map
 
 
 def feature(*shape, kind=torch.float32, seed=0):

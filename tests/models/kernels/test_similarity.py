@@ -10,8 +10,8 @@ from skimage import data
 from skimage.metrics import structural_similarity
 from skimage.transform import rescale
 
-from models.kernels import similarity, similarity_gpu
-from models.kernels.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
+from msad.models.kernels import similarity, similarity_gpu
+from msad.models.kernels.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
 
 FUNCTIONS = pytest.mark.parametrize("function", [ssim_map, ms_ssim, gradient_similarity_map])
 

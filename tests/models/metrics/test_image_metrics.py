@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
-from models.errors import ModelError
-from models.metrics.image_metrics import (
+from msad.models.errors import ModelError
+from msad.models.metrics.image_metrics import (
     average_precision,
     f1_at,
     image_auroc,
@@ -19,7 +19,7 @@ from models.metrics.image_metrics import (
     recall_at,
     recall_at_fpr,
 )
-from models.metrics.intervals import wilson
+from msad.models.metrics.intervals import wilson
 
 
 @st.composite
@@ -216,7 +216,7 @@ def test_image_metrics_of_one_seed_are_repeatable_however_many_are_resampled_at_
     first = image_metrics(labels, scores, 0.0, 0.1, seed=5, resamples=50)
     assert first == image_metrics(labels, scores, 0.0, 0.1, seed=5, resamples=50)
     assert first != image_metrics(labels, scores, 0.0, 0.1, seed=6, resamples=50)
-    monkeypatch.setattr("models.metrics.image_metrics._MOST_COUNTS", 7 * 40)
+    monkeypatch.setattr("msad.models.metrics.image_metrics._MOST_COUNTS", 7 * 40)
     pieces = image_metrics(labels, scores, 0.0, 0.1, seed=5, resamples=2000)
     assert pieces["image_prauc"].low == pytest.approx(first["image_prauc"].low, abs=0.1)
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.errors import ModelError
-from models.metrics.pixel_metrics import grouped_pixel_metrics, pixel_metrics
+from msad.models.errors import ModelError
+from msad.models.metrics.pixel_metrics import grouped_pixel_metrics, pixel_metrics
 
 
 @st.composite

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from models.metrics.region_overlap import area_below, region_numbers
+from msad.models.metrics.region_overlap import area_below, region_numbers
 
 
 @settings(deadline=None)

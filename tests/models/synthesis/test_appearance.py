@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_io.cache import cached_arrays
-from models.synthesis.appearance import Appearance, appearance_of
-from models.synthesis.augmentation import AugmentationConfig, Augmenter
+from msad.data_io.cache import cached_arrays
+from msad.models.synthesis.appearance import Appearance, appearance_of
+from msad.models.synthesis.augmentation import AugmentationConfig, Augmenter
 
 
 @pytest.mark.parametrize("name", ["part at any angle", "vertical stripes"])

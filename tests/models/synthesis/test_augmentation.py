@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.errors import ModelError
-from models.synthesis.augmentation import AugmentationConfig, Augmenter, recommend_kind
-from models.synthesis.foreground import empty_background
-from models.synthesis.symmetry import Symmetries, find_symmetries
+from msad.models.errors import ModelError
+from msad.models.synthesis.augmentation import AugmentationConfig, Augmenter, recommend_kind
+from msad.models.synthesis.foreground import empty_background
+from msad.models.synthesis.symmetry import Symmetries, find_symmetries
 
 KINDS = {
     "part at any angle": "rotated",

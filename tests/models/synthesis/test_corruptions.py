@@ -10,9 +10,9 @@ from PIL import Image
 from skimage import data
 from torch.nn import functional as F
 
-from models.errors import ModelError
-from models.synthesis.corruptions import SMALLEST_CHANGE, CorruptionConfig, Corruptor, _grown, noise_bank
-from models.synthesis.noise import perlin_bank
+from msad.models.errors import ModelError
+from msad.models.synthesis.corruptions import SMALLEST_CHANGE, CorruptionConfig, Corruptor, _grown, noise_bank
+from msad.models.synthesis.noise import perlin_bank
 
 ROOT = Path(os.environ.get("MSAD_DATA", Path(__file__).parents[3].parent / "shared/data/industrial"))
 FAMILIES = ("stain", "perlin", "cutpaste")

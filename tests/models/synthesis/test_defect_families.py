@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from models.synthesis.defect_families import (
+from msad.models.synthesis.defect_families import (
     FAMILY_FUNCTIONS,
     _membrane,
     blend,

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.synthesis.symmetry import find_symmetries
+from msad.models.synthesis.symmetry import find_symmetries
 
 ALLOWED = {
     "part at any angle": {"turn_90", "turn_180", "rotation"},

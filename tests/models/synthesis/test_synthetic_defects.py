@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from skimage import data, transform
 
-from models.errors import ModelError
-from models.synthesis.foreground import object_weight
-from models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet, make_synthetic_defects
+from msad.models.errors import ModelError
+from msad.models.synthesis.foreground import object_weight
+from msad.models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet, make_synthetic_defects
 
 INDUSTRIAL = Path(os.environ.get("MSAD_DATA", Path(__file__).parents[4] / "shared" / "data" / "industrial"))
 SIZE = 128
@@ -75,7 +75,7 @@ def test_defects_that_an_even_product_cannot_show_are_reported_as_what_was_drawn
 
 @pytest.mark.parametrize("per_group", [1, 2, 6])
 def test_defects_lie_on_both_halves_of_the_good_images_alike(per_group):
-    """A score is chosen on one half and read on the other, see `models.scoring`."""
+    """A score is chosen on one half and read on the other, see `msad.models.scoring`."""
     made = make_synthetic_defects(photographs("gravel")[:5], seed=3, per_group=per_group)
     halves = [int(np.sum(made.source % 2 == half)) for half in (0, 1)]
     assert halves == [9 * per_group, 9 * per_group]

@@ -1,0 +1,250 @@
+"""The Ray cluster a sweep runs on: started here, or joined."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import math
+import os
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from msad import surroundings
+from msad.cluster.job import TRAIN_ENVIRONMENT
+from msad.errors import ResourceError, first_line
+from msad.models.references import is_python_path
+from msad.search.config import SweepConfig
+from msad.training.allocation import keep_freed_memory
+
+QUIET = {
+    # Ray's and Tune's own tables and hints would bury the sweep's; errors still come through.
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # results go to the jobs' folders, not into Tune's own files
+    "TUNE_RESULT_BUFFER_LENGTH": "0",
+}
+# Whoever reaches Ray's ports runs code here. Its own servers, all but the dashboard, listen on every address of the
+# machine unless the node's own is the loopback one, which Ray gives it where it thinks that clusters are not supported.
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+WATCH_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What each worker of a trial gets on this cluster, how many trials run at once, and by which executor.
+
+    `memory` is in bytes, 0 where it was not measured.
+    """
+
+    executor: str
+    cpus: float
+    gpus: float
+    concurrency: int
+    memory: int = 0
+    workers: int = 1
+
+
+def connect(config: SweepConfig) -> Allotment:
+    """Start a local cluster, or join the one at `config.address`, and divide it among trials.
+
+    Raises
+    ------
+    ResourceError
+        No cluster answers at the address, or one trial asks for more than any node has.
+    """
+    for name, value in {**QUIET, **TRAIN_ENVIRONMENT}.items():
+        os.environ.setdefault(name, value)
+    keep_freed_memory()
+    if not config.address:
+        os.environ.update(LOOPBACK_ONLY)  # Ray reads it when it is imported
+
+    for name in ("ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # of every crash a trace; a sweep says what happened
+    _join(config)
+    return divide(config, alive_nodes())
+
+
+def _join(config: SweepConfig) -> None:
+    import ray
+
+    try:
+        ray.init(
+            address=config.address or "local",
+            include_dashboard=None if config.address else False,  # its processes are half of what starting Ray costs
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=None if config.address else _ray_folder(),
+            ignore_reinit_error=True,
+            # None where it can be avoided: Ray keeps idle workers ready only for jobs that ask for no environment.
+            runtime_env=own_code(config) or None,
+        )
+    except (ConnectionError, TimeoutError) as error:
+        raise ResourceError(
+            f"no Ray cluster answers at {config.address!r} ({first_line(error)}): start one with "
+            "`ray start --head`, or leave --address away to use this machine; where a cluster has a token, set the "
+            "variables RAY_AUTH_MODE=token and, unless `ray get-auth-token` knows it, RAY_AUTH_TOKEN"
+        ) from error
+    except Exception as error:  # Ray has no type for processes of its own that do not come up in time
+        raise ResourceError(
+            f"Ray could not be started on this machine ({first_line(error)}): is it short of memory or busy?"
+        ) from error
+
+
+def _ray_folder() -> str | None:
+    """Return a short folder for Ray's sockets where the temporary folder's path is too long for them, and say so."""
+    try:
+        folder = surroundings.ray_folder()
+    except OSError as error:
+        raise ResourceError(
+            "the path of the temporary folder ($RAY_TMPDIR, $TMPDIR) is too long for Ray's sockets, and "
+            f"{error.filename}: {error.strerror}: set RAY_TMPDIR to a folder with a short path"
+        ) from error
+    if folder:
+        print(f"Ray's sockets and logs are in {folder}: $TMPDIR is too long a path for them", file=sys.stderr)
+    return folder
+
+
+def prepare_tune() -> None:
+    """Change two things in Ray Tune that it has no setting for.
+
+    It passes AWS credentials on to trials, which Ray would write into its logs and show on its dashboard. Workers have
+    those of their node: here the environment of this process, on a cluster its own.
+
+    It ends with all trials where Ray ends the worker of one, because its node is short of memory: that error is of
+    none of the kinds it expects. Taken for the loss of an actor, it costs that trial an attempt.
+    """
+    from ray.air.execution._internal import actor_manager
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
+    from ray.tune.execution import tune_controller
+    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
+
+    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
+    for module in (actor_manager, tune_controller):
+        module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError)
+
+
+@contextmanager
+def watched(say: Callable[[str], object]) -> Iterator[None]:
+    """See to what Ray leaves undone while a sweep runs.
+
+    What Ray Train jobs hold whose controllers are dead is returned to the cluster. Ray keeps the placement group of a
+    dead actor until the whole sweep ends, even moves it to another node where its own is lost: the next attempt would
+    wait for the resources for ever. The public interface does not tell whose a placement group is.
+
+    Where this machine's own node is lost, without which Ray runs nothing and says nothing, the sweep is interrupted.
+    """
+    import ray
+    from ray._private.state import state
+    from ray._raylet import PlacementGroupID
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    context, done = ray.get_runtime_context(), threading.Event()
+    job_id, node_id = bytes.fromhex(context.get_job_id()), context.get_node_id()
+
+    def reclaim() -> None:
+        for entry in state._connect_and_get_accessor().get_placement_group_table():
+            group = PlacementGroupTableData.FromString(entry)
+            ours = group.creator_job_id == job_id and group.creator_actor_id.strip(b"\xff")  # not the sweep's own
+            if ours and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
+                remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+
+    def watch() -> None:
+        while not done.wait(WATCH_SECONDS):
+            try:
+                lost = not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
+                if not lost:
+                    reclaim()
+            except Exception:  # Ray's tables did not answer, in whatever way; they are asked again
+                continue
+            if lost:
+                say("Ray's node on this machine has ended, and with it the sweep: start Ray again before it is resumed")
+                _thread.interrupt_main()
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def alive_nodes() -> list[dict[str, float]]:
+    """Return the resources of each node of the cluster that is joined."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def own_code(config: SweepConfig) -> dict[str, list[str]]:
+    """Return the files and packages that hold a user's own architectures, as what Ray is to bring to every node.
+
+    Nothing at all where there are none: Ray's workers do not start with an empty list. What is installed into Python
+    stays where it is: like msad itself, it must be installed on each node.
+    """
+    installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib", "stdlib")]
+    found: dict[str, None] = {}
+    for name in config.architectures:
+        if not is_python_path(name):
+            continue
+        module = sys.modules[name.partition(":")[0].partition(".")[0]]
+        place = Path(module.__file__ or next(iter(module.__path__)))
+        place = place.parent if place.name == "__init__.py" else place
+        if not any(place.is_relative_to(folder) for folder in installed):
+            found[str(place)] = None
+    return {"py_modules": list(found)} if found else {}
+
+
+def divide(config: SweepConfig, nodes: list[dict[str, float]], memory: int = 0) -> Allotment:
+    """Divide nodes (each one's `CPU`, `GPU` and `memory`) among trials; see `connect` for the errors.
+
+    `memory` is what a trial takes of a node's, in bytes. With `gpus` of `auto` each trial gets a whole one, where there
+    is any: it has not been measured yet.
+    """
+    wanted = config.resources
+    if wanted.autoscaling:  # nodes come when trials ask for them; what is there now says nothing
+        executor = "train" if config.executor == "auto" else config.executor
+        return Allotment(executor, wanted.cpus, wanted.gpus, wanted.concurrency, workers=wanted.workers)
+    most_gpus = max(node.get("GPU", 0) for node in nodes)
+    gpus = min(1.0, most_gpus) if wanted.gpus in (None, "auto") else wanted.gpus
+    problems = [
+        f"{asked:g} {kind} per trial were asked for, but the largest node has {most:g}: lower --{option}-per-trial"
+        for kind, option, asked, most in (
+            ("GPUs", "gpus", gpus, most_gpus),
+            ("CPUs", "cpus", wanted.cpus, max(node.get("CPU", 0) for node in nodes)),
+        )
+        if asked > most
+    ]
+    most_memory = max(node.get("memory", math.inf) for node in nodes)
+    if memory > most_memory:
+        problems.append(
+            f"a trial takes {memory / 2**30:.1f} GiB of memory, but the largest node has {most_memory / 2**30:.1f}: "
+            "lower --batch-size or --image-size, or narrow the search space"
+        )
+    if problems:
+        raise ResourceError("; ".join(problems))
+
+    def fits(node: dict[str, float]) -> int:
+        asked = {"CPU": wanted.cpus, "GPU": gpus, "memory": memory if "memory" in node else 0}
+        return min(math.floor(node.get(kind, 0) / amount + 1e-9) for kind, amount in asked.items() if amount)
+
+    workers = sum(fits(node) for node in nodes)
+    if wanted.workers > max(1, workers):
+        raise ResourceError(
+            f"{wanted.workers} workers per trial were asked for, each with {wanted.cpus:g} CPU and {gpus:g} GPU, but "
+            f"the cluster has room for {workers}: lower --workers-per-trial"
+        )
+    room = max(1, workers // wanted.workers)
+    executor = config.executor
+    if executor == "auto":
+        executor = "train" if gpus or len(nodes) > 1 or wanted.workers > 1 else "direct"
+    return Allotment(executor, wanted.cpus, gpus, min(room, wanted.concurrency or room), memory, wanted.workers)

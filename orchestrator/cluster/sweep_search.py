@@ -1,0 +1,204 @@
+"""All studies of a sweep in one Ray Tune experiment.
+
+One Tuner serves every study: a searcher that asks the studies in turn, and a scheduler that stops what they prune. So
+the studies share the cluster fairly by construction, none can starve or deadlock another, a worker that is warm takes
+the next trial of any study, and one driver process is enough for hundreds of studies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import cloudpickle
+from ray.tune import Callback
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from msad.cluster.workers.task import Task
+from msad.errors import crash_reason, first_line, full_disk
+from msad.search.study import Study
+from msad.training.job_config import JobConfig
+
+MakeTask = Callable[[str, JobConfig], Task]
+Listener = Callable[[str, Study, str], None]
+
+
+class SweepSearch(Searcher):
+    """Hands out the next job of the study that has been given the fewest so far.
+
+    `make_task(job_id, job)` fills in the data and the folder; `extra` is added to every trial's configuration;
+    `listener(event, study, job_id)` hears of `start`, `result` and `end`. The studies live in this process alone: where
+    Ray pickles a searcher (into snapshots that are never read here, because Optuna's storage is what a sweep resumes
+    from), they stay behind.
+
+    Tune takes an error in a searcher or scheduler for one of the trial that it concerns, and goes on. Here the first
+    one is kept as `broken`, and the experiment ends: it is this process's own, its database's above all.
+    """
+
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        make_task: MakeTask,
+        extra: dict[str, Any],
+        listener: Listener,
+    ) -> None:
+        super().__init__(metric="objective", mode="max")
+        self.studies, self._make_task, self._extra, self.listener = studies, make_task, extra, listener
+        self.errors: dict[str, str] = {}  # Tune's trial ID -> what the scheduler was told of a crash
+        self.unwritten: dict[str, str] = {}  # the same of those that met a full disk
+        self.full_disk: str | None = None  # what the first worker said that could not write; no more jobs are given out
+        self.broken: Exception | None = None
+        self._given = {study.key: 0 for study in studies}
+        self.study_of: dict[str, tuple[Study, str]] = {}  # Tune's trial ID -> study, job ID
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep an error as `broken`, and raise none."""
+        try:
+            yield
+        except Exception as error:  # whatever it is, it is no trial's
+            self.broken = self.broken or error
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        if not self.full_disk and not self.broken:
+            with self.keeping():
+                return self._suggest(trial_id)
+        return Searcher.FINISHED
+
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str:
+        for study in sorted(self.studies, key=lambda study: self._given[study.key]):
+            while (asked := study.ask()) is not None:
+                task = self._make_task(*asked)
+                # What a sweep that was killed had not heard of yet, and so not judged.
+                if any(study.report(task.job_id, *told) for told in _told(task)):
+                    study.tell(task.job_id)
+                    self.listener("end", study, task.job_id)
+                    continue
+                self._given[study.key] += 1
+                self.study_of[trial_id] = study, task.job_id
+                self.listener("start", study, task.job_id)
+                return {"task": task.to_dict(), **self._extra}
+        return Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        with self.keeping():
+            self._complete(trial_id, result or {}, error)
+
+    def _complete(self, trial_id: str, result: dict[str, Any], error: bool) -> None:
+        study, job_id = self.study_of.pop(trial_id)
+        if self.broken:
+            return  # it stays interrupted: a resumed sweep hands it out again
+        if error and trial_id in self.unwritten:
+            self.full_disk = self.full_disk or self.unwritten[trial_id]
+            return  # as above
+        if "failure" in result:
+            study.tell(job_id, failure=result["failure"], teaches=result.get("teaches", False))
+        elif error or "best_objective" not in result:
+            study.tell(job_id, failure=self.errors.get(trial_id, "it ended without a result"))
+        else:
+            study.tell(job_id, value=result["best_objective"])
+        self.listener("end", study, job_id)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Do nothing: Optuna's storage is written at every step."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Do nothing, as `save_to_dir`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a sweep resumes from Optuna's storage with a new Tuner")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class OptunaPruning(FIFOScheduler):
+    """Stops a trial where its study's Optuna pruner says so, and bears with workers that are lost.
+
+    Tune gives a trial a few more attempts (`FailureConfig`). Here each new epoch gives it as many again: on a cluster
+    whose nodes come and go a long trial loses several workers, while one that crashes by itself gets no further.
+    """
+
+    def __init__(self, search: SweepSearch) -> None:
+        super().__init__()
+        self._search = search
+        self._furthest: dict[str, int] = {}  # Tune's trial ID -> its last epoch
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        with self._search.keeping():
+            return self._judge(trial, result)
+        return TrialScheduler.STOP
+
+    def _judge(self, trial: Trial, result: dict[str, Any]) -> str:
+        if "failure" not in result and "epoch" in result and trial.trial_id in self._search.study_of:
+            study, job_id = self._search.study_of[trial.trial_id]
+            self._search.listener("result", study, job_id)
+            if (epoch := int(result["epoch"])) > self._furthest.get(trial.trial_id, 0):
+                self._furthest[trial.trial_id] = epoch
+                trial.run_metadata.num_failures = 0
+            if study.report(job_id, epoch, float(result["objective"])):
+                return TrialScheduler.STOP
+        return TrialScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        self._search.errors[trial.trial_id] = f"its worker crashed, and again when tried anew: {_reason(trial)}"
+        if full := full_disk(_error(trial)):
+            self._search.unwritten[trial.trial_id] = first_line(full)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class Ending(Stopper):
+    """Ends the experiment where this process has met an error of its own."""
+
+    def __init__(self, search: SweepSearch) -> None:
+        self._search: SweepSearch | None = search
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._search is not None and self._search.broken is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_search": None}
+
+
+class LossNotes(Callback):
+    """Tells the user of every worker that is lost, by `say`, while Tune tries its trial anew."""
+
+    def __init__(self, search: SweepSearch, say: Callable[[str], object]) -> None:
+        self._search, self._say = search, say
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any) -> None:
+        _, job_id = self._search.study_of[trial.trial_id]
+        self._say(f"{job_id}: {_reason(trial)}; it is tried again, from its last checkpoint")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def _told(task: Task) -> list[tuple[int, float]]:
+    """Return the epochs that a job has been evaluated after, and its objective then, as its worker wrote them."""
+    return [(int(line["epoch"]), line[task.job.objective]) for line in task.directory.progress()]
+
+
+def _error(trial: Trial) -> BaseException | None:
+    """Return what a trial crashed with, where it can be read; from where `_reason` finds its words."""
+    file = Path(trial.pickled_error_file or "")
+    try:
+        return cloudpickle.loads(file.read_bytes()) if file.is_file() else None
+    except Exception:  # of a class that only its worker has
+        return None
+
+
+def _reason(trial: Trial) -> str:
+    """Return why a trial crashed last; its `get_error` knows Tune's account only once it has been copied."""
+    file = Path(trial.error_file or "")
+    return crash_reason(file.read_text() if file.is_file() else "")

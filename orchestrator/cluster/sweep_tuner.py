@@ -1,0 +1,80 @@
+"""The Ray Tune experiment that searches all studies of a sweep; `sweep_search` says what happens in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from ray import tune
+
+from msad.cluster import connection
+from msad.cluster.connection import Allotment
+from msad.cluster.job import WAITING_CPUS, direct_trial, train_trial
+from msad.cluster.sweep_search import Ending, Listener, LossNotes, MakeTask, OptunaPruning, SweepSearch
+from msad.errors import DiskFull
+from msad.search.study import Study
+from msad.workspace import Workspace
+
+
+def search_all(
+    studies: Sequence[Study],
+    allotment: Allotment,
+    workspace: Workspace,
+    train_storage: str,
+    make_task: MakeTask,
+    listener: Listener,
+    say: Callable[[str], object],
+) -> None:
+    """Search until every study has its trials, or the user or a lost node interrupts Tune, which says nothing of it.
+
+    See `SweepSearch` for `make_task` and `listener`; `say` is told of workers that are lost.
+
+    Raises
+    ------
+    DiskFull
+        A worker could not write.
+    Exception
+        Whatever this process itself has met while it heard of trials: an error of Optuna's database above all.
+    """
+    search = SweepSearch(studies, make_task, {"train_storage": train_storage}, listener)
+    if allotment.executor == "direct":
+        resources = {"CPU": allotment.cpus, "GPU": allotment.gpus, "memory": allotment.memory}
+        trainable = tune.with_resources(direct_trial, resources)
+    else:
+        # The trial only waits for its Ray Train job, which asks for the real resources.
+        trainable = tune.with_resources(train_trial, {"CPU": WAITING_CPUS})
+    tuner = tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            metric="objective",
+            mode="max",
+            search_alg=search,
+            scheduler=OptunaPruning(search),
+            num_samples=sum(study.trials - study.counts().done for study in studies),
+            max_concurrent_trials=allotment.concurrency,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=time.strftime("%Y%m%d-%H%M%S"),
+            storage_path=str(workspace.root / "tune"),
+            failure_config=tune.FailureConfig(max_failures=2 if allotment.executor == "direct" else 1),
+            callbacks=[LossNotes(search, say)],
+            stop=Ending(search),
+            verbose=0,
+        ),
+    )
+    connection.prepare_tune()
+    try:
+        tuner.fit()
+    except Exception:
+        # Tune's account of an error of ours; or it had no trial, because what was left had ended without being told.
+        if not search.broken and not all(study.finished for study in studies):
+            raise
+    if search.broken:
+        raise search.broken
+    if search.full_disk:
+        raise DiskFull(
+            f"a trial could not write: {search.full_disk}\nFree some space there, then go on with "
+            f"`msad search --resume {workspace.root.name} --storage {workspace.root.parent}`"
+        )

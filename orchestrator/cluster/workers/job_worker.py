@@ -1,0 +1,224 @@
+"""What a worker does with one job, whichever executor brought it here: data, fit, bundle. No Ray, no MLflow."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from msad.bundle.bundles import Bundle
+from msad.cluster.workers.task import Task
+from msad.data_io.cache import PIXELS_VERSION, cached_arrays, load_images
+from msad.data_io.errors import DataError
+from msad.data_io.photographs import VERSION as PHOTOGRAPHS_VERSION
+from msad.data_io.photographs import load_textures
+from msad.data_io.splits import split_good_images
+from msad.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, TrainingError, first_line, full_disk
+from msad.models.errors import ModelError
+from msad.models.kernels import native
+from msad.models.registry import count_parameters, use
+from msad.models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
+from msad.training.batches import TrainingData
+from msad.training.identity import of_split
+from msad.training.job_config import JobConfig
+from msad.training.loop import fit
+from msad.training.team import ALONE, Team
+from msad.training.validation import Fitted
+from msad.workspace import full_disk_told
+
+CONFIGURATION_ERRORS = (Diverged, OutOfMemory, ModelError)
+"""What a job ends with because of its configuration; another one may do."""
+
+
+def run(
+    task: Task,
+    *,
+    report: Callable[[dict[str, Any], Path | None], None],
+    resume_from: Callable[[], Path | None],
+    team: Team = ALONE,
+) -> None:
+    """Train a task's model and leave its bundle, or the reason why there is none, in the task's folder.
+
+    Parameters
+    ----------
+    task
+        The job, where its data is and where its results belong.
+    report
+        Called after every evaluation with the metrics and a file that holds the state to go on from, which the first
+        worker of a team alone has.
+    resume_from
+        Returns such a file of an earlier attempt, None for a fresh start.
+    team
+        The workers that train this model together. Only the first one writes.
+
+    A job that cannot succeed (a loss that is not finite, too little memory, unreadable data) is reported as
+    `{"failure": reason, "teaches": whether its configuration is to blame}` and returns: another attempt would end
+    alike. Any other exception is raised, to be retried: an error in a program, a `ValueError` too, says nothing about
+    the configuration. So is too little memory for one worker of a team, for which the others would wait; any other
+    error of one is raised in all, so that they end alike.
+    """
+    directory = task.directory
+    if team.rank == 0:
+        directory.write("job", task.job.to_dict())
+    torch.set_num_threads(max(1, int(task.cpus)))
+    device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
+    if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
+        torch.cuda.set_per_process_memory_fraction(task.gpus)
+    if device.type == "cpu" and (reason := native.prepare(task.node_cache)) and team.rank == 0:
+        slow = f"training on a CPU takes about 1.4 times as long as it could: {reason}"
+        directory.write("remark", {"remark": slow})
+
+    def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
+        told = {**metrics, "objective": metrics[task.job.objective]}
+        if team.rank:
+            report(told, None)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "checkpoint.pt"
+            content = io.BytesIO()  # where a disk is full, torch's own writing ends in an error of its internals
+            torch.save(state, content)
+            with full_disk_told(file):
+                file.write_bytes(content.getbuffer())
+            directory.append_progress(metrics)
+            report(told, file)
+
+    def load() -> dict[str, Any] | None:
+        return load_checkpoint(file, device) if (file := resume_from()) else None
+
+    def get_checkpoint() -> dict[str, Any] | None:
+        return team.together(load)
+
+    def load_data() -> TrainingData:
+        data = load_training_data(task.job, task.dataset, task.node_cache, task.layout)
+        if task.identity not in (None, data.identity.digest):
+            raise DataError(
+                f"{task.dataset}: the good images of {task.job.category} are others than when the sweep began; stop it "
+                "and resume it to read which"
+            )
+        return data
+
+    def finish(fitted: Fitted, data: TrainingData) -> None:
+        """Keep what a job is for: its bundle and its curves, and last the result, which says that all else is there."""
+        provenance = {
+            **task.provenance,
+            "job_id": task.job_id,
+            "identity": data.identity.to_dict(),
+            "images": {
+                "train": len(data.train_NHWC),
+                "validation": len(data.validation_NHWC),
+                "synthetic": len(data.synthetic.images),
+            },
+            "epoch": fitted.epoch,
+            "validation": fitted.validation,
+            "false_alarms": fitted.false_alarms.to_dict(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
+        }
+        parameters = count_parameters(fitted.model)  # before the bundle freezes them
+        bundle = Bundle(
+            model=fitted.model,
+            scorer=fitted.scorer,
+            threshold=fitted.threshold,
+            job=task.job,
+            provenance=provenance,
+        )
+        bundle.save(directory.bundle)
+        from msad.pictures.curves import save_training_curves  # matplotlib is not to delay the first step
+
+        save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
+        directory.write(
+            "result",
+            {
+                "epoch": fitted.epoch,
+                "threshold": fitted.threshold,
+                "false_alarms": fitted.false_alarms.to_dict(),
+                "parameters": parameters,
+                "executor": task.provenance.get("executor"),
+                **fitted.validation,
+            },
+        )
+
+    try:
+        use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
+        data = team.together(load_data)
+        fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, team=team)
+        team.first(finish, fitted, data)
+    except ResourceError:  # the disk is full: not this job's fault, and another attempt may find space
+        raise
+    except USER_ERRORS as error:
+        if full_disk(error):
+            raise
+        reason = str(error)
+        if isinstance(error, OutOfMemory):
+            if team.size > 1:
+                raise
+            if 0 < task.gpus < 1:
+                reason += f"; this trial had {task.gpus:g} of a GPU: raise --gpus-per-trial"
+        if team.rank == 0:
+            directory.write("failure", {"reason": reason, "kind": type(error).__name__})
+        teaches = isinstance(error, CONFIGURATION_ERRORS)
+        report({"failure": reason, "teaches": teaches, "objective": 0.0, "best_objective": 0.0}, None)
+
+
+def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
+    """Return the state to go on from; nothing but tensors, numbers and their containers is unpickled.
+
+    Raises
+    ------
+    TrainingError
+        The file is damaged, or holds anything else.
+    """
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise TrainingError(
+            f"{file}: no checkpoint of msad, or a damaged one ({first_line(error)}); remove it and search anew"
+        ) from error
+
+
+def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str = "auto") -> TrainingData:
+    """Return a job's arrays, decoded or made once per machine and memory-mapped after that; opens no test file.
+
+    Raises
+    ------
+    msad.data_io.errors.DataError
+        The category or an image cannot be read.
+    """
+    split, view = split_good_images(dataset, job.category, job.seed, layout=layout), job.view_size
+    seen = {"image_size": job.image_size, "view_size": view, "bit_depth": job.bit_depth}
+    identity = of_split(split, dataset, seed=job.seed, **seen, layout=layout, cache=cache)
+    validation_NHWC = load_images(split.validation_paths, job.image_size, cache, job.bit_depth)
+
+    def make() -> dict[str, np.ndarray]:
+        return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
+
+    def textures() -> dict[str, np.ndarray]:
+        return {"textures": load_textures(view)}
+
+    def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return cached_arrays(identity.key(name), make_arrays, cache)
+
+    photographs = f"textures v{PHOTOGRAPHS_VERSION} of pixels v{PIXELS_VERSION}, {view}"  # the same for all images
+    return TrainingData(
+        train_NHWC=load_images(split.train_paths, job.image_size, cache, job.bit_depth),
+        validation_NHWC=validation_NHWC,
+        synthetic=SyntheticSet(**keep("synthetic", make)),
+        textures_NHWC=cached_arrays(photographs, textures, cache)["textures"],
+        keep=keep,
+        identity=identity,
+    )

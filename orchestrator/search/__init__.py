@@ -1,0 +1,1 @@
+"""What is searched and what came of it: settings, plans and studies, by Optuna."""

@@ -1,0 +1,203 @@
+"""What a sweep's settings have come to, kept as `plan.json` in its folder: a resumed sweep goes by it.
+
+Settings leave much to defaults: an architecture's epochs and parameters, the ranges of its search, the categories that
+a dataset has. A later version of msad may have others, and a dataset other images; a study in the middle must not be
+changed by either.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+
+from msad.code_version import code_digest, code_version
+from msad.errors import ConfigError
+from msad.training.identity import Identity
+from msad.training.job_config import JobConfig
+from msad.training.parameters import written_out
+from msad.workspace import Workspace, write_atomically
+
+FILE = "plan.json"
+Seen = tuple[str, int, int, int, int]
+"""What of a job decides what it sees of a dataset: category, seed, image size, view size and bit depth."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A version of msad that has worked on a sweep: its name, and a digest of its files."""
+
+    version: str
+    digest: str
+
+    @classmethod
+    def here(cls) -> Code:
+        """Return that of this process."""
+        return cls(code_version(), code_digest())
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyPlan:
+    """One study: the job that its trials vary, with everything written out, its ranges, and how many trials it gets.
+
+    `id` stands for it in job IDs. `generation` counts from 1 how often it has been started anew, on other images; each
+    has an ID, a study of Optuna's and runs of its own, so that none takes another's for its own.
+    """
+
+    id: str
+    job: JobConfig
+    space: Mapping[str, BaseDistribution]
+    trials: int
+    generation: int = 1
+
+    @property
+    def key(self) -> str:
+        """`CATEGORY/ARCHITECTURE`."""
+        return f"{self.job.category}/{self.job.architecture}"
+
+    @property
+    def name(self) -> str:
+        """What Optuna knows it by."""
+        return self.key if self.generation == 1 else f"{self.key} #{self.generation}"
+
+    def anew(self, bit_depths: Mapping[str, int] = MappingProxyType({})) -> StudyPlan:
+        """Return the same study without a trial, as one that has nothing in common with this one but its settings.
+
+        `bit_depths` are those of the categories' images as they are now.
+        """
+        generation = self.generation + 1
+        own = self.id if self.generation == 1 else self.id.removesuffix(f".{self.generation}")
+        # No architecture's name ends so, hence no other study has the ID.
+        job = dataclasses.replace(self.job, bit_depth=bit_depths.get(self.job.category, self.job.bit_depth))
+        return dataclasses.replace(self, id=f"{own}.{generation}", generation=generation, job=job)
+
+    def to_dict(self) -> dict[str, Any]:
+        space = {path: json.loads(distribution_to_json(range_)) for path, range_ in self.space.items()}
+        known = {"id": self.id, "trials": self.trials, "generation": self.generation}
+        return {**known, "job": self.job.to_dict(), "space": space}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> StudyPlan:
+        space = {path: json_to_distribution(json.dumps(range_)) for path, range_ in values["space"].items()}
+        return cls(**{**values, "job": JobConfig.from_dict(values["job"]), "space": space})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a sweep runs.
+
+    Parameters
+    ----------
+    studies
+        In the order in which they are shown.
+    identities
+        Of every job: by `Seen`, those of a winner's further seeds included.
+    layout
+        The dataset's; never `auto`.
+    code
+        The versions that have worked on the sweep, the latest last.
+    warnings
+        Of the check of the images, to be told now; not kept.
+    """
+
+    studies: tuple[StudyPlan, ...]
+    identities: Mapping[Seen, Identity]
+    layout: str
+    code: tuple[Code, ...]
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Each one once."""
+        return tuple(dict.fromkeys(study.job.category for study in self.studies))
+
+    @property
+    def spaces(self) -> dict[str, Mapping[str, BaseDistribution]]:
+        """What is searched, by architecture."""
+        return {study.job.architecture: study.space for study in self.studies}
+
+    def identity(self, job: JobConfig) -> Identity:
+        """Return what one of the sweep's jobs sees."""
+        return self.identities[seen(job)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {
+            "layout": self.layout,
+            "code": [dataclasses.asdict(code) for code in self.code],
+            "studies": [study.to_dict() for study in self.studies],
+            "identities": [{"category": key[0], **identity.to_dict()} for key, identity in self.identities.items()],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """Rebuild from `to_dict`."""
+        found = [(entry["category"], Identity.from_dict(entry)) for entry in values["identities"]]
+        return cls(
+            studies=tuple(StudyPlan.from_dict(study) for study in values["studies"]),
+            identities={(name, it.seed, it.image_size, it.view_size, it.bit_depth): it for name, it in found},
+            layout=values["layout"],
+            code=tuple(Code(**code) for code in values["code"]),
+        )
+
+    def write(self, workspace: Workspace) -> None:
+        """Keep it in a sweep's folder."""
+        write_atomically(workspace.root / FILE, json.dumps(self.to_dict(), indent=1).encode())
+
+
+def read_plan(workspace: Workspace) -> Plan | None:
+    """Return the plan in a sweep's folder, None where there is none: the sweep is older than plans.
+
+    Raises
+    ------
+    ConfigError
+        The file is damaged.
+    """
+    file = workspace.root / FILE
+    try:
+        return Plan.from_dict(json.loads(file.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{file}: damaged, or of a later version of msad ({type(error).__name__}: {error}): bring it back from a "
+            "backup, or start the sweep under another --name"
+        ) from error
+
+
+def seen(job: JobConfig) -> Seen:
+    """Return what of a job decides what it sees."""
+    return job.category, job.seed, job.image_size, job.view_size, job.bit_depth
+
+
+def seeds(job: JobConfig, count: int) -> Iterable[JobConfig]:
+    """Yield a job with its own seed and so many in all, as a winner is trained."""
+    return (dataclasses.replace(job, seed=job.seed + index) for index in range(count))
+
+
+def plan_study(job: JobConfig, space: Mapping[str, BaseDistribution], trials: int, id: str) -> StudyPlan:
+    """Return a study's plan: `trials` of 0, and so none where there is nothing to search, train the job as it is."""
+    full = written_out(job)
+    # Where weights are searched, those that are not are none, and not the architecture's own.
+    searched = any(path.startswith("loss_weights/") for path in space)
+    settled = dataclasses.replace(
+        full,
+        model={name: value for name, value in full.model.items() if _is_plain(value)},
+        loss_weights=job.loss_weights if searched else full.loss_weights,
+    )
+    settled = JobConfig.from_dict(json.loads(json.dumps(settled.to_dict())))  # as it will be read back
+    return StudyPlan(id=id, job=settled, space=dict(space), trials=trials if space else 0)
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether JSON keeps a value; a default of another library's class may be anything."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(part) for key, part in value.items())
+    return value is None or isinstance(value, bool | int | float | str)

@@ -1,0 +1,182 @@
+"""Everything that can be refused before Ray is started, all of it in one message."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from optuna.distributions import BaseDistribution
+
+from msad.data_io.check import check
+from msad.data_io.errors import DataError
+from msad.data_io.layout import choose_categories, find_layout
+from msad.data_io.report import CheckReport
+from msad.errors import ConfigError, ResourceError
+from msad.models.base import SelfTraining
+from msad.models.contract import contract_problems
+from msad.models.errors import ModelError, did_you_mean
+from msad.models.registry import build, is_own
+from msad.names import study_ids
+from msad.search.config import SweepConfig
+from msad.search.plan import Code, Plan, plan_study, seeds, seen
+from msad.search_spaces import space
+from msad.training.identity import Identity, identify
+from msad.training.job_config import JobConfig
+from msad.training.parameters import known_paths
+
+OTHER_DEFECTS = (
+    "trials of different sizes are judged on different synthetic defects, so their scores do not compare: fix it, and "
+    "search each size in a sweep of its own"
+)
+NOT_SEARCHED = {
+    "seed": "a study would choose the seed with the easiest validation images: fix it with --seed, and see with "
+    "--final-seeds what another one changes",
+    "image_size": OTHER_DEFECTS,
+    "bit_depth": "it says what the files hold, and no score can choose it; set it with --bit-depth",
+    "tiling/tile": OTHER_DEFECTS,
+    "objective": "trials would be ranked by different figures: fix it with --objective",
+}
+"""What makes the scores of a study's trials incomparable where it is not the same in all of them, and why."""
+FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
+
+
+def prepare(config: SweepConfig, cache: Path) -> Plan:
+    """Check the data, the architectures and the disk of a new sweep, and settle what it runs. Opens no test file.
+
+    Raises
+    ------
+    msad.data_io.errors.DataError
+        The dataset has errors, or a category is not there.
+    ConfigError
+        An architecture cannot work at this image size, or a fixed parameter is wrong; or one from outside does not keep
+        to the contract of an architecture, or has no search space that can be used.
+    ResourceError
+        The disk is full.
+    """
+    layout = find_layout(config.dataset, config.layout).name
+    categories = tuple(choose_categories(config.dataset, config.categories or None, layout))
+    report = check_images(config, categories, layout)
+    spaces = check_models(config)
+    check_free_space(config.storage)
+    jobs = [config.job(category, name) for category in categories for name in config.architectures]
+    ids = study_ids(f"{job.category}/{job.architecture}" for job in jobs)
+    studies = tuple(
+        plan_study(
+            dataclasses.replace(job, bit_depth=report.bit_depths.get(job.category, job.bit_depth)),
+            spaces[job.architecture],
+            config.trials,
+            ids[f"{job.category}/{job.architecture}"],
+        )
+        for job in jobs
+    )
+    all_jobs = {seen(job): job for study in studies for job in seeds(study.job, config.final_seeds)}
+    return Plan(
+        studies=studies,
+        identities={key: identity_of(job, config.dataset, layout, cache) for key, job in all_jobs.items()},
+        layout=layout,
+        code=(Code.here(),),
+        warnings=tuple(report.warnings()),
+    )
+
+
+def identity_of(job: JobConfig, dataset: Path, layout: str, cache: Path) -> Identity:
+    """Return what a job sees of a dataset as it is now."""
+    settings = {name: getattr(job, name) for name in ("seed", "image_size", "view_size", "bit_depth")}
+    return identify(dataset, job.category, **settings, layout=layout, cache=cache)
+
+
+def check_images(config: SweepConfig, categories: Sequence[str], layout: str) -> CheckReport:
+    """Refuse categories whose training images have errors, see `prepare`; return what else the check has found."""
+    depth = config.parameters.get("bit_depth", config.bit_depth)
+    report = check(config.dataset, splits=("train",), categories=categories, layout=layout, bit_depth=depth)
+    errors = [problem for problem in report.problems if problem.severity == "error"]
+    if errors:
+        listed = "\n".join(f"  {problem.path}: {problem.message}" for problem in errors[:50])
+        more = f"\n  ... and {len(errors) - 50} more" if len(errors) > 50 else ""
+        raise DataError(
+            f"{config.dataset} has {len(errors)} error(s); `msad data check` lists them all:\n{listed}{more}"
+        )
+    return report
+
+
+def check_free_space(storage: Path) -> None:
+    """Refuse a folder on a full disk; see `prepare`."""
+    # Nothing is made yet: a start that is refused leaves no folder.
+    storage = storage.absolute()
+    free = shutil.disk_usage(next(folder for folder in (storage, *storage.parents) if folder.is_dir())).free
+    if free < FREE_BYTES:
+        raise ResourceError(
+            f"{storage.resolve()}: only {free >> 20} MiB free, a sweep needs at least {FREE_BYTES >> 20} MiB: "
+            "make room, or name another --storage"
+        )
+
+
+def check_models(config: SweepConfig) -> dict[str, dict[str, BaseDistribution]]:
+    """Return what is searched for each architecture, by its slash path.
+
+    Raises
+    ------
+    ConfigError
+        As `prepare`.
+    """
+    spaces, problems = {}, []
+    for name in config.architectures:
+        try:
+            spaces[name] = _space(config, name)
+            problems += _space_problems(name, spaces[name]) or check_model(
+                config.job("category", name), spaces[name], config.resources.workers
+            )
+        except ModelError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return spaces
+
+
+def _space(config: SweepConfig, architecture: str) -> dict[str, BaseDistribution]:
+    """Return what is searched: the architecture's ranges without what the configuration fixes."""
+    if not config.trials:
+        return {}
+    ranges, fixed = space(architecture, config.search_spaces.get(architecture)), config.parameters_of(architecture)
+    return {path: range_ for path, range_ in ranges.items() if path not in fixed}
+
+
+def _space_problems(name: str, ranges: dict[str, BaseDistribution]) -> list[str]:
+    """Return which searched paths an architecture's jobs do not have, or must have in common."""
+    known = known_paths(name)
+    return [
+        f"the search space of {name} has {path!r}, which its jobs have not{did_you_mean(path, known)}"
+        for path in ranges
+        if path not in known
+    ] + [f"the search space of {name} has {path!r}: {NOT_SEARCHED[path]}" for path in ranges if path in NOT_SEARCHED]
+
+
+def check_model(job: JobConfig, ranges: Mapping[str, BaseDistribution], workers: int) -> list[str]:
+    """Return what is wrong with a job's parameters, or with the deepest of the models searched at the image size."""
+    name, fixed = job.architecture, job.model
+    depths = ranges.get("model/depth")
+    deepest = [{}] if depths is None else [{"depth": max(getattr(depths, "choices", None) or (depths.high,))}]
+    try:
+        models = [build(name, **{**fixed, **depth}) for depth in deepest]
+    except (ModelError, TypeError) as error:
+        return [str(error)]
+    if isinstance(models[0], SelfTraining):
+        if workers > 1:
+            return [f"{name} trains itself, in one worker: leave --workers-per-trial away"]
+        if job.tiles.tile:
+            return [f"{name} trains itself, on whole images: tiling/tile does not suit it; leave it away"]
+    elif not models[0].loss_terms and workers > 1:
+        return [f"{name} looks at the images once, in one worker: leave --workers-per-trial away"]
+    elif is_own(name) and (broken := contract_problems(models[0])):
+        return [f"{name}: {problem}" for problem in broken]
+    multiples = [model.size_multiple for model in models]
+    sides = {"image size": job.image_size, "tiling/tile": job.tiles.tile}
+    return [
+        f"{what} {side} does not suit {name}: it must be divisible by {multiple}; the nearest is "
+        f"{max(1, round(side / multiple)) * multiple}"
+        for multiple in multiples
+        for what, side in sides.items()
+        if side % multiple
+    ]

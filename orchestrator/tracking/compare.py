@@ -1,0 +1,167 @@
+"""Which configuration won: one row per category and architecture of a sweep, read back from MLflow."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from msad.addresses import hide_secrets, public
+from msad.errors import TrackingError
+from msad.models.errors import did_you_mean
+from msad.names import search_filter
+from msad.search.selection import SEED_FIGURES
+from msad.tracking.store import SWEEP_TAG, all_pages, connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+
+PROMISES = ("target", "held_out", "smallest", "expected", "at_most")  # of `FalseAlarms`
+# Leaderboard column -> metric of the study's run. Test figures lose their prefix: the table says which are which.
+METRICS = {
+    "validation_score": "validation_score",
+    "validation_chance": "validation_chance",
+    "image_auroc": "test_image_auroc",
+    "image_prauc": "test_image_prauc",
+    "image_prevalence": "test_image_prevalence",
+    "pixel_auroc": "test_pixel_auroc",
+    "pixel_prauc": "test_pixel_prauc",
+    "pixel_prevalence": "test_pixel_prevalence",
+    "aupro_30": "test_aupro_30",
+    "parameters": "parameters",
+    "latency_ms": "test_latency_ms",
+    "false_positives": "test_false_positives",
+    "good_images": "test_good_images",
+    "misses": "test_misses",
+    "defective_images": "test_defective_images",
+    **{f"false_alarms_{name}": f"false_alarms_{name}" for name in PROMISES},
+    "final_seeds": "final_seeds",
+    **{f"{name}_{part}": f"test_{name}_{part}" for name in SEED_FIGURES for part in ("mean", "sd")},
+    **{f"selection_{name}": f"selection_{name}" for name in ("trials", "spearman", "gap", "random")},
+}
+COLUMNS = ("category", "architecture", "best", "status", "trials", *METRICS, "run_id", "best_trial_run_id")
+
+
+def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
+    """Read a sweep's studies from the tracking store.
+
+    Parameters
+    ----------
+    sweep
+        The sweep's name; None is the newest.
+    tracking_uri
+        MLflow's store, e.g. `sqlite:///mlflow.db` or a server's address.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per category × architecture with the columns `COLUMNS`, sorted by category, then by falling
+        validation score, whose level of guessing is `validation_chance`. `best` marks one study per category, the
+        highest validation score among those that have not failed: test figures choose nothing. `false_positives` and
+        `misses` are counts, of `good_images` and `defective_images`. With several final seeds `final_seeds` of them
+        have a mean and a sample standard deviation (`image_auroc_mean`, `image_auroc_sd`, ...), and the figures without
+        a suffix are the delivered model's, the first seed's. `false_alarms_...` is what the model's threshold promises,
+        see `msad.models.thresholds.FalseAlarms`. `selection_...` is `SelectionReport`, where it was asked for. Figures
+        a study does not have are NaN. `attrs["deleted"]` lists the studies whose run was
+        deleted in MLflow, which are left out.
+
+    Raises
+    ------
+    TrackingError
+        The store cannot be reached, holds no sweep, or none of that name; or the sweep has no study there.
+    """
+    from mlflow.exceptions import MlflowException
+
+    tracking_uri = public(tracking_uri)
+    client, experiment = open_sweep(sweep, tracking_uri)
+    try:
+        studies, deleted = _runs(client, experiment, "study"), _deleted_studies(client, experiment)
+        trials = Counter(run.data.tags.get("msad.study") for run in _runs(client, experiment, "trial"))
+    except MlflowException as error:
+        raise TrackingError(
+            f"{tracking_uri}: the tracking store does not answer: {hide_secrets(str(error))}"
+        ) from error
+    if not studies:
+        name = experiment.tags[SWEEP_TAG]
+        raise TrackingError(
+            f"{tracking_uri}: the runs of all studies of the sweep {name!r} were deleted in MLflow: "
+            f"`msad search --resume {name}` brings them back"
+            if deleted
+            else f"{tracking_uri}: the sweep {name!r} has no study yet; has it just begun?"
+        )
+    frame = pd.DataFrame([_row(run, trials) for run in studies], columns=list(COLUMNS))
+    frame = frame.sort_values(["category", "validation_score", "architecture"], ascending=[True, False, True])
+    frame = frame.reset_index(drop=True)
+    eligible = frame[frame["validation_score"].notna() & (frame["status"] != "failed")]
+    frame["best"] = frame.index.isin(eligible.groupby("category")["validation_score"].idxmax())
+    frame.attrs["deleted"] = deleted
+    return frame
+
+
+def open_sweep(sweep: str | None, tracking_uri: str) -> tuple[MlflowClient, Experiment]:
+    """Return a client of the store, and the experiment of a sweep, the newest by default; see `leaderboard`."""
+    from mlflow.exceptions import MlflowException
+
+    tracking_uri = public(tracking_uri)
+    client = connect(tracking_uri)
+    try:
+        return client, _find_sweep(client, sweep, tracking_uri)
+    except MlflowException as error:
+        raise TrackingError(
+            f"{tracking_uri}: the tracking store does not answer: {hide_secrets(str(error))}"
+        ) from error
+
+
+def _row(run: Run, trials: Counter[str | None]) -> dict[str, Any]:
+    tags, metrics = run.data.tags, run.data.metrics
+    return {
+        "category": tags.get("msad.category"),
+        "architecture": tags.get("msad.architecture"),
+        "best": False,
+        "status": tags.get("msad.status", "running"),
+        "trials": trials[tags.get("msad.study")],
+        "run_id": run.info.run_id,
+        "best_trial_run_id": tags.get("msad.best_trial"),
+    } | {column: metrics.get(metric, math.nan) for column, metric in METRICS.items()}
+
+
+def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> Experiment:
+    """Return the experiment of a sweep by the sweep's name, or by the one that somebody has given the experiment."""
+    from mlflow.entities import ViewType
+
+    found = [one for one in all_pages(client.search_experiments, view_type=ViewType.ALL) if SWEEP_TAG in one.tags]
+    found.sort(key=lambda experiment: experiment.creation_time, reverse=True)
+    active = [one for one in found if one.lifecycle_stage != "deleted"]
+    if sweep is None and active:
+        return active[0]
+    if not found or sweep is None:
+        raise TrackingError(f"{tracking_uri}: holds no sweep yet; launch one with `msad search`")
+    named = [one for one in (*active, *found) if sweep in (one.tags[SWEEP_TAG], one.name)]
+    if not named:
+        names = dict.fromkeys(name for one in active for name in (one.tags[SWEEP_TAG], one.name))
+        raise TrackingError(f"{tracking_uri}: no sweep is named {sweep!r}{did_you_mean(sweep, names)}")
+    if named[0].lifecycle_stage == "deleted":
+        raise TrackingError(
+            f"{tracking_uri}: the experiment of the sweep {sweep!r} was deleted in MLflow: restore it with "
+            f"`mlflow experiments restore --experiment-id {named[0].experiment_id}`"
+        )
+    return named[0]
+
+
+def _deleted_studies(client: MlflowClient, experiment: Experiment) -> list[str]:
+    from mlflow.entities import ViewType
+
+    gone = _runs(client, experiment, "study", run_view_type=ViewType.DELETED_ONLY)
+    return sorted(run.data.tags.get("msad.study", run.info.run_name) for run in gone)
+
+
+def _runs(client: MlflowClient, experiment: Experiment, kind: str, **which: Any) -> list[Run]:
+    return all_pages(
+        client.search_runs,
+        experiment_ids=[experiment.experiment_id],
+        filter_string=search_filter(tags__kind=kind),
+        **which,
+    )

@@ -1,0 +1,1 @@
+"""One training from settings to a network: plain torch, importable where Ray, Optuna and MLflow are missing."""

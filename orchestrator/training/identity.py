@@ -1,0 +1,220 @@
+"""What a job is trained and validated on, as one value: caches, resuming, comparing and the champion go by it alone.
+
+Two jobs with one identity see the same images, in the same order and cut in two at the same place, and draw the same
+synthetic defects, views and noise from them: their scores compare, and what is kept for one serves the other. How the
+files are called and where they lie is no part of it, for neither changes what is seen; the names are there to say in
+words what has changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from msad.data_io.cache import digests
+from msad.data_io.layout import find_layout
+from msad.data_io.splits import GoodSplit, split_good_images
+from msad.data_io.wide import FULL
+
+DRAWN_BY = {
+    "pixels": "msad.data_io.cache:PIXELS_VERSION",
+    "photographs": "msad.data_io.photographs:VERSION",
+    "appearance": "msad.models.synthesis.appearance:VERSION",
+    "noise": "msad.models.synthesis.corruptions:NOISE_VERSION",
+    "synthetic_defects": "msad.models.synthesis.synthetic_defects:VERSION",
+    "features": "msad.training.batches:VERSION",
+    "validation": "msad.models.scoring:VERSION",
+}
+"""Where the version of each thing that is made of images stands, scores included: beside the code that makes it."""
+
+NAMED = 3  # files of each kind that are named where identities differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What a job sees.
+
+    Parameters
+    ----------
+    train, validation
+        sha256 of each image's content in hexadecimal digits, in the order in which the job sees them.
+    image_size, view_size
+        Sides in pixels of the images and of what the network sees at once (`JobConfig.view_size`), in which the sizes
+        of synthetic defects are shares.
+    seed
+        Of the cut and of all that is drawn.
+    layout
+        The dataset's, see `msad.data_io.layout`; never `auto`.
+    bit_depth
+        As which files of more than 8 bits are read, see `msad.data_io.wide`.
+    versions
+        See `versions`.
+    train_names, validation_names
+        The images' paths below the dataset's root, in the same order; not compared.
+
+    A further field that decides what is seen belongs here, compared and with a default: kept identities lack it.
+    """
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    image_size: int
+    view_size: int
+    seed: int
+    layout: str
+    versions: Mapping[str, int]
+    train_names: tuple[str, ...] = field(compare=False)
+    validation_names: tuple[str, ...] = field(compare=False)
+    bit_depth: int = FULL
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """64 hexadecimal digits, equal exactly where identities are."""
+        compared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
+        text = json.dumps({**compared, "versions": dict(self.versions)}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def key(self, name: str) -> str:
+        """Return the key of what is kept of this in a cache, under a name that says all else that it depends on."""
+        return f"{name} {self.digest}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types; the images are lines as `sha256sum` writes them."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.endswith("_names")}
+        images = {
+            name: [f"{digest}  {file}" for digest, file in zip(values[name], names, strict=True)]
+            for name, names in (("train", self.train_names), ("validation", self.validation_names))
+        }
+        return {"digest": self.digest, **values, "versions": dict(self.versions), **images}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Identity:
+        """Rebuild from `to_dict`; what an older version has kept has the defaults of fields that it did not know."""
+        fields = {f.name for f in dataclasses.fields(cls)}
+        known = {name: value for name, value in values.items() if name in fields}
+        for name in ("train", "validation"):
+            lines = [line.partition("  ") for line in values[name]]
+            known[name] = tuple(digest for digest, _, _ in lines)
+            known[f"{name}_names"] = tuple(file for _, _, file in lines)
+        return cls(**known)
+
+    def changes_from(self, before: Identity) -> list[str]:
+        """Return in words how this identity differs from an earlier one, a line each; empty where they are equal.
+
+        Of images that were changed, added or removed the first ones are named.
+        """
+        if self == before:
+            return []
+        lines = _image_changes(before._contents(), self._contents())
+        compared = [f.name for f in dataclasses.fields(self) if f.compare and f.name not in ("train", "validation")]
+        for name in compared:
+            old, new = getattr(before, name), getattr(self, name)
+            if name == "versions":
+                lines += [
+                    f"{part} of version {new.get(part, 'none')} instead of {old.get(part, 'none')}"
+                    for part in sorted({*old, *new})
+                    if old.get(part) != new.get(part)
+                ]
+            elif old != new:
+                lines.append(f"{name} {new} instead of {old}")
+        # The same files under the same names, cut elsewhere, or under others that sort otherwise.
+        return lines or ["the same images in another order, or divided otherwise into training and validation"]
+
+    def _contents(self) -> dict[str, str]:
+        names, contents = (*self.train_names, *self.validation_names), (*self.train, *self.validation)
+        return dict(zip(names, contents, strict=True))
+
+
+def identify(
+    dataset: Path | str,
+    category: str,
+    *,
+    seed: int,
+    image_size: int,
+    view_size: int | None = None,
+    bit_depth: int = FULL,
+    layout: str = "auto",
+    cache: Path | str | None = None,
+) -> Identity:
+    """Return the identity of jobs on a category; opens no test file.
+
+    Parameters
+    ----------
+    dataset, category, seed, layout
+        See `msad.data_io.splits.split_good_images`.
+    image_size, view_size
+        See `Identity`; `view_size` of None is the image's own.
+    cache
+        Spares reading unchanged files again; None for `msad.data_io.cache.default_cache_dir()`.
+
+    Raises
+    ------
+    msad.data_io.errors.DataError
+        No such dataset or category; images that cannot be read.
+    """
+    split = split_good_images(dataset, category, seed, layout=layout)
+    sides = {"image_size": image_size, "view_size": view_size}
+    return of_split(split, dataset, seed=seed, **sides, bit_depth=bit_depth, layout=layout, cache=cache)
+
+
+def of_split(
+    split: GoodSplit,
+    dataset: Path | str,
+    *,
+    seed: int,
+    image_size: int,
+    view_size: int | None = None,
+    bit_depth: int = FULL,
+    layout: str = "auto",
+    cache: Path | str | None = None,
+) -> Identity:
+    """As `identify`, for a split that is there already."""
+    root, found = Path(dataset), find_layout(dataset, layout)
+
+    def names(paths: Iterable[Path]) -> tuple[str, ...]:
+        return tuple(path.relative_to(root).as_posix() for path in paths)  # layouts build paths upon the root
+
+    return Identity(
+        train=tuple(digests(split.train_paths, cache)),
+        validation=tuple(digests(split.validation_paths, cache)),
+        image_size=image_size,
+        view_size=view_size or image_size,
+        seed=seed,
+        layout=found.name,
+        versions=versions(),
+        train_names=names(split.train_paths),
+        validation_names=names(split.validation_paths),
+        bit_depth=bit_depth,
+    )
+
+
+def versions() -> dict[str, int]:
+    """Return the version of everything that is made of images, by its name in `DRAWN_BY`."""
+    places = {name: place.partition(":") for name, place in DRAWN_BY.items()}
+    return {name: getattr(importlib.import_module(module), constant) for name, (module, _, constant) in places.items()}
+
+
+def _image_changes(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Say which images were changed, removed, added and renamed, from their contents' digests by name."""
+    gone = {name: content for name, content in before.items() if name not in after}
+    come = {name: content for name, content in after.items() if name not in before}
+    moved = {*gone.values()} & {*come.values()}
+    kinds = {
+        "changed": [name for name in before if name in after and before[name] != after[name]],
+        "removed": [name for name, content in gone.items() if content not in moved],
+        "added": [name for name, content in come.items() if content not in moved],
+        "renamed": [name for name, content in gone.items() if content in moved],
+    }
+    return [_listed(kind, names) for kind, names in kinds.items() if names]
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    count = f"1 image {kind}" if len(names) == 1 else f"{len(names)} images {kind}"
+    more = ", ..." if len(names) > NAMED else ""
+    return f"{count}: {', '.join(sorted(names)[:NAMED])}{more}"

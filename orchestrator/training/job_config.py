@@ -1,0 +1,172 @@
+"""One job's configuration: everything that decides the weights it ends with."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+from msad.data_io.wide import BIT_DEPTHS, FULL
+from msad.models.errors import did_you_mean
+from msad.models.tiling import TilingConfig
+
+SCHEDULES = ("constant", "plateau", "cosine", "one_cycle")
+OBJECTIVES = ("validation_score", "validation_image_auroc", "validation_pixel_ap")
+# Dictionaries whose keys belong to an architecture; the registry and the losses check what is inside them.
+OPEN_GROUPS = ("model", "loss_weights", "corruption", "augmentation", "tiling")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """One training run of an architecture on a category.
+
+    Parameters
+    ----------
+    category, architecture
+        Names; see `msad.data_io.table.list_categories` and `msad.models.registry.architectures`.
+    image_size
+        Side in pixels of the square the images are resized to.
+    bit_depth
+        Bits that the camera fills of image files of more than 8, one of `msad.data_io.wide.BIT_DEPTHS`.
+    epochs
+        Passes over the training images at most (early stopping may end sooner).
+    evaluate_every
+        Epochs between two evaluations on the validation split; each is a report, a checkpoint and a possible pruning.
+    batch_size
+        Images per step.
+    seed
+        Decides initial weights, order, corruption and the validation split.
+    learning_rate, weight_decay
+        AdamW's step size (> 0) and decoupled weight decay (>= 0).
+    schedule
+        One of `constant`, `plateau` (halved when the training loss stops falling), `cosine`, `one_cycle`.
+    objective
+        Which validation figure picks the best epoch and steers the search; all of them are maximised.
+    gradient_clip
+        Largest norm of the gradient; 0 switches clipping off.
+    patience
+        Evaluations without a better validation score before training stops early; 0 never stops early.
+    false_positive_rate
+        Share of good images above the threshold that is aimed at, in (0, 1).
+    model, loss_weights, corruption, augmentation, tiling
+        The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig`,
+        `AugmentationConfig` and `TilingConfig`. Left empty they mean the defaults.
+
+    Raises
+    ------
+    ValueError
+        All values out of range, in one message.
+    """
+
+    category: str
+    architecture: str
+    image_size: int = 256
+    bit_depth: int = FULL
+    epochs: int = 60
+    evaluate_every: int = 5
+    batch_size: int = 8
+    seed: int = 0
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    schedule: str = "one_cycle"
+    objective: str = "validation_score"
+    gradient_clip: float = 1.0
+    patience: int = 0
+    false_positive_rate: float = 0.01
+    model: Mapping[str, Any] = field(default_factory=dict)
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    corruption: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+    tiling: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kinds = {"int": (Integral, "a whole number"), "float": (Real, "a number")}
+        values = {f.name: (getattr(self, f.name), *kinds[f.type]) for f in dataclasses.fields(self) if f.type in kinds}
+        problems = [
+            f"{name} is {value!r}; it must be {noun}"
+            for name, (value, kind, noun) in values.items()
+            if isinstance(value, bool) or not isinstance(value, kind)
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        problems = [
+            f"{name} is {getattr(self, name)}; it must be {rule}"
+            for name, allowed, rule in (
+                ("image_size", self.image_size >= 16, "at least 16 pixels"),
+                ("bit_depth", self.bit_depth in BIT_DEPTHS, f"one of {', '.join(map(str, BIT_DEPTHS))}"),
+                ("epochs", self.epochs >= 1, "at least 1"),
+                ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
+                ("batch_size", self.batch_size >= 1, "at least 1"),
+                ("learning_rate", self.learning_rate > 0, "above 0"),
+                ("weight_decay", self.weight_decay >= 0, "0 or more"),
+                ("schedule", self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}"),
+                ("objective", self.objective in OBJECTIVES, f"one of {', '.join(OBJECTIVES)}"),
+                ("gradient_clip", self.gradient_clip >= 0, "0 (off) or more"),
+                ("patience", self.patience >= 0, "0 (off) or more"),
+                ("false_positive_rate", 0 < self.false_positive_rate < 1, "between 0 and 1"),
+            )
+            if not allowed
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        if self.tiles.tile >= self.image_size:
+            raise ValueError(
+                f"tiling/tile is {self.tiles.tile} and image_size {self.image_size}: a tile must be smaller than the "
+                "image; raise image_size, or leave tiling/tile at 0"
+            )
+
+    @property
+    def tiles(self) -> TilingConfig:
+        """`tiling`, checked."""
+        return TilingConfig(**self.tiling)
+
+    @property
+    def view_size(self) -> int:
+        """Side in pixels of what the network sees at once: a tile, or the image."""
+        return self.tiles.tile or self.image_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, nested as the fields are."""
+        return copy.deepcopy(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> JobConfig:
+        """Rebuild from `to_dict`; an unknown key is refused with the nearest field's name."""
+        names = [f.name for f in dataclasses.fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ValueError(f"unknown job setting {key!r}{did_you_mean(key, names)}")
+        return cls(**values)
+
+    def with_parameters(self, parameters: Mapping[str, Any]) -> JobConfig:
+        """Return a copy with slash paths set, e.g. `{"learning_rate": 1e-3, "model/base_width": 32}`."""
+        values = self.to_dict()
+        for path, value in parameters.items():
+            group, _, key = path.partition("/")
+            if not key:
+                values[group] = value
+            elif group in OPEN_GROUPS:
+                values[group] = {**values[group], key: value}
+            else:
+                raise ValueError(f"unknown parameter {path!r}: only {', '.join(OPEN_GROUPS)} have parts")
+        return JobConfig.from_dict(values)
+
+    def flat(self) -> dict[str, Any]:
+        """Return every value under its slash path: what MLflow records as parameters."""
+        flat: dict[str, Any] = {}
+        for name, value in self.to_dict().items():
+            if isinstance(value, dict):
+                flat |= {f"{name}/{key}": part for key, part in value.items()}
+            else:
+                flat[name] = value
+        return flat
+
+    def digest(self) -> str:
+        """Return 12 hex digits that are equal exactly when every setting is."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]

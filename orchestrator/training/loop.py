@@ -1,0 +1,224 @@
+"""The training loop: plain torch, read from top to bottom. It knows neither Ray nor MLflow nor the disk.
+
+Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set, T figures.
+
+The whole category lives on the device (`training/batches.py`), batches and their corruption are made there, a GPU
+repeats its steps by itself (`cuda_graphs.py`), and the host waits for it once an epoch (the habit of airbench,
+github.com/KellerJordan/airbench). Every epoch draws from a seed of its own, so a run that resumes after epoch k goes on
+exactly as the uninterrupted one would: no generator has to be saved.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from msad.errors import Diverged, OutOfMemory, first_line
+from msad.models.base import AnomalyModel, SelfTraining
+from msad.models.registry import build
+from msad.models.tiling import tiled
+from msad.training.batches import TrainingData, make_batches
+from msad.training.cuda_graphs import ReplayedStep
+from msad.training.job_config import JobConfig
+from msad.training.one_look import look_once
+from msad.training.self_training import fit_itself
+from msad.training.team import ALONE, Team
+from msad.training.validation import Best, Fitted, GetCheckpoint, Report, figures, fitted, set_threshold, validate
+
+CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
+
+def fit(
+    job: JobConfig,
+    data: TrainingData,
+    *,
+    device: torch.device,
+    report: Report,
+    get_checkpoint: GetCheckpoint,
+    team: Team = ALONE,
+) -> Fitted:
+    """Train one model and return its best checkpoint by the job's objective.
+
+    Parameters
+    ----------
+    job
+        Everything that decides the outcome.
+    data
+        Good images of one category, all at `job.image_size`.
+    device
+        Where to train; the forward pass runs in bfloat16 where `computes_in_bfloat16` says so.
+    report
+        Called after every evaluation with the metrics (`epoch`, `train_loss`, `loss_<term>`, `learning_rate`,
+        `validation_score`, `validation_image_auroc`, `validation_pixel_ap`, `best_objective`, `epoch_seconds`) and a
+        state to go on from. `best_objective` is what the best epoch so far is worth on images that it was not chosen
+        on (see `Best`): with several evaluations a little less than the highest of them.
+    get_checkpoint
+        Returns the last reported state, or None for a fresh start.
+    team
+        The workers that train this model together; each calls `fit` with the same arguments but for its own `team`.
+
+    Raises
+    ------
+    Diverged, OutOfMemory
+        The loss is not finite; the device is full.
+    msad.models.errors.ModelError
+        The architecture, its parameters or the loss terms are wrong.
+    """
+    try:
+        return _fit(job, data, device, report, get_checkpoint, team)
+    except (RuntimeError, MemoryError) as error:
+        if not _out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            f"out of memory on {device} with batch_size {job.batch_size}, image_size {job.image_size} and model "
+            f"{dict(job.model)}: lower one of them ({first_line(error)})"
+        ) from error
+
+
+def _fit(
+    job: JobConfig,
+    data: TrainingData,
+    device: torch.device,
+    report: Report,
+    get_checkpoint: GetCheckpoint,
+    team: Team,
+) -> Fitted:
+    torch.manual_seed(job.seed)
+    model = build(job.architecture, **job.model)
+    if isinstance(model, SelfTraining):
+        return fit_itself(job, model.to(device), data, device, report)
+    model = tiled(model, job.tiles).to(device, memory_format=torch.channels_last)
+    if not model.loss_terms:
+        return look_once(job, model, data, device, report)
+    model = team.prepare(model)
+    weights = dict(job.loss_weights) or dict(model.default_loss_weights)
+    weights = {term: weight for term, weight in weights.items() if weight > 0}
+    batches = make_batches(job, data, model, device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=True)
+    steps_per_epoch = math.ceil(len(batches) / job.batch_size)
+    schedule = _schedule(job, optimizer, steps_per_epoch)
+    generator = torch.Generator(device)
+    mixed = computes_in_bfloat16(device)
+    names = ["train_loss", *(f"loss_{term}" for term in model.loss_terms if term in weights)]
+
+    def gradients(batch: Tensor) -> Tensor:
+        clean, corrupted, mask_B1HW = team.part(batches.draw(batch, generator))
+        with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            terms = model.losses(clean, corrupted, mask_B1HW, terms=weights)
+        loss = sum(weights[name] * value for name, value in terms.items())
+        loss.backward()
+        figures_T = team.mean(torch.stack([loss, *terms.values()]).detach(), model.parameters(), len(batch))
+        if job.gradient_clip:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
+        return figures_T
+
+    recordable = device.type == "cuda" and batches.on_device and team.size == 1
+    step = ReplayedStep(gradients, model.parameters(), generator) if recordable else gradients
+
+    start, best = 0, Best()
+    if (state := get_checkpoint()) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if schedule is not None:
+            schedule.load_state_dict(state["schedule"])
+        start, best = state["epoch"], Best.from_state(state["best"])
+    else:
+        model.adapt(batches.clean())
+
+    began, since = time.perf_counter(), start
+    for epoch in range(start + 1, job.epochs + 1):
+        if best.stale(epoch - 1, job):
+            break
+        torch.manual_seed(_epoch_seed(job.seed, epoch))
+        generator.manual_seed(_epoch_seed(job.seed, epoch))
+        model.train()
+        sums_T = torch.zeros(len(names), device=device)
+        for batch in batches.stream(torch.randperm(len(batches)).split(job.batch_size)):
+            optimizer.zero_grad(set_to_none=True)
+            figures_T = step(batch)
+            optimizer.step()
+            if schedule is not None and job.schedule != "plateau":
+                schedule.step()
+            sums_T += figures_T * (len(batch) / len(batches))
+        metrics = dict(zip(names, sums_T.tolist(), strict=True))  # the one wait of the epoch
+        _refuse_divergence(job, epoch, math.isfinite(metrics["train_loss"]), "loss is")
+        if job.schedule == "plateau":
+            schedule.step(metrics["train_loss"])
+        if epoch % job.evaluate_every and epoch != job.epochs:
+            continue
+
+        seconds = (time.perf_counter() - began) / (epoch - since)
+        try:
+            choice = team.first(validate, model, batches, data.synthetic, job.view_size, job.objective)
+        except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
+            _refuse_divergence(job, epoch, False, "anomaly maps are")
+        metrics |= {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "epoch_seconds": seconds}
+        metrics |= figures(choice.validation)
+        best.offer(metrics[job.objective], epoch, choice, model)
+        metrics["best_objective"] = figures(best.validation)[job.objective]
+        report(metrics, _state(model, optimizer, schedule, epoch, best))
+        began, since = time.perf_counter(), epoch
+
+    model.load_state_dict(best.model)
+    # There is none only when resumed at the end.
+    choice = best.choice or team.first(validate, model, batches, data.synthetic, job.view_size, job.objective)
+    scoring, rate = choice.scorer.scoring, job.false_positive_rate
+    cut = team.first(set_threshold, model, batches, data.synthetic, scoring, rate)
+    return fitted(model, choice.scorer, cut, best)
+
+
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    if isinstance(error, torch.AcceleratorError):
+        return error.error_code == CUDA_OUT_OF_MEMORY
+    # torch's allocator on a CPU has no type of its own, and the system's code for it (ENOMEM) only in words.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _refuse_divergence(job: JobConfig, epoch: int, finite: bool, what: str) -> None:
+    if not finite:
+        raise Diverged(
+            f"the {what} not finite in epoch {epoch} at learning_rate {job.learning_rate:g}: "
+            f"lower it or clip the gradient (gradient_clip is {job.gradient_clip:g})"
+        )
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Return whether bfloat16 is the faster arithmetic: on a GPU (since Ampere) or a CPU with instructions for it.
+
+    Only training uses it: maps and scores are float32 everywhere, so that a threshold holds on any machine.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def _state(
+    model: AnomalyModel, optimizer: torch.optim.Optimizer, schedule: Any, epoch: int, best: Best
+) -> dict[str, Any]:
+    return {
+        "epoch": epoch,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict() if schedule is not None else {},
+        "best": best.state(),
+    }
+
+
+def _schedule(job: JobConfig, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> Any:
+    schedulers = torch.optim.lr_scheduler
+    steps = job.epochs * steps_per_epoch
+    if job.schedule == "one_cycle":
+        return schedulers.OneCycleLR(optimizer, max_lr=job.learning_rate, total_steps=steps)
+    if job.schedule == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, T_max=steps)
+    if job.schedule == "plateau":
+        return schedulers.ReduceLROnPlateau(optimizer, factor=0.5, patience=5)
+    return None
+
+
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return seed * 1_000_003 + epoch

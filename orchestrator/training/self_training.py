@@ -1,0 +1,63 @@
+"""The training of a network that trains itself: its own recipe, under the same validation as any other."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+
+import torch
+
+from msad.errors import Diverged
+from msad.models.base import SelfTraining
+from msad.training.batches import PlainBatches, TrainingData
+from msad.training.job_config import JobConfig
+from msad.training.validation import Best, Fitted, Report, figures, fitted, set_threshold, validate
+
+
+def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: torch.device, report: Report) -> Fitted:
+    """Let a model train itself and return its best epoch by the job's objective.
+
+    It is validated every `job.evaluate_every` epochs and at its end, and stopped after `job.patience` evaluations
+    without a better one. Only the recipe knows its own state, so an interrupted job begins anew.
+
+    Raises
+    ------
+    Diverged
+        The model's maps are not finite.
+    """
+    batches, best = PlainBatches(job, data, device), Best()
+    began, since, last = time.perf_counter(), 0, 0
+
+    def evaluate(epoch: int, metrics: Mapping[str, float]) -> None:
+        nonlocal began, since
+        seconds = (time.perf_counter() - began) / max(1, epoch - since)
+        try:
+            choice = validate(model, batches, data.synthetic, job.view_size, job.objective)
+        except FloatingPointError:
+            raise Diverged(f"the anomaly maps of {job.architecture} are not finite in epoch {epoch}") from None
+        told = figures(choice.validation)
+        best.offer(told[job.objective], epoch, choice, model)
+        objective = figures(best.validation)[job.objective]
+        known = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        report(
+            {**known, "epoch": epoch, "epoch_seconds": seconds, **told, "best_objective": objective},
+            {"epoch": epoch},
+        )
+        began, since = time.perf_counter(), epoch
+
+    def after_epoch(epoch: int, metrics: Mapping[str, float]) -> bool:
+        nonlocal last
+        last = epoch
+        if epoch % job.evaluate_every == 0:
+            evaluate(epoch, metrics)
+        return not best.stale(epoch, job)
+
+    model.train()
+    model.fit(data.train_NHWC, epochs=job.epochs, batch_size=job.batch_size, seed=job.seed, after_epoch=after_epoch)
+    if last == 0 or not best.stale(last, job):
+        evaluate(last + 1, {})  # the last epoch is not heard of
+    model.load_state_dict(best.model)
+    scoring = best.choice.scorer.scoring
+    cut = set_threshold(model, batches, data.synthetic, scoring, job.false_positive_rate)
+    return fitted(model, best.choice.scorer, cut, best)

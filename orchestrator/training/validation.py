@@ -1,0 +1,165 @@
+"""A model on the validation images: its maps, the scoring that suits them, and the best weights so far.
+
+Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msad.models.base import AnomalyModel, Encoded
+from msad.models.scoring import Choice, Reading, Scorer, Scoring, ValidationScore, choose_scoring, default_candidates
+from msad.models.synthesis.synthetic_defects import GRADES, SyntheticSet
+from msad.models.thresholds import FalseAlarms, LeaveOneOut, threshold
+from msad.training.batches import FeatureBatches, PlainBatches
+from msad.training.job_config import JobConfig
+
+Report = Callable[[dict[str, float], dict[str, Any]], None]
+GetCheckpoint = Callable[[], dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A job's best checkpoint: model, chosen scoring, threshold and what it promises, and the validation figures."""
+
+    model: AnomalyModel
+    scorer: Scorer
+    threshold: float
+    false_alarms: FalseAlarms
+    epoch: int
+    validation: dict[str, Any]
+
+
+class Best:
+    """The best weights so far, and what choosing them like this is worth on images that they were not chosen on.
+
+    The highest of several evaluations is a choice too. So each half of the images has its own best epoch and scoring,
+    whose reading on the other half is kept (see `msad.models.scoring`); the weights are those of the best epoch by
+    both.
+    """
+
+    def __init__(
+        self,
+        score: float = -math.inf,
+        epoch: int = 0,
+        model: dict[str, Tensor] | None = None,
+        readings: Sequence[Reading] = (),
+    ) -> None:
+        self.score, self.epoch, self.model, self.choice = score, epoch, model, None
+        self.readings = list(readings)
+
+    def offer(self, score: float, epoch: int, choice: Choice, model: AnomalyModel) -> None:
+        if score > self.score:
+            self.score, self.epoch, self.choice = score, epoch, choice
+            self.model = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        known = self.readings or choice.readings
+        self.readings = [max(pair, key=lambda one: one.value) for pair in zip(known, choice.readings, strict=True)]
+
+    @property
+    def validation(self) -> ValidationScore:
+        return ValidationScore.of(self.readings)
+
+    def state(self) -> dict[str, Any]:
+        """Give what a checkpoint holds, nothing but tensors, numbers and their containers."""
+        readings = [(reading.value, reading.per_group) for reading in self.readings]
+        return {"score": self.score, "epoch": self.epoch, "model": self.model, "readings": readings}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Best:
+        return cls(**{**state, "readings": [Reading(*reading) for reading in state["readings"]]})
+
+    def stale(self, epoch: int, job: JobConfig) -> bool:
+        return bool(job.patience) and self.epoch > 0 and epoch - self.epoch >= job.patience * job.evaluate_every
+
+
+@torch.no_grad()
+def validate(
+    model: AnomalyModel,
+    batches: PlainBatches | FeatureBatches,
+    synthetic: SyntheticSet,
+    view_size: int,
+    objective: str = "validation_score",
+) -> Choice:
+    """Score held-out good images against their synthetic defects and choose the scoring that separates them best.
+
+    The maps of the good images are kept while this runs, those of the defects a batch at a time. `view_size` is the
+    side in pixels of what the network sees at once, by which smoothing is measured; `objective` is what the choice
+    maximises.
+
+    Raises
+    ------
+    FloatingPointError
+        The model has diverged: a map is not finite.
+    """
+    model.eval()
+    good = anomaly_maps(model, batches.validation())
+    candidates = default_candidates(tuple(good), view_size)
+    return choose_scoring(good, map_batches(model, batches.synthetic()), synthetic, candidates, objective)
+
+
+@torch.no_grad()
+def set_threshold(
+    model: AnomalyModel,
+    batches: PlainBatches | FeatureBatches,
+    synthetic: SyntheticSet,
+    scoring: Scoring,
+    false_positive_rate: float,
+) -> tuple[float, FalseAlarms]:
+    """Score the held-out good images and their plain synthetic defects as the finished model does; cut between them.
+
+    Each image is scored without what the scorer knows of it, see `msad.models.thresholds`.
+    """
+    model.eval()
+    held_out = LeaveOneOut(scoring, anomaly_maps(model, batches.validation()))
+    plain = np.flatnonzero(synthetic.grade == GRADES.index("plain"))
+    plain_scores, done = [], 0
+    for maps in map_batches(model, batches.synthetic(plain)):
+        count = len(next(iter(maps.values())))
+        plain_scores.append(held_out.scores(maps, synthetic.source[plain[done : done + count]]))
+        done += count
+    good_scores = held_out.good_scores()
+    cut = threshold(good_scores, false_positive_rate, np.concatenate([np.empty(0), *plain_scores]))
+    return cut, FalseAlarms.of(good_scores, cut, false_positive_rate)
+
+
+def anomaly_maps(model: AnomalyModel, images: Iterable[Encoded]) -> dict[str, Tensor]:
+    """Return the maps of all batches, by name, N×1×H×W; see `validate` for the error."""
+    parts = list(map_batches(model, images))
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def map_batches(model: AnomalyModel, images: Iterable[Encoded]) -> Iterator[dict[str, Tensor]]:
+    """Yield the maps of one batch after the other, by name, B×1×H×W; see `validate` for the error."""
+    for batch in images:
+        maps = {name: map_B1HW.float() for name, map_B1HW in model.anomaly_maps(batch).items()}
+        if not all(map_B1HW.isfinite().all() for map_B1HW in maps.values()):
+            raise FloatingPointError("anomaly maps")
+        yield maps
+
+
+def figures(validation: ValidationScore) -> dict[str, float]:
+    """Return what is reported of a validation, by the names of the objectives."""
+    return {
+        "validation_score": validation.score,
+        "validation_image_auroc": validation.image_auroc,
+        "validation_pixel_ap": validation.pixel_ap,
+    }
+
+
+def fitted(model: AnomalyModel, scorer: Scorer, cut: tuple[float, FalseAlarms], best: Best) -> Fitted:
+    """Return a model that holds its best weights with the scoring that was chosen for them, and the threshold."""
+    return Fitted(
+        model=model.eval(),
+        scorer=scorer,
+        threshold=cut[0],
+        false_alarms=cut[1],
+        epoch=best.epoch,
+        validation=best.validation.to_dict(),
+    )

@@ -1,0 +1,178 @@
+"""Exported files, run by onnxruntime and by torch alone, against the bundle they were made from."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from msad.bundle import export as export_module
+from msad.bundle.bundles import Bundle
+from msad.bundle.export import METADATA_FILE, OUTPUTS, TOLERANCE, export
+from msad.bundle.images import to_tensor
+from msad.data_io.photographs import load_textures
+from msad.errors import ConfigError, ExportError
+from msad.models.registry import architectures, build
+from msad.models.scorer import Scoring, fit_scorer
+from msad.models.thresholds import threshold
+from msad.terminal.cli import msad
+from msad.training.job_config import JobConfig
+
+SIZE = 64
+SMALL = {
+    **{name: {"base_width": 4, "depth": 2} for name in architectures()},
+    "feature_memory": {"rows": 20, "neighbours": 3},
+    "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
+}
+# One of each choice is met by some architecture; every combination of them in tests/models/test_detector.py.
+SCORING = {
+    "baseline": {"reduction": "max", "calibration": "none", "smoothing": 0.0},
+    "feature_pyramid": {"reduction": "top1", "calibration": "position", "smoothing": 1.0},
+    "multiscale": {"reduction": "mean", "calibration": "position", "smoothing": 0.0},
+    "multiscale_segmenter": {"reduction": "top1", "calibration": "none", "smoothing": 0.5},
+}
+
+
+def make(name):
+    """A bundle with untrained weights but real statistics; images it calls good and anomalous lie on both sides."""
+    torch.manual_seed(0)
+    job = JobConfig(category="brick", architecture=name, image_size=SIZE, model=SMALL[name])
+    model = build(name, **SMALL[name]).eval()
+    if not model.loss_terms:
+        model.adapt([model.encode(to_tensor(load_textures(SIZE)[1::3]))])
+    maps = model.anomaly_maps(to_tensor(load_textures(SIZE)[::3]))
+    scorer = fit_scorer(Scoring(dict.fromkeys(maps, 1.0), **SCORING.get(name, {})), maps)
+    return Bundle(model, scorer, threshold(scorer(maps)[1].numpy(), 0.5), job, {"run_id": "0123abcd"})
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """Two photographs of a size that the model was not made for."""
+    photographs = [Image.fromarray(image).resize((90, 70)) for image in load_textures(160)[[1, 30]]]
+    return np.stack([np.asarray(photograph) for photograph in photographs])
+
+
+def assert_agrees(found, bundle, batch):
+    score, is_anomalous, anomaly_map = (np.asarray(part) for part in found)
+    expected = bundle.predict(batch)
+    allowed = TOLERANCE * float(np.ptp([prediction.anomaly_map for prediction in expected]))
+    assert score.dtype == np.float32 and score == pytest.approx([one.score for one in expected], abs=allowed)
+    assert is_anomalous.dtype == bool and is_anomalous.tolist() == [one.is_anomalous for one in expected]
+    assert anomaly_map.shape == batch.shape[:3]
+    assert anomaly_map == pytest.approx(np.stack([one.anomaly_map for one in expected]), abs=allowed)
+
+
+@pytest.mark.parametrize("name", architectures())
+def test_exported_files_answer_as_the_bundle_does(name, batch, tmp_path, monkeypatch):
+    bundle = make(name)
+    program = export_module._trace(bundle)
+    monkeypatch.setattr(export_module, "_trace", lambda _: program)  # half of the time, for both formats
+    files = {suffix: tmp_path / "new" / f"part{suffix}" for suffix in (".onnx", ".pt2")}
+    for file in files.values():
+        result = export(bundle, file)
+        assert result.images == 7 and max(result.score, result.map) <= TOLERANCE * result.range
+    session = onnxruntime.InferenceSession(files[".onnx"])
+    loaded = torch.export.load(files[".pt2"]).module()
+    for images in (batch, batch[:1], batch.repeat(2, axis=0), batch[:, :SIZE, :SIZE]):
+        assert_agrees(session.run(OUTPUTS, {"image": images}), bundle, images)
+        assert_agrees(loaded(torch.from_numpy(np.ascontiguousarray(images))), bundle, images)
+    verdicts = session.run(["is_anomalous"], {"image": load_textures(SIZE)})[0]
+    assert 0 < verdicts.mean() < 1
+
+    [image] = session.get_inputs()
+    assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["images", "height", "width", 3])
+    text = {METADATA_FILE: ""}
+    torch.export.load(files[".pt2"], extra_files=text)
+    for known in (session.get_modelmeta().custom_metadata_map, json.loads(text[METADATA_FILE])):
+        assert float(known["threshold"]) == bundle.threshold and known["run_id"] == "0123abcd"
+        assert (known["category"], known["architecture"]) == ("brick", name)
+        assert ("Apache-2.0" in known["pretrained_weights"]) == name.startswith("feature_")
+    model = onnx.load(files[".onnx"])
+    assert {(one.domain, one.version) for one in model.opset_import} == {("", export_module.OPSET)}
+    here = str(Path(export_module.__file__).parent).encode()
+    assert all(here not in file.read_bytes() for file in files.values())
+
+
+def test_exported_onnx_runs_where_torch_and_msad_are_missing(batch, tmp_path):
+    export(make("baseline"), tmp_path / "part.onnx", [])
+    np.save(tmp_path / "batch.npy", batch)
+    code = """
+import sys
+sys.modules["torch"] = sys.modules["msad"] = None
+import numpy, onnxruntime
+session = onnxruntime.InferenceSession("part.onnx")
+score, is_anomalous, anomaly_map = session.run(None, {"image": numpy.load("batch.npy")})
+print(score.shape, is_anomalous.dtype, anomaly_map.shape)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(2,) bool (2, 70, 90)"
+
+
+def test_graph_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
+    bundle = make("baseline")
+    traced = export_module._trace
+
+    other = replace(bundle, scorer=replace(bundle.scorer, scoring=replace(bundle.scorer.scoring, reduction="mean")))
+    monkeypatch.setattr(export_module, "_trace", lambda _: traced(other))
+    with pytest.raises(ExportError, match=r"not written: it would differ .* of the range is allowed") as error:
+        export(bundle, tmp_path / "part.pt2")
+    assert "Try the other format (.onnx)" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_value_that_is_not_finite_counts_as_a_difference(value):
+    bundle = make("baseline")
+    images = load_textures(SIZE)[:2]
+    answers = [(one.score, one.is_anomalous, one.anomaly_map) for one in bundle.predict(images)]
+    score, verdict, maps = (np.array(part) for part in zip(*answers, strict=True))
+    compare = partial(export_module._compare, bundle, Path("part.onnx"), [images], [answers])
+    assert compare(lambda _: (score, verdict, maps)).score == 0
+    maps = maps.copy()
+    maps[1, 3, 3] = value
+    with pytest.raises(ExportError, match="not written"):
+        compare(lambda _: (score, verdict, maps))
+    maps[1, 3, 3] = answers[1][2][3, 3]
+    with pytest.raises(ExportError, match="not written"):
+        compare(lambda _: (score, ~verdict, maps))
+
+
+def test_architecture_that_is_no_graph_is_refused_by_name(tmp_path):
+    bundle = make("baseline")
+    whole = bundle.model.reconstruct
+    bundle.model.reconstruct = lambda image_BCHW: whole(image_BCHW) if image_BCHW.mean() > 0.9 else image_BCHW / 2
+    with pytest.raises(ExportError, match=r"part.pt2: 'baseline' cannot be exported in this format: .+"):
+        export(bundle, tmp_path / "part.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_packages_are_named_with_the_command_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ConfigError, match="needs onnxscript, not installed here: pip install onnx onnxscript onnxrunt"):
+        export(make("baseline"), tmp_path / "part.onnx")
+
+
+@pytest.mark.parametrize("name", ["part", "part.pt", "part.ONNX.zip"])
+def test_file_of_another_format_is_refused(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"must end in \.onnx or \.pt2"):
+        export(make("baseline"), tmp_path / name)
+
+
+def test_command_exports_and_checks_on_the_images_given(tmp_path, demo, category):
+    make("baseline").save(tmp_path / "bundle")
+    words = ["export", str(tmp_path / "bundle"), "--to", str(tmp_path / "part.pt2"), "--check-on"]
+    done = CliRunner().invoke(msad, [*words, str(demo / category / "train")], standalone_mode=False)
+    assert done.exit_code == 0 and "on 8 images within" in done.stdout and (tmp_path / "part.pt2").is_file()
+    with pytest.raises(ConfigError, match=r"no image \(.*\) in"):
+        CliRunner().invoke(msad, [*words, str(tmp_path / "bundle")], standalone_mode=False, catch_exceptions=False)

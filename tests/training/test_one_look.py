@@ -1,0 +1,84 @@
+"""A network that takes no steps goes through the same validation, threshold and bundle as any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from msad.bundle.bundles import Bundle
+from msad.models.registry import build
+from msad.models.synthesis.synthetic_defects import make_synthetic_defects
+from msad.training.batches import FeatureBatches, TrainingData
+from msad.training.job_config import JobConfig
+from msad.training.loop import fit
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    base = np.tile(np.linspace(60, 190, 64)[:, None, None], (1, 64, 3))
+    images = (base + rng.integers(-5, 5, (20, 64, 64, 3))).astype(np.uint8)
+    return TrainingData(images[:12], images[12:], make_synthetic_defects(images[12:], 0))
+
+
+def job(**settings):
+    model = {"rows": 50, **settings.pop("model", {})}
+    return JobConfig(category="gear", architecture="feature_memory", image_size=64, model=model, **settings)
+
+
+def test_one_look_is_reported_validated_and_delivered(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 24)
+    reports, settings = [], job(epochs=50)
+    fitted = fit(
+        settings,
+        data,
+        device=CPU,
+        report=lambda metrics, state: reports.append(metrics),
+        get_checkpoint=lambda: None,
+    )
+    assert [report["epoch"] for report in reports] == [1] and fitted.epoch == 1
+    assert reports[0]["best_objective"] == reports[0]["validation_score"] == fitted.validation["score"]
+    assert fitted.validation["image_auroc"] > 0.6 and np.isfinite(fitted.threshold)
+    assert fitted.model.memory.bank_RC.shape == (50, 432)
+    bundle = Bundle(fitted.model, fitted.scorer, fitted.threshold, settings)
+    image_BCHW = torch.rand(2, 3, 64, 64)
+    expected = bundle.score_batch(image_BCHW)
+    loaded = Bundle.load(bundle.save(tmp_path / "bundle"), device="cpu")
+    for kept, found in zip(expected, loaded.score_batch(image_BCHW), strict=True):
+        assert torch.equal(kept, found)
+
+
+@pytest.mark.parametrize(("kind", "views"), [("none", 1), ("aligned", 2)])
+def test_features_of_one_look_are_clean_ones_alone(data, monkeypatch, kind, views):
+    monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 24)
+    kept = {}
+
+    def keep(key, make):
+        kept[key] = make()
+        return kept[key]
+
+    watched = TrainingData(data.train_NHWC, data.validation_NHWC, data.synthetic, keep=keep)
+    model = build("feature_memory", rows=5)
+    batches = FeatureBatches(job(augmentation={"kind": kind}), watched, model, CPU)
+    (features,) = (arrays for key, arrays in kept.items() if key.startswith("features"))
+    assert {name[:-1] for name in features} == {"clean", "validation", "synthetic"}
+    assert sum(len(part[0]) for part in batches.clean()) == len(features["clean0"]) == 12 * views
+    assert not any(key.startswith("noise") for key in kept)
+
+
+def test_kept_features_are_those_of_the_stages_and_the_light_asked_for(data, monkeypatch):
+    monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 1)
+    keys = set()
+
+    def keep(key, make):
+        keys.add(key) if key.startswith("features") else None
+        return make()
+
+    watched = TrainingData(data.train_NHWC, data.validation_NHWC, data.synthetic, keep=keep)
+    for model in ({}, {"light": "kept"}, {"finest_stride": 32}, {"rows": 7}):
+        settings = job(model=model)
+        FeatureBatches(settings, watched, build("feature_memory", **settings.model), CPU)
+    assert len(keys) == 3  # how many rows are kept changes no feature
