@@ -98,3 +98,15 @@ def hide_secrets(text: str) -> str:
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
     return _LOGIN_ANYWHERE.sub(r"\1:***@", text)
+
+
+def storage_address(address: str) -> str:
+    """Return an address that may be written and shown; ValueError where it has no scheme, or holds a password."""
+    if "://" not in address:
+        raise ValueError("expected an address such as s3://BUCKET/FOLDER; a folder that all nodes share is --storage")
+    if public(address) != address:
+        raise ValueError(
+            "credentials do not belong into the address: give them to every node by its role or its environment "
+            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
+    return address

@@ -55,6 +55,11 @@ def study_ids(study_keys: Iterable[str]) -> dict[str, str]:
     return ids
 
 
+def final_id(study_id: str, index: int = 0) -> str:
+    """Return the job ID of a study's final training; `index` counts its seeds, the first one's model is delivered."""
+    return f"{study_id}-final" + (f"-seed{index}" if index else "")
+
+
 def registered_name(category: str) -> str:
     """Return the name under which a category's models are registered."""
     return f"{REGISTERED}{identifier(category)}"

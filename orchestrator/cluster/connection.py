@@ -178,6 +178,19 @@ def watched(say: Callable[[str], object]) -> Iterator[None]:
         thread.join()
 
 
+@contextmanager
+def left_as_found() -> Iterator[None]:
+    """Leave the cluster that is joined in here at the end, unless this process had joined one before."""
+    import ray
+
+    joined = ray.is_initialized()
+    try:
+        yield
+    finally:
+        if not joined:
+            ray.shutdown()
+
+
 def alive_nodes() -> list[dict[str, float]]:
     """Return the resources of each node of the cluster that is joined."""
     import ray

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from msad.cluster.connection import Allotment
 from msad.cluster.job import WAITING_CPUS
+from msad.cluster.workers.object_store import remove_folder
 from msad.cluster.workers.task import Task
-from msad.cluster.workers.worker_storage import fetch, remove_checkpoints, remove_folder
+from msad.cluster.workers.worker_storage import fetch, remove_checkpoints
 from msad.data_io.errors import NoTestImages
 from msad.errors import USER_ERRORS, BundleError, crash_reason, first_line
 from msad.training.job_config import JobConfig
@@ -71,11 +72,6 @@ def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> 
     report = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_report)
     failure = "test_report_failure"
     _run_all(tasks, lambda task: report.remote(task.to_dict()), allotment.concurrency, lambda _task: failure, listener)
-
-
-def final_id(study_id: str, index: int = 0) -> str:
-    """Return the job ID of a study's final training; `index` counts its seeds, the first one's model is delivered."""
-    return f"{study_id}-final" + (f"-seed{index}" if index else "")
 
 
 def make_way(task: Task, train_storage: str) -> None:

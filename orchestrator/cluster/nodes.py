@@ -12,8 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from msad.cluster.room import Kept, room_problem
+from msad.cluster.workers.object_store import below, read_file, remove_folder, write_file
 from msad.cluster.workers.task import Task
-from msad.cluster.workers.worker_storage import below, read_file, remove_folder, write_file
 from msad.code_version import code_digest
 from msad.data_io.array_cache import chosen_cache_dir, default_cache_dir
 from msad.errors import ConfigError, ResourceError, first_line

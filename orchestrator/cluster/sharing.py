@@ -16,16 +16,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-
 from msad.cluster.connection import Allotment, alive_nodes, divide
 from msad.cluster.workers.task import Task
 from msad.data_io.array_cache import chosen_cache_dir
 from msad.errors import Diverged, ResourceError
-from msad.models.backbones import untrained
-from msad.models.errors import ModelError
-from msad.models.registry import build
 from msad.search.config import SweepConfig
+from msad.search.heaviest import heaviest
 from msad.search.plan import Plan, StudyPlan
 from msad.training.job_config import JobConfig
 from msad.workspace import JobDirectory, Workspace
@@ -98,33 +94,6 @@ def fit(need: Mapping[str, int], config: SweepConfig, nodes: list[dict[str, floa
         part = math.floor(1e4 / max(1, min(by_memory, by_cpus))) / 1e4  # Ray counts in ten-thousandths
         config = config.model_copy(update={"resources": config.resources.model_copy(update={"gpus": part})})
     return divide(config, nodes, math.ceil(MARGIN * need["resident"]))
-
-
-def heaviest(job: JobConfig, space: Mapping[str, BaseDistribution]) -> JobConfig:
-    """Return a job with the values of a search space that take the most memory.
-
-    Of the batch size and loss weights those are the highest; of each parameter of the model, the one that gives the
-    most weights, one parameter after the other. What else is searched takes no memory worth counting.
-    """
-
-    def weights(path: str, value: Any) -> int:
-        try:
-            with untrained():
-                model = build(job.architecture, **job.with_parameters({path: value}).model)
-        except ModelError:  # two values that do not go together; a search will meet them too
-            return 0
-        return sum(parameter.numel() for parameter in model.parameters())
-
-    for path, distribution in space.items():
-        if isinstance(distribution, CategoricalDistribution):
-            values = list(distribution.choices)
-        else:
-            values = [distribution.high, distribution.low]  # of equals the first is taken
-        if path == "batch_size" or path.startswith("loss_weights/"):
-            job = job.with_parameters({path: max(values)})
-        elif path.startswith("model/"):
-            job = job.with_parameters({path: max(values, key=lambda value: weights(path, value))})
-    return job
 
 
 def gpu_kind(nodes: list[dict[str, float]]) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from msad.cluster.finals import final_id
+from msad.names import final_id
 from msad.report.live import LiveView
 from msad.search.selection import FIGURES, report_selection, seed_statistics
 from msad.search.study import Study, TrialRecord

@@ -12,8 +12,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from msad.addresses import public
-from msad.cluster.workers.worker_storage import storage_address
+from msad.addresses import public, storage_address
 from msad.data_io.layout import known_layout
 from msad.errors import ConfigError
 from msad.models.errors import ModelError, did_you_mean

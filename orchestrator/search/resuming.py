@@ -14,11 +14,11 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
-from msad.cluster.finals import final_id
 from msad.data_io.errors import DataError
 from msad.data_io.layout import list_categories
 from msad.data_io.wide import FULL
 from msad.errors import ConfigError
+from msad.names import final_id
 from msad.search.config import SweepConfig
 from msad.search.plan import Code, Plan, Seen, StudyPlan, read_plan, seeds, seen
 from msad.search.preflight import check_free_space, check_images, check_model, identity_of, prepare

@@ -100,3 +100,15 @@ def _last(values: Mapping[int, float]) -> float | None:
 
 def _number(value: float | None) -> float | None:
     return value if value == value else None  # JSON has no NaN
+
+
+def plain_range(distribution: BaseDistribution) -> dict[str, Any]:
+    """Return a range as a person writes it: `choices`, or `low` and `high`, with `step` and `log` where they matter."""
+    if isinstance(distribution, CategoricalDistribution):
+        return {"choices": list(distribution.choices)}
+    span = {"low": distribution.low, "high": distribution.high}
+    if distribution.step not in (None, 1):
+        span["step"] = distribution.step
+    if distribution.log:
+        span["log"] = True
+    return span

@@ -40,6 +40,11 @@ def open_studies(workspace: Workspace, patience: float = LOCK_SECONDS) -> optuna
         return optuna.storages.get_storage(storage)
 
 
+def silence() -> None:
+    """Keep Optuna's own lines about every trial out of the sweep's."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
 def database(workspace: Workspace) -> Path:
     """Return the file that `Workspace.studies` is the address of."""
     return Path(workspace.studies.removeprefix("sqlite:///"))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import optuna
 from rich.console import Console
 
 from msad.cluster import connection
 from msad.cluster.nodes import check_nodes
 from msad.cluster.room import kept_by, room_problem
 from msad.cluster.sharing import share
-from msad.cluster.workers.worker_storage import below, claim
+from msad.cluster.workers.object_store import below
+from msad.cluster.workers.worker_storage import claim
 from msad.data_io.array_cache import default_cache_dir
 from msad.errors import ConfigError, Interrupted, ResourceError, TrackingError
 from msad.models.errors import did_you_mean
@@ -23,19 +22,17 @@ from msad.report.sweep_report import counted
 from msad.search.config import SweepConfig, load, make_config
 from msad.search.preflight import prepare
 from msad.search.resuming import Resumed, take_up
-from msad.search.study_storage import open_studies, studies_told
+from msad.search.study_storage import open_studies, silence, studies_told
 from msad.sweep.outcome import Outcome
 from msad.sweep.running_sweep import RunningSweep
 from msad.tracking import store as tracking_store
 from msad.tracking.artifacts import settle_artifacts
+from msad.tracking.challenge import settle
 from msad.tracking.model_store import deliver_files
 from msad.tracking.moved import follow
 from msad.tracking.run_mirror import set_aside
 from msad.tracking.tracker import SILENT_SECONDS, Tracker
 from msad.workspace import Workspace, write_atomically
-
-if TYPE_CHECKING:
-    pass
 
 # How long a sweep waits for MLflow at its end while deliveries fail, and while one does not answer.
 FINISHED, INTERRUPTED = (60.0, SILENT_SECONDS), (10.0, 10.0)
@@ -138,7 +135,7 @@ def _run(
             f"{config.tracking_uri} has nothing of the sweep in {workspace.root}: was it moved, or its experiment "
             "removed? Say where it is with --tracking-uri; a store named so that does not have the sweep gets all of it"
         )
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    silence()
     with workspace.lock():
         if not new:  # before Ray is started: can what was begun be gone on with?
             workspace.check_jobs()
@@ -183,7 +180,7 @@ def _run(
                 failed = sweep.run()
             patience = FINISHED
             unreported = sweep.report.publish(sweep.reporter, FINISHED[0])
-            champions = sweep.meet_champions(client, say)
+            champions = settle(client, config.tracking_uri, sweep.winners(), say)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost: go on with `msad search --resume {workspace.root.name} "

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import functools
 
 from rich.console import Console
 
+from msad.cluster.comparison import compare_by_ray
 from msad.cluster.connection import Allotment
-from msad.cluster.finals import final_id, make_way, run_finals, run_reports
+from msad.cluster.finals import make_way, run_finals, run_reports
+from msad.cluster.workers.object_store import below
 from msad.cluster.workers.task import Task
-from msad.cluster.workers.worker_storage import below, fetch, jobs_with_checkpoints, remove_checkpoints, train_storage
+from msad.cluster.workers.worker_storage import fetch, jobs_with_checkpoints, remove_checkpoints, train_storage
 from msad.data_io.array_cache import chosen_cache_dir
 from msad.errors import ResourceError, first_line
+from msad.names import final_id
 from msad.report.live import LiveView
 from msad.report.reporting import Reporter, unmeasured
 from msad.report.sweep_report import SweepReport
@@ -22,13 +24,10 @@ from msad.search.config import SweepConfig
 from msad.search.plan import Plan
 from msad.search.study import Study
 from msad.search.study_storage import open_studies
-from msad.tracking.challenge import compare_by_ray, settle
+from msad.tracking.challenge import Compare
 from msad.tracking.tracker import Tracker
 from msad.training.job_config import JobConfig
-from msad.workspace import Workspace
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
+from msad.workspace import JobDirectory, Workspace
 
 
 class RunningSweep:
@@ -191,16 +190,17 @@ class RunningSweep:
         alike = trained and JobConfig.from_dict(trained).digest() == job.digest()
         return self._task(job_id, job) if alike and result.get("executor") == "train" else None
 
-    def meet_champions(self, client: MlflowClient, say: Callable[[str], None]) -> dict[str, str]:
-        """Let the best of each category meet the champion, and say what came of it; see `challenge.settle`."""
+    def winners(self) -> dict[str, tuple[str, JobDirectory, Compare]]:
+        """Return the best of each category as they meet the champions, see `challenge.settle`."""
         if self.tracker.flush(0):
             return {}  # the resume that delivers them does it
-        winners = {
-            study.base.category: (run_id, self._task(final_id(study.id), study.winner()))
-            for study in self.studies
-            if study.key in self.reporter.best and (run_id := self.tracker.run_id(study.id))
-        }
-        return settle(client, self.config.tracking_uri, winners, compare_by_ray(self.allotment), say)
+        found = {}
+        for study in self.studies:
+            if study.key in self.reporter.best and (run_id := self.tracker.run_id(study.id)):
+                task = self._task(final_id(study.id), study.winner())
+                compare = functools.partial(compare_by_ray, task, allotment=self.allotment)
+                found[study.base.category] = run_id, task.directory, compare
+        return found
 
     def _report_trials(self, studies: list[Study]) -> None:
         """Measure the complete trials of studies whose winner is tested, where an earlier attempt has not."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from optuna.distributions import BaseDistribution, CategoricalDistribution
 
 from msad.data_io.layout import choose_categories
 from msad.search.config import SweepConfig
 from msad.search.preflight import check_models
 from msad.search.study import default_parameters
+from msad.search.study_record import plain_range
 from msad.sweep.launch import resolved
 from msad.training.parameters import written_out
 
@@ -42,7 +42,7 @@ def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         job = written_out(base.with_parameters(default_parameters(base, space))).to_dict()
         unknown = {"category", "architecture"} | ({"bit_depth"} if config.bit_depth is None else set())  # of the images
         named = {name: value for name, value in job.items() if name not in unknown}
-        studies[architecture] = {"job": named, "searched": {path: _range(space[path]) for path in space}}
+        studies[architecture] = {"job": named, "searched": {path: _Line(plain_range(space[path])) for path in space}}
     return config.model_dump(mode="json"), studies
 
 
@@ -69,14 +69,3 @@ _Dumper.add_representer(_Line, lambda dumper, line: dumper.represent_mapping("ta
 
 def _dump(values: dict[str, Any]) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=80)
-
-
-def _range(distribution: BaseDistribution) -> dict[str, Any]:
-    if isinstance(distribution, CategoricalDistribution):
-        return _Line(choices=list(distribution.choices))
-    span = _Line(low=distribution.low, high=distribution.high)
-    if distribution.step not in (None, 1):
-        span["step"] = distribution.step
-    if distribution.log:
-        span["log"] = True
-    return span

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from msad.bundle.inline import image_tag
-from msad.cluster.finals import final_id
-from msad.names import study_ids
+from msad.cluster.connection import left_as_found
+from msad.names import final_id, study_ids
 from msad.search.config import SweepConfig, default_name, load, make_config, overlay
 from msad.search.plan import read_plan
 from msad.sweep.launch import resolved, resume, start
@@ -147,16 +147,10 @@ class Sweep:
         msad.data_io.errors.DataError, TrackingError, ResourceError, Interrupted
             As `msad.sweep.launch.start`.
         """
-        import ray
-
         config, workspace = self.config, Workspace(self.config.storage / self.config.name)
         known = workspace.config.exists() and make_config(load(workspace.config)) == config
-        found_running = ray.is_initialized()
-        try:
+        with left_as_found():  # or a notebook that is left open would keep the machine's memory
             outcome = resume(config.name, config.storage) if known else start(config)
-        finally:
-            if not found_running:  # or a notebook that is left open would keep the machine's memory
-                ray.shutdown()
         return SweepResult(outcome, compare.leaderboard(outcome.name, outcome.tracking_uri), workspace)
 
     def __repr__(self) -> str:

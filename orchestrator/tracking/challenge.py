@@ -1,8 +1,8 @@
 """At a sweep's end: the best of each category meets the champion, where their validation scores do not compare.
 
-A Ray task scores both (`bundle.rescoring`), because it needs the images, torch and perhaps a GPU, which the process
-that runs the sweep need not have. That one talks to MLflow alone: it brings the champion's bundle, and moves the alias
-(`tracking.succession`). What came of it is in the final's folder, so that a resume asks nothing twice, and in tags of
+Both are scored elsewhere (`cluster.comparison`), because that needs the images, torch and perhaps a GPU, which the
+process that runs the sweep need not have. Here the champion's bundle is brought and the alias moved (`succession`).
+What came of it is in the final's folder, so that a resume asks nothing twice, and in tags of
 the model's version.
 """
 
@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from msad.addresses import hide_secrets
 from msad.bundle import bundle_files
-from msad.cluster.connection import Allotment
-from msad.cluster.finals import LOSSES
-from msad.cluster.workers.task import Task
-from msad.errors import USER_ERRORS, BundleError, TrackingError, crash_reason, first_line
+from msad.errors import BundleError, TrackingError, first_line
 from msad.tracking.champion import COMPARED_TAG, COMPARED_WITH_TAG, version_of
 from msad.tracking.model_store import pull
 from msad.tracking.succession import ALIAS, move, take_place
+from msad.workspace import JobDirectory
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,14 +28,13 @@ if TYPE_CHECKING:
 RESULT = "challenge"  # the file in a final's folder
 MOST_ROUNDS = 3  # as often as other sweeps put another champion in the way
 
-Compare = Callable[[Task, Path], Mapping[str, Any]]
+Compare = Callable[[Path], Mapping[str, Any]]
 
 
 def settle(
     client: MlflowClient,
     tracking_uri: str,
-    winners: Mapping[str, tuple[str, Task]],
-    compare: Compare,
+    winners: Mapping[str, tuple[str, JobDirectory, Compare]],
     say: Callable[[str], None],
 ) -> dict[str, str]:
     """Let the best of each category take the champion's place where it is better.
@@ -47,9 +44,9 @@ def settle(
     client, tracking_uri
         Where the models are.
     winners
-        By category: the run ID of its best study, and the task of that study's final training.
-    compare
-        Scores a task's bundle beside the one in a folder; returns what `compare_on` does.
+        By category: the run ID of its best study, the folder of that study's final training, and what scores its bundle
+        beside the one in another folder: it returns `challenger` and `champion`, both scores, and `on` what, in words;
+        or a `reason` why there are none.
     say
         Called with a line for the user for each category of the result.
 
@@ -59,9 +56,9 @@ def settle(
         By category in words what came of it, where it did not go without saying.
     """
     told = {}
-    for category, (run_id, task) in winners.items():
+    for category, (run_id, final, compare) in winners.items():
         try:
-            if words := _settle(client, tracking_uri, category, run_id, task, compare):
+            if words := _settle(client, tracking_uri, category, run_id, final, compare):
                 told[category] = words
         except Exception as error:  # hours of training are delivered; the next resume asks again
             told[category] = f"the champion could not be decided on: {hide_secrets(first_line(error))}"
@@ -71,7 +68,7 @@ def settle(
 
 
 def _settle(
-    client: MlflowClient, tracking_uri: str, category: str, run_id: str, task: Task, compare: Compare
+    client: MlflowClient, tracking_uri: str, category: str, run_id: str, final: JobDirectory, compare: Compare
 ) -> str | None:
     version = version_of(client, client.get_run(run_id), category)
     if version is None:
@@ -80,7 +77,7 @@ def _settle(
         champion = take_place(client, version)
         if champion is None:
             return None
-        result = _result(tracking_uri, champion, task, compare)
+        result = _result(tracking_uri, champion, final, compare)
         if "reason" in result:
             words = (
                 f"version {version.version} is not compared with {category}@{ALIAS}, which stays version "
@@ -103,12 +100,12 @@ def _settle(
     return f"other sweeps keep making champions of {category}: `msad promote {run_id}` takes version {version.version}"
 
 
-def _result(tracking_uri: str, champion: ModelVersion, task: Task, compare: Compare) -> Mapping[str, Any]:
+def _result(tracking_uri: str, champion: ModelVersion, final: JobDirectory, compare: Compare) -> Mapping[str, Any]:
     """Return the result of scoring both, an earlier one of the same two models where there is one."""
-    checksums = bundle_files.description_of(task.directory.bundle)["sha256"]
+    checksums = bundle_files.description_of(final.bundle)["sha256"]
     pair = {"champion_run": champion.run_id, "champion_version": str(champion.version)}
     pair |= {name: checksums[name] for name in bundle_files.TENSORS}
-    kept = task.directory.read(RESULT)
+    kept = final.read(RESULT)
     if kept and kept["pair"] == pair and "reason" not in kept["result"]:
         return kept["result"]
     with tempfile.TemporaryDirectory(prefix="msad-") as folder:
@@ -117,8 +114,8 @@ def _result(tracking_uri: str, champion: ModelVersion, task: Task, compare: Comp
             pull(champion.run_id, place, tracking_uri)
         except (TrackingError, BundleError) as error:
             return {"reason": f"its files cannot be had: {error}"}
-        result = compare(task, place)
-    task.directory.write(RESULT, {"pair": pair, "result": dict(result)})
+        result = compare(place)
+    final.write(RESULT, {"pair": pair, "result": dict(result)})
     return result
 
 
@@ -127,48 +124,3 @@ def _note(client: MlflowClient, version: ModelVersion, champion: ModelVersion, w
     tags |= {f"{COMPARED_TAG}_{name}": value for name, value in scores.items()}
     for name, value in tags.items():
         client.set_model_version_tag(version.name, version.version, name, value[:5000])
-
-
-def compare_by_ray(allotment: Allotment) -> Compare:
-    """Return a function that scores two bundles in a Ray task, which gets what one worker of a trial gets."""
-
-    def compare(task: Task, champion: Path) -> Mapping[str, Any]:
-        import ray
-
-        # By value: a worker may share neither a folder nor a way to MLflow with this process.
-        files = {name: (champion / name).read_bytes() for name in bundle_files.FILES if (champion / name).is_file()}
-        remote = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_compare)
-        try:
-            return ray.get(remote.remote(task.to_dict(), files))
-        except ray.exceptions.RayError as error:
-            return {"reason": crash_reason(str(error))}
-
-    return compare
-
-
-def _compare(values: dict[str, Any], champion: dict[str, bytes]) -> dict[str, Any]:
-    """Score a trained task's bundle and another on the task's images, in a worker; see `compare_on`."""
-    import torch
-
-    from msad.cluster.workers.worker_storage import working_copy
-    from msad.models.registry import use
-
-    with working_copy(Task.from_dict(values)) as (task, _), tempfile.TemporaryDirectory() as folder:
-        for name, content in champion.items():
-            (Path(folder) / name).write_bytes(content)
-        torch.set_num_threads(max(1, int(task.cpus)))
-        use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
-        return compare_on(task, Path(folder), "cuda" if task.gpus else "cpu")
-
-
-def compare_on(task: Task, champion: Path, device: str) -> dict[str, Any]:
-    """Return `challenger` and `champion`, both scores, and `on` what, in words; or a `reason` why there are none."""
-    from msad.bundle.bundles import Bundle
-    from msad.bundle.rescoring import rescore
-
-    try:
-        bundles = [Bundle.load(place, device) for place in (task.directory.bundle, champion)]
-        found = rescore(*bundles, task.dataset, task.layout, task.cache)
-    except USER_ERRORS as error:
-        return {"reason": str(error)}
-    return {"challenger": found.challenger, "champion": found.champion, "on": found.words()}

@@ -11,11 +11,11 @@ import pytest
 from msad.bundle import rescoring
 from msad.bundle.bundles import Bundle
 from msad.bundle.rescoring import NotComparable, rescore, validation_score
+from msad.cluster.comparison import _compare
 from msad.cluster.workers.task import Task
 from msad.data_io.cache import digests
 from msad.data_io.splits import split_good_images
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
-from msad.tracking.challenge import _compare
 from msad.workspace import JobDirectory
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from msad.cluster.sharing import _train, fit, gpu_kind, heaviest, resident_bytes
+from msad.cluster.sharing import _train, fit, gpu_kind, resident_bytes
 from msad.cluster.workers.task import Task
 from msad.errors import ResourceError
 from msad.search.config import make_config
+from msad.search.heaviest import heaviest
 from msad.search_spaces import space
 from msad.training.job_config import JobConfig
 from msad.workspace import JobDirectory

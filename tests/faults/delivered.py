@@ -56,10 +56,11 @@ def deliver(folder: Path, demo: Path, study: Any, name: str = NAME, *, meet: boo
 
     from msad.bundle import bundle_files
     from msad.cluster.connection import Allotment
-    from msad.cluster.finals import final_id
+    from msad.names import final_id
     from msad.search.config import make_config
     from msad.search.plan import Code, Plan, StudyPlan, seen
     from msad.sweep.running_sweep import RunningSweep
+    from msad.tracking.challenge import settle
     from msad.tracking.model_store import deliver_files
     from msad.training.identity import Identity
     from msad.workspace import Workspace, write_atomically
@@ -83,7 +84,7 @@ def deliver(folder: Path, demo: Path, study: Any, name: str = NAME, *, meet: boo
         plan.write(workspace)
         write_atomically(workspace.config, config.to_yaml().encode())
         sweep = RunningSweep(config, workspace, plan, Allotment("direct", 1, 0, 1), tracker, console)
-        wrong = sweep.run(), sweep.report.publish(sweep.reporter, 0), meet and sweep.meet_champions(client, say)
+        wrong = sweep.run(), sweep.report.publish(sweep.reporter, 0), meet and settle(client, uri, sweep.winners(), say)
         assert wrong == ({}, None, {} if meet else False) and tracker.close() == 0, wrong
     return told(client, folder, workspace.sweep_id)
 
@@ -99,21 +100,19 @@ def make_challenge(folder: Path, demo: Path, study: Any, store: Path) -> None:
     deliver(folder, demo, study, "later", meet=False)
 
 
-def challenge(folder: Path, demo: Path, cache: Path, study: Any) -> dict[str, Any]:
+def challenge(folder: Path, study: Any) -> dict[str, Any]:
     """Let the winner of such a sweep meet the champion and win; return what is in MLflow then."""
-    from msad.cluster.finals import final_id
-    from msad.cluster.workers.task import Task
+    from msad.names import final_id
     from msad.tracking.challenge import settle
     from msad.workspace import Workspace
 
     client, workspace, job_id = connect(address(folder)), Workspace(folder), final_id(study.id)
     experiment = client.get_experiment_by_name("later")
     (run,) = client.search_runs([experiment.experiment_id], filter_string=f"tags.`msad.trial_id` = '{study.id}'")
-    task = Task(job_id=job_id, job=study.winner(), dataset=demo, cache=cache, directory=workspace.job(job_id))
     result = {"challenger": 0.9, "champion": 0.8, "on": "the same images"}
-    winners = {study.base.category: (run.info.run_id, task)}
+    winners = {study.base.category: (run.info.run_id, workspace.job(job_id), lambda _champion: result)}
     with workspace.lock():
-        settle(client, address(folder), winners, lambda _task, _champion: result, lambda _line: None)
+        settle(client, address(folder), winners, lambda _line: None)
     return told(client, folder, workspace.sweep_id)
 
 

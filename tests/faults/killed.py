@@ -61,6 +61,7 @@ def final(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
     from ray import tune
 
     from msad.cluster import finals, job
+    from msad.names import final_id
 
     def train(values: dict[str, Any], _storage: str, losses: int = 0) -> None:
         tune.report = lambda _metrics: None
@@ -68,7 +69,7 @@ def final(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
 
     job.train_job = train  # a Ray Train job in this process
     study, task = _study(folder, demo, cache)
-    winner = task(finals.final_id(study.id), study.winner())
+    winner = task(final_id(study.id), study.winner())
     finals._train(winner.to_dict(), str(folder / "train"))
     finals._evaluate(winner.to_dict(), None)
     return {"test": winner.directory.read("test"), **_left(folder)}
@@ -81,7 +82,7 @@ def delivery(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
 
 def challenge(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
     """Let the winner of a search that is delivered meet the champion, from wherever an earlier attempt has stopped."""
-    return delivered.challenge(folder, demo, cache, _study(folder, demo, cache)[0])
+    return delivered.challenge(folder, _study(folder, demo, cache)[0])
 
 
 def _study(folder: Path, demo: Path, cache: Path) -> tuple[Any, Callable[..., Any]]:

@@ -8,10 +8,11 @@ import shutil
 import optuna
 import pytest
 
-from msad.cluster.finals import final_id, make_way
+from msad.cluster.finals import make_way
 from msad.cluster.workers.task import Task
 from msad.errors import ConfigError
 from msad.models.synthesis import synthetic_defects
+from msad.names import final_id
 from msad.search.config import make_config
 from msad.search.plan import Code, read_plan
 from msad.search.preflight import prepare

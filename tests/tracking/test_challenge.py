@@ -7,27 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from msad.cluster.workers.task import Task
 from msad.errors import ConfigError
 from msad.tracking.challenge import settle
 from msad.tracking.champion import promote
-from msad.training.job_config import JobConfig
 
 
 @pytest.fixture
-def meet(client, uri, demo, tmp_path):
+def meet(client, uri):
     """Return a function that ends a sweep whose best is a logged run; gives the words and the calls of `compare`."""
 
     def meet(category, run_id, record, result):
         calls = []
 
-        def compare(task, champion):
+        def compare(champion):
             calls.append(sorted(path.name for path in champion.iterdir()))
             return result
 
-        job = JobConfig(category=category, architecture="multiscale")
-        task = Task(job_id="final", job=job, dataset=demo, cache=tmp_path, directory=record.directory)
-        return settle(client, uri, {category: (run_id, task)}, compare, print).get(category), calls
+        return settle(client, uri, {category: (run_id, record.directory, compare)}, print).get(category), calls
 
     return meet
 

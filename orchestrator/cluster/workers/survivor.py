@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from msad.cluster.workers.object_store import write_file
 from msad.cluster.workers.watchdog import NOTE, hung_at
 
 
@@ -43,8 +44,6 @@ def main(copy: Path, store: str) -> None:
     sys.stdin.read()
     try:
         if hung_at(copy / NOTE):
-            from msad.cluster.workers.worker_storage import write_file
-
             write_file(store, NOTE, (copy / NOTE).read_bytes())
     finally:
         shutil.rmtree(copy.parent, ignore_errors=True)

@@ -20,16 +20,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
-from msad.addresses import hide_secrets, public
+from msad.cluster.workers.object_store import below, download, list_files, open_storage, remove_folder, write
 from msad.cluster.workers.survivor import survived
 from msad.cluster.workers.task import Task
 from msad.errors import ConfigError, ResourceError, first_line
 from msad.workspace import JobDirectory, Workspace
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 PROGRESS = "progress.jsonl"
 # Uploaded before all else, so that it never lacks the epoch of a checkpoint; and what says that all else is there.
@@ -41,40 +37,6 @@ LAST = (
     "failure.json",
 )  # what says that all else is there
 UNREACHABLE = "cannot be reached: check the address, and the credentials in this process's environment"
-
-
-def storage_address(address: str) -> str:
-    """Return an address that may be written and shown; ValueError where it has no scheme, or holds a password."""
-    if "://" not in address:
-        raise ValueError("expected an address such as s3://BUCKET/FOLDER; a folder that all nodes share is --storage")
-    if public(address) != address:
-        raise ValueError(
-            "credentials do not belong into the address: give them to every node by its role or its environment "
-            "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
-        )
-    return address
-
-
-def below(address: str, *parts: str) -> str:
-    """Return the address of a folder below another; arguments such as `?region=` stay at its end."""
-    path, mark, arguments = address.partition("?")
-    return "/".join([path.rstrip("/"), *parts]) + mark + arguments
-
-
-def open_storage(address: str) -> tuple[FileSystem, str]:
-    """Return pyarrow's file system and the path in it of an address, or of an absolute path.
-
-    Raises
-    ------
-    ConfigError
-        pyarrow does not know the scheme, or an argument of the address.
-    """
-    from pyarrow.fs import FileSystem
-
-    try:
-        return FileSystem.from_uri(address)
-    except (ValueError, OSError) as error:  # pyarrow's own errors are both
-        raise ConfigError(f"--worker-storage {public(address)}: {hide_secrets(first_line(error))}") from error
 
 
 def claim(address: str, name: str, *, new: bool) -> None:
@@ -89,9 +51,9 @@ def claim(address: str, name: str, *, new: bool) -> None:
     """
     fs, folder = open_storage(below(address, name))
     try:
-        if new and _files(fs, folder):
+        if new and list_files(fs, folder):
             raise ConfigError(f"{address} holds files of a sweep named {name!r} already: choose another --name")
-        _write(fs, f"{folder}/claim", b"")
+        write(fs, f"{folder}/claim", b"")
         fs.delete_file(f"{folder}/claim")
     except OSError as error:
         raise ResourceError(f"--worker-storage {address} {UNREACHABLE}: {first_line(error)}") from error
@@ -100,9 +62,9 @@ def claim(address: str, name: str, *, new: bool) -> None:
 def fetch(address: str, directory: JobDirectory, *, progress_only: bool = False) -> None:
     """Bring what a job's worker has uploaded into the job's folder of this machine; OSError where it cannot be had."""
     fs, folder = open_storage(address)
-    found = [f"{folder}/{PROGRESS}"] if progress_only else _files(fs, folder)
+    found = [f"{folder}/{PROGRESS}"] if progress_only else list_files(fs, folder)
     for path in found:
-        _download(fs, path, directory.path / _inside(path, folder))
+        download(fs, path, directory.path / _inside(path, folder))
     if not progress_only and f"{folder}/failure.json" not in found:  # of an earlier attempt
         (directory.path / "failure.json").unlink(missing_ok=True)
 
@@ -125,26 +87,6 @@ def jobs_with_checkpoints(storage: str) -> set[str]:
     return set()
 
 
-def remove_folder(address: str) -> None:
-    """Remove a folder of a store with all that it holds; what is not there, or cannot be removed, is left."""
-    fs, folder = open_storage(address)
-    with contextlib.suppress(OSError):
-        fs.delete_dir(folder)
-
-
-def read_file(address: str, name: str) -> bytes:
-    """Return a file of a store's folder; OSError where it cannot be had."""
-    fs, folder = open_storage(address)
-    with fs.open_input_stream(f"{folder}/{name}") as file:
-        return file.read()
-
-
-def write_file(address: str, name: str, content: bytes) -> None:
-    """Write a file into a store's folder; OSError where it cannot be written."""
-    fs, folder = open_storage(address)
-    _write(fs, f"{folder}/{name}", content)
-
-
 def train_storage(workspace: Workspace, address: str | None) -> str:
     """Return where Ray Train keeps the checkpoints of a sweep's jobs while they run."""
     return below(address, workspace.root.name, "train") if address else str(workspace.root / "train")
@@ -163,15 +105,15 @@ def working_copy(task: Task) -> Iterator[tuple[Task, Callable[[], None]]]:
     fs, folder = open_storage(task.store)
     with tempfile.TemporaryDirectory() as place, survived(here := Path(place) / task.job_id, task.store):
         here.mkdir()
-        for path in _files(fs, folder):
-            _download(fs, path, here / _inside(path, folder))
+        for path in list_files(fs, folder):
+            download(fs, path, here / _inside(path, folder))
         known = _stamps(here)
 
         def upload() -> None:
             stamps = _stamps(here)
             changed = [name for name, stamp in stamps.items() if known.get(name) != stamp]
             for name in sorted(changed, key=lambda name: (name != PROGRESS, name in LAST, name)):
-                _write(fs, f"{folder}/{name}", (here / name).read_bytes())
+                write(fs, f"{folder}/{name}", (here / name).read_bytes())
             for name in known.keys() - stamps.keys():
                 fs.delete_file(f"{folder}/{name}")
             known.clear()
@@ -181,33 +123,12 @@ def working_copy(task: Task) -> Iterator[tuple[Task, Callable[[], None]]]:
         upload()
 
 
-def _files(fs: FileSystem, folder: str) -> list[str]:
-    from pyarrow.fs import FileSelector, FileType
-
-    infos = fs.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
-    return sorted(info.path for info in infos if info.type == FileType.File)
-
-
 def _inside(path: str, folder: str) -> PurePosixPath:
     """Return a file's path below its folder; a name that leads out of it is refused."""
     name = PurePosixPath(path).relative_to(folder)
     if ".." in name.parts:
         raise ResourceError(f"{path}: no name that a worker gives its files; remove it from the store")
     return name
-
-
-def _download(fs: FileSystem, path: str, to: Path) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.partial")
-    with fs.open_input_stream(path) as source, partial.open("wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
-    partial.replace(to)
-
-
-def _write(fs: FileSystem, path: str, content: bytes) -> None:
-    fs.create_dir(path.rpartition("/")[0], recursive=True)
-    with fs.open_output_stream(path) as file:
-        file.write(content)
 
 
 def _stamps(folder: Path) -> dict[str, tuple[int, int]]:

@@ -18,8 +18,9 @@ import pytest
 
 from msad.cluster.nodes import node_problems, require_sweep
 from msad.cluster.workers.attempt import attempt
+from msad.cluster.workers.object_store import below, write_file
 from msad.cluster.workers.task import Task
-from msad.cluster.workers.worker_storage import below, claim, fetch, remove_checkpoints, working_copy, write_file
+from msad.cluster.workers.worker_storage import claim, fetch, remove_checkpoints, working_copy
 from msad.code_version import code_digest
 from msad.errors import ConfigError, ResourceError
 from msad.search.config import make_config
@@ -257,7 +258,7 @@ def start_search(folder: Path, *words: str) -> subprocess.Popen:
 @pytest.mark.slow
 def test_sweep_with_its_checkpoints_in_s3_is_killed_and_resumed(s3, demo, tmp_path, monkeypatch):
     """SIGKILL of all of its processes in mid-trial: Ray Train's next attempt goes on from the checkpoint in S3."""
-    from msad.cluster.workers.worker_storage import open_storage
+    from msad.cluster.workers.object_store import open_storage
 
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
