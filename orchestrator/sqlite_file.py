@@ -1,15 +1,35 @@
-"""What is wrong with a SQLite file: Optuna's and MLflow's errors name their own statements, and not the cause."""
+"""A SQLite file's address, and what is wrong with it: Optuna's and MLflow's errors name statements, not causes."""
 
 from __future__ import annotations
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+from msad.errors import ConfigError
+
 MAGIC = b"SQLite format 3\x00"
 _SHORT_WAIT = 0.5  # seconds for a file that is asked only what is wrong with it
+_NOT_IN_ADDRESS = re.compile(r"\?|%[0-9a-f]{2}", re.IGNORECASE)  # the beginning of arguments; a quoted character
+
+
+def address_of(file: Path) -> str:
+    """Return the address of a SQLite file of msad's own.
+
+    Raises
+    ------
+    ConfigError
+        Its path has something that means another thing in an address, so that another file would be opened.
+    """
+    if found := _NOT_IN_ADDRESS.search(str(file)):
+        raise ConfigError(
+            f"{file}: a database cannot lie there, for {found[0]!r} in its address would not be read as part of the "
+            "path: choose another folder, or rename that one"
+        )
+    return f"sqlite:///{file}"
 
 
 def sqlite_error(error: BaseException | None) -> sqlite3.Error | None:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from msad.errors import ConfigError, DiskFull, ResourceError, full_disk
+from msad.sqlite_file import address_of
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Workspace:
 
     @property
     def studies(self) -> str:
-        """The address of Optuna's storage."""
-        return f"sqlite:///{self.root / 'optuna.db'}"
+        """The address of Optuna's storage; see `sqlite_file.address_of` for what a path may not have."""
+        return address_of(self.root / "optuna.db")
 
     @property
     def sweep_id(self) -> str | None:

@@ -124,3 +124,20 @@ def test_relative_tracking_address_is_whole_from_the_option_the_variable_and_a_f
     assert make_config(load(tmp_path / "sweep.yaml")).tracking_uri == whole
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///track.db")
     assert resolved(make_config(settings)).tracking_uri == default_tracking_uri() == whole
+
+
+@pytest.mark.parametrize("part", ["what?", "50%25"])
+def test_path_that_an_address_cannot_hold_is_refused_and_not_read_as_another(tmp_path, part):
+    import sqlite3
+
+    from optuna.storages import RDBStorage
+
+    from msad.errors import ConfigError
+    from msad.workspace import Workspace
+
+    with pytest.raises(ConfigError, match=r"optuna\.db: a database cannot lie there.*choose another folder"):
+        _ = Workspace(tmp_path / part / "sweep").studies
+    fine = Workspace(tmp_path / "50% [a] #1 ü\u2215" / "sweep")
+    fine.root.mkdir(parents=True)
+    RDBStorage(fine.studies)
+    assert sqlite3.connect(fine.root / "optuna.db").execute("SELECT count(*) FROM studies").fetchone() == (0,)

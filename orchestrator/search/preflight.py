@@ -25,6 +25,7 @@ from msad.search_spaces import space
 from msad.training.identity import Identity, identify
 from msad.training.job_config import JobConfig
 from msad.training.parameters import known_paths
+from msad.workspace import Workspace
 
 OTHER_DEFECTS = (
     "trials of different sizes are judged on different synthetic defects, so their scores do not compare: fix it, and "
@@ -50,8 +51,9 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     msad.data_io.errors.DataError
         The dataset has errors, or a category is not there.
     ConfigError
-        An architecture cannot work at this image size, or a fixed parameter is wrong; or one from outside does not keep
-        to the contract of an architecture, or has no search space that can be used.
+        A database cannot lie in the storage's path; an architecture cannot work at this image size, or a fixed
+        parameter is wrong; or one from outside does not keep to the contract of an architecture, or has no search space
+        that can be used.
     ResourceError
         The disk is full.
     """
@@ -60,6 +62,7 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     report = check_images(config, categories, layout)
     spaces = check_models(config)
     check_free_space(config.storage)
+    _ = Workspace(config.storage / config.name).studies  # refused where a database cannot be
     jobs = [config.job(category, name) for category in categories for name in config.architectures]
     ids = study_ids(f"{job.category}/{job.architecture}" for job in jobs)
     studies = tuple(

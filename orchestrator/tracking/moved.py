@@ -13,6 +13,7 @@ from pathlib import Path
 
 from msad.errors import ConfigError, TrackingError
 from msad.search.config import SweepConfig
+from msad.sqlite_file import address_of
 from msad.tracking.store import connect, database_file, find_experiment
 from msad.workspace import Workspace
 
@@ -48,8 +49,8 @@ def follow(config: SweepConfig, workspace: Workspace, tracking_uri: str | None, 
                 f"{config.tracking_uri}: no such database, and none where the sweep's folder is now: say with "
                 "--tracking-uri where the MLflow store of the sweep is"
             )
-        known = (place for place in found if _knows(f"sqlite:///{place}", config.name, sweep_id))
-        uri = f"sqlite:///{next(known, found[0])}"
+        known = (place for place in found if _knows(address_of(place), config.name, sweep_id))
+        uri = address_of(next(known, found[0]))
     return config.model_copy(update={"storage": workspace.root.parent, "dataset": dataset, "tracking_uri": uri})
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msad import surroundings
 from msad.addresses import connecting, public
 from msad.errors import ConfigError, TrackingError
-from msad.sqlite_file import damage
+from msad.sqlite_file import address_of, damage
 from msad.tracking.store_fault import ANOTHER, database_file, not_a_store, why_unusable
 from msad.tracking.ui.pages import VIEW_TAG, saved_view
 
@@ -37,7 +37,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 def default_tracking_uri() -> str:
     """Return $MLFLOW_TRACKING_URI without a password, else the SQLite file `mlflow.db` in the working directory."""
-    return public(os.environ.get("MLFLOW_TRACKING_URI", "")) or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    return public(os.environ.get("MLFLOW_TRACKING_URI", "")) or address_of(Path.cwd() / "mlflow.db")
 
 
 def connect(tracking_uri: str | None = None, *, create: bool = False) -> MlflowClient:
