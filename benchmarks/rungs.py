@@ -3,10 +3,11 @@
     python benchmarks/rungs.py --root mvtec --categories bottle,screw --architectures feature_pyramid --trials 12
 
 Of each category, architecture and schedule of the learning rate, the defaults and draws from the search space are
-trained to the end, all of the same length, and validated nine times. `rho` is Spearman's correlation of what a trial
-has after so many ninths of its epochs with the best that it ever reports; `kept` says how often the third that would go
-on holds the trial that ends best. Below, asynchronous halving is played with these curves in random orders: `lost` is
-how much the best trial that is left falls short of the best of all, `cost` the share of all epochs that were trained.
+trained to the end, all of the same length, and validated nine times. `rho` is Spearman's correlation of a trial's value
+after so many ninths of its epochs with the best that it ever reports, `rho_best` that of its best until then. Below,
+asynchronous halving is played with these curves in random orders, by the value at a rung and by the best until then:
+`lost` is how much the best trial that is left falls short of the best of all, `cost` the share of all epochs that were
+trained, and `fewer` what is lost where as many epochs train fewer trials, all of them to the end.
 Only validation is looked at. No Ray, no MLflow.
 """
 
@@ -36,7 +37,7 @@ from msad.training.job_config import SCHEDULES, JobConfig
 from msad.training.loop import fit
 
 EVALUATIONS = 9
-RUNGS = ((1, 3), (2, 6), (3,), (3, 6), (4,), (5,), (6,))  # in ninths of the epochs
+RUNGS = ((1, 3), (2, 6), (1,), (2,), (3,), (4,), (5,), (6,))  # in ninths of the epochs
 ORDERS = 300  # in which the same trials might have come
 
 
@@ -117,14 +118,13 @@ def _curve(job: JobConfig, root: Path, cache: Path, device: torch.device) -> lis
 def _agreement(studies: dict[tuple[str, str, str], np.ndarray]) -> str:
     rows = []
     for (category, name, schedule), curves in studies.items():
-        ends = curves.max(axis=1)
+        ends, best = curves.max(axis=1), np.maximum.accumulate(curves, axis=1)
         for ninths in range(1, EVALUATIONS):
-            here = curves[:, ninths - 1]
-            kept = np.argsort(-here)[: max(1, len(here) // 3)]
             row = {"architecture": name, "schedule": schedule, "category": category, "ninths": ninths}
-            rows.append({**row, "rho": spearmanr(here, ends).statistic, "kept": float(ends.argmax() in kept)})
-    frame = pd.DataFrame(rows)
-    table = frame.pivot_table(index=["architecture", "schedule"], columns="ninths", values=["rho", "kept"])
+            row["rho"], row["rho_best"] = (spearmanr(of[:, ninths - 1], ends).statistic for of in (curves, best))
+            rows.append(row)
+    index = ["architecture", "schedule", "category"]
+    table = pd.DataFrame(rows).pivot_table(index=index, columns="ninths", values=["rho", "rho_best"], sort=False)
     return table.round(2).to_string()
 
 
@@ -133,26 +133,30 @@ def _halving(studies: dict[tuple[str, str, str], np.ndarray]) -> str:
     for (category, name, schedule), curves in studies.items():
         generator = np.random.default_rng(0)
         orders = [generator.permutation(len(curves)) for _ in range(ORDERS)]
+        ends = curves.max(axis=1)
+        fewer = [np.mean([ends.max() - ends[order[:n]].max() for order in orders]) for n in range(1, len(ends) + 1)]
         for rungs in RUNGS:
-            played = [_play(curves[order], rungs) for order in orders]
-            words = {"architecture": name, "schedule": schedule, "category": category}
+            words = {"architecture": name, "schedule": schedule}
             words["rungs"] = " and ".join(f"{ninths}/{EVALUATIONS}" for ninths in rungs)
-            rows.append({**words, "lost": np.mean([x[0] for x in played]), "cost": np.mean([x[1] for x in played])})
-    frame = pd.DataFrame(rows)
-    index = ["architecture", "schedule"]
-    table = frame.pivot_table(index=index, columns="rungs", values=["lost", "cost"], sort=False)
-    return table.round(3).to_string()
+            for judged, values in (("value", curves), ("best", np.maximum.accumulate(curves, axis=1))):
+                lost, cost = np.mean([_play(curves[order], values[order], rungs) for order in orders], axis=0)
+                figures = {"cost": cost, "fewer": np.interp(cost * len(ends), range(1, len(ends) + 1), fewer)}
+                rows.append({**words, "by": judged, **figures, "lost": lost, f"lost {category}": lost})
+    index = ["architecture", "schedule", "rungs", "by"]
+    return pd.DataFrame(rows).groupby(index, sort=False).mean().round(3).to_string()
 
 
-def _play(curves: np.ndarray, rungs: tuple[int, ...]) -> tuple[float, float]:
+def _play(curves: np.ndarray, judged: np.ndarray, rungs: tuple[int, ...]) -> tuple[float, float]:
     """Return what halving loses with trials that come one after another, and the share of epochs that it trains."""
     seen: dict[int, list[float]] = {rung: [] for rung in rungs}
     left, trained = -math.inf, 0
-    for curve in curves:
+    for curve, values in zip(curves, judged, strict=True):
         stopped = None
         for rung in rungs:
-            seen[rung].append(curve[rung - 1])
-            if not promoted(curve[rung - 1], seen[rung]):
+            value = values[rung - 1]
+            goes_on = promoted(value, seen[rung])
+            seen[rung].append(value)
+            if not goes_on:
                 stopped = rung
                 break
         trained += stopped or EVALUATIONS

@@ -25,8 +25,9 @@ class Halving(BasePruner):
     Parameters
     ----------
     rungs
-        Epochs, ascending. A trial is judged by its first value at or after each of them, against those of all trials
-        that have come so far.
+        Epochs, ascending. A trial is judged at its first value at or after each of them, against all trials that have
+        come so far. What counts is the best of its values until then, as its best is what a trial ends with: a single
+        one says little (`benchmarks/rungs.py`).
     """
 
     def __init__(self, rungs: Sequence[int]) -> None:
@@ -40,10 +41,8 @@ class Halving(BasePruner):
             return False
         others = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
         for rung in reached:
-            competing = [
-                other.intermediate_values[at] for other in others if (at := _first_step(other, rung)) is not None
-            ]
-            if not promoted(trial.intermediate_values[step], competing):
+            competing = [_best(other, at) for other in others if (at := _first_step(other, rung)) is not None]
+            if not promoted(_best(trial, step), competing):
                 return True
         return False
 
@@ -51,7 +50,7 @@ class Halving(BasePruner):
 def promoted(value: float, others: Sequence[float]) -> bool:
     """Return whether a value is in the best third of itself and others, of fewer than six the best."""
     competing = sorted([value, *others], reverse=True)
-    return not math.isnan(value) and value >= competing[max(1, len(competing) // REDUCTION) - 1]
+    return math.isfinite(value) and value >= competing[max(1, len(competing) // REDUCTION) - 1]
 
 
 def make_pruner(name: str, epochs: int, evaluate_every: int) -> BasePruner:
@@ -64,3 +63,11 @@ def make_pruner(name: str, epochs: int, evaluate_every: int) -> BasePruner:
 
 def _first_step(trial: FrozenTrial, rung: int) -> int | None:
     return min((step for step in trial.intermediate_values if step >= rung), default=None)
+
+
+def _best(trial: FrozenTrial, until: int) -> float:
+    """Return the best value that a trial has had until a step; of one that is no number there, minus infinity."""
+    values = trial.intermediate_values
+    if math.isnan(values[until]):
+        return -math.inf
+    return max(value for step, value in values.items() if step <= until and not math.isnan(value))

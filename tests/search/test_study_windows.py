@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -121,6 +123,14 @@ def test_halving_decides_by_values_alone(open_study):
     trials = study.frozen_trials()
     decided = [Halving([4, 12]).prune(study._optuna, trial) for trial in trials * 2]
     assert decided == [True, False, True] * 2
+
+
+def test_halving_goes_by_the_best_value_until_the_rung_and_not_by_one_that_is_no_number():
+    study = optuna.create_study(direction="maximize")
+    for first, second in ((0.5, 0.5), (0.6, 0.4), (0.1, 0.2), (0.9, math.nan)):
+        values, running = {10: first, 30: second}, optuna.trial.TrialState.RUNNING
+        study.add_trial(optuna.trial.create_trial(state=running, intermediate_values=values))
+    assert [Halving([12]).prune(study, trial) for trial in study.get_trials()] == [True, False, True, True]
 
 
 @pytest.mark.parametrize("name", ["set_trial_user_attr", "set_trial_system_attr", "set_trial_state_values"])
