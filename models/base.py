@@ -43,6 +43,9 @@ class AnomalyModel(nn.Module, ABC):
         empty there is nothing to search. This package's own are in `search_spaces/`, because `models/` knows no Optuna.
     map_names
         The keys of `anomaly_maps`.
+    fixed_scoring
+        The one `msad.models.scorer.Scoring` by which the maps are read, its smoothing in pixels of an image of 256;
+        left empty it is chosen on the validation images.
     size_multiple
         Both sides of an image must be divisible by this many pixels.
     has_frozen_encoder
@@ -57,9 +60,13 @@ class AnomalyModel(nn.Module, ABC):
     training_defaults: ClassVar[dict[str, Any]] = {}
     search_space: ClassVar[Mapping[str, Any] | Callable[[], Mapping[str, Any]]] = {}
     map_names: ClassVar[tuple[str, ...]]
+    fixed_scoring: ClassVar[Mapping[str, Any]] = {}
     has_frozen_encoder: ClassVar[bool] = False
     size_multiple: int = 1
     pretrained: Mapping[str, str] = MappingProxyType({})
+
+    def meet(self, good_NHWC: np.ndarray) -> None:
+        """See the good training images, uint8 RGB N×H×W×3, before any is encoded; most networks need not."""
 
     def encode(self, image_BCHW: Tensor) -> Encoded:
         """Do the part of the work that never changes: nothing, for a network without a frozen encoder.

@@ -1,10 +1,9 @@
 """A memory of what good images look like to a frozen network: nothing is trained, so a trial takes seconds.
 
-Two distances from the good images: of every place from the nearest place that good images have shown, at several scales
-at once (`msad.models.memory`, after PatchCore, Roth et al., arXiv 2106.08265, which says what differs), and of the
-image as a whole from a Gaussian of the deepest stage's pooled features (`msad.models.image_gaussian`, after Rippel et
-al., arXiv 2005.14140). What good images may look like is widened by augmented views of them: turned and mirrored where
-the good images themselves allow it, and in a little other light.
+The anomaly of a place is its distance from the nearest place that good images have shown, at several scales at once
+(`msad.models.memory`, after PatchCore, Roth et al., arXiv 2106.08265, which says what differs). What good images may
+look like is widened by augmented views of them: turned and mirrored where the good images themselves allow it, and in a
+little other light. Long parts that lie at any angle are straightened first (`msad.models.pose`).
 
 Tensors are named by shape: B images, C channels, H×W pixels or places, N places or images.
 """
@@ -14,18 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from msad.models.backbones import KNOWN_STRIDES, LITE0
 from msad.models.base import Encoded
-from msad.models.errors import ModelError
+from msad.models.errors import ModelError, did_you_mean
 from msad.models.frozen_features import FrozenFeatures
-from msad.models.image_gaussian import ImageGaussian
-from msad.models.memory import CANDIDATES, Memory, Sample
+from msad.models.memory import CANDIDATES, CELLS, Memory, Sample, cells
+from msad.models.pose import POSES, Pose
 from msad.models.registry import register
-from msad.models.scorer import IMAGE_SCORE
 
 MOST_ROWS = 100_000
 
@@ -34,8 +33,11 @@ MOST_ROWS = 100_000
 class FeatureMemory(FrozenFeatures):
     """Distances from a bank of good features; no parameter is trained.
 
-    The bank takes two bytes per number: with the defaults 4,000 × 432 × 2 = 3.5 MB of a bundle, beside 11.8 MB
+    The bank takes two bytes per number: with the defaults 4,000 × 472 × 2 = 3.8 MB of a bundle, beside 11.8 MB
     of the backbone.
+
+    Its maps are always read the same way, `fixed_scoring`: to choose by synthetic defects did no better on any of four
+    products (`benchmarks/README.md`).
 
     Parameters
     ----------
@@ -44,6 +46,9 @@ class FeatureMemory(FrozenFeatures):
     finest_stride, coarsest_stride
         Pixels of a place of the finest and of the coarsest stage that is remembered, each one of 4, 8, 16, 32; the
         stages between are too. A place has the size of the finest: half the stride is four times the work.
+    coarsest_share
+        What the coarsest of several stages counts in a distance, above 0 and at most 1; each other counts 1. It sees
+        most, and it blurs what is seen where.
     rows
         Places that are kept, chosen to cover all others, 1 to 100,000.
     neighbourhood
@@ -52,6 +57,9 @@ class FeatureMemory(FrozenFeatures):
         Nearest rows whose distances are averaged.
     light
         `levelled` or `kept`; see `msad.models.frozen_features.FrozenFeatures`.
+    pose
+        `straightened`: where the good images show one long part at any angle on an empty background, every image is
+        turned to its part first (`msad.models.pose`); other images, and tiles, stay as they are. `kept`: all do.
 
     Raises
     ------
@@ -62,22 +70,26 @@ class FeatureMemory(FrozenFeatures):
     loss_terms: ClassVar[tuple[str, ...]] = ()
     default_loss_weights: ClassVar[dict[str, float]] = {}
     training_defaults: ClassVar[dict[str, Any]] = {"epochs": 1, "evaluate_every": 1, "batch_size": 16}
-    map_names: ClassVar[tuple[str, ...]] = ("memory", IMAGE_SCORE)
+    map_names: ClassVar[tuple[str, ...]] = ("memory",)
+    fixed_scoring: ClassVar[dict[str, Any]] = {"weights": {"memory": 1.0}, "smoothing": 4.0, "reduction": "top1"}
 
     def __init__(
         self,
         backbone: str = LITE0,
-        finest_stride: int = 16,
+        finest_stride: int = 8,
         coarsest_stride: int = 32,
+        coarsest_share: float = 0.5,
         rows: int = 4000,
         neighbourhood: int = 3,
         neighbours: int = 1,
         light: str = "levelled",
+        pose: str = "straightened",
     ) -> None:
         known = ", ".join(map(str, KNOWN_STRIDES))
         for name, value, allowed, rule in (
             ("finest_stride", finest_stride, finest_stride in KNOWN_STRIDES, f"one of {known}"),
             ("coarsest_stride", coarsest_stride, coarsest_stride in KNOWN_STRIDES, f"one of {known}"),
+            ("coarsest_share", coarsest_share, _share(coarsest_share), "above 0 and at most 1"),
             ("rows", rows, _whole(rows) and 1 <= rows <= MOST_ROWS, f"a whole number from 1 to {MOST_ROWS}"),
             ("neighbourhood", neighbourhood, neighbourhood in range(1, 100, 2), "odd and at least 1"),
             ("neighbours", neighbours, _whole(neighbours) and 1 <= neighbours <= 100, "a whole number from 1 to 100"),
@@ -86,44 +98,72 @@ class FeatureMemory(FrozenFeatures):
                 raise ModelError(f"{name} is {value!r}; it must be {rule}")
         if finest_stride > coarsest_stride:
             raise ModelError(f"finest_stride {finest_stride} is above coarsest_stride {coarsest_stride}: swap them")
+        if pose not in POSES:
+            raise ModelError(f"pose is {pose!r}{did_you_mean(str(pose), POSES)}")
         strides = [stride for stride in KNOWN_STRIDES if finest_stride <= stride <= coarsest_stride]
         super().__init__(backbone, strides, light)
         self.finest_stride = finest_stride
-        self.memory = Memory(self.backbone.channels, rows, neighbourhood, neighbours)
-        self.whole = ImageGaussian(self.backbone.channels[-1])
+        shares = [1.0] * (len(strides) - 1) + [float(coarsest_share) if len(strides) > 1 else 1.0]
+        self.memory = Memory(self.backbone.channels, rows, neighbourhood, neighbours, shares)
+        self.pose = Pose(self.size_multiple) if pose == "straightened" else None
+        self._images: int | None = None  # of tiles nobody knows what image and position they are of
+
+    def meet(self, good_NHWC: np.ndarray) -> None:
+        self._images = len(good_NHWC)
+        if self.pose is not None:
+            self.pose.learn(good_NHWC)
+
+    def encode(self, image_BCHW: Tensor) -> Encoded:
+        """Return the features of all stages, and behind them, where images are straightened, the way back."""
+        if self._straightens:
+            self.check_size(image_BCHW)
+            with torch.no_grad(), torch.autocast(image_BCHW.device.type, enabled=False):
+                cutout_BChw, back_B6HW = self.pose.straighten(image_BCHW.float())
+            return (*super().encode(cutout_BChw), back_B6HW)
+        return super().encode(image_BCHW)
+
+    @property
+    def _straightens(self) -> bool:
+        return self.pose is not None and self.pose.cutout is not None
 
     @torch.no_grad()
     def adapt(self, clean: Iterable[Encoded]) -> None:
-        """Remember the good images, in one pass over them and in bounded memory."""
+        """Remember the good images, in one pass and in bounded memory; further views of all come after the first."""
         channels = self.backbone.channels
-        self._sample, self._pooled = Sample(max(CANDIDATES, len(self.memory.bank_RC))), []
-        super().adapt(clean)
-        places_NC, pooled_NC = self._sample.rows, torch.cat(self._pooled)
-        del self._sample, self._pooled
+        self._sample, self._seen = Sample(max(CANDIDATES, len(self.memory.bank_RC))), 0
+        super().adapt(encoded[: len(channels)] for encoded in clean)
+        places_NC, tag_N = self._sample.rows, self._sample.tags
+        del self._sample, self._seen
         means, scales = ([getattr(self, f"{n}{stage}") for stage in range(len(channels))] for n in ("mean", "scale"))
         for scale in scales:  # one for a stage: a channel that hardly ever speaks is not to be heard as loud as others
             scale.fill_(scale.square().mean().sqrt())
         # Neighbourhoods and sizes are means with weights of sum 1, so a sample can be standardised afterwards.
         shift, scale = self.memory.places(means).flatten(), torch.cat([scale.flatten() for scale in scales])
-        self.memory.learn((places_NC - shift) / scale)
-        self.whole.learn(pooled_NC)
+        image_N, cell_N = tag_N // CELLS**2 % self._images if self._images else None, tag_N % CELLS**2
+        self.memory.learn((places_NC - shift) / scale, image_N, cell_N)
 
     def look(self, features: tuple[Tensor, ...]) -> None:
-        self._sample.add(self.memory.places(features).flatten(0, 2))
-        self._pooled.append(features[-1].mean(dim=(2, 3)))
+        places_BHWC = self.memory.places(features)
+        image_B = torch.arange(self._seen, self._seen + len(places_BHWC))
+        tag_N = image_B[:, None] * CELLS**2 + cells(*places_BHWC.shape[1:3])
+        self._sample.add(places_BHWC.flatten(0, 2), tag_N.flatten())
+        self._seen += len(places_BHWC)
 
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
         raise ModelError("feature_memory has no losses: it is not trained by steps")
 
     def _maps(self, image: Encoded) -> dict[str, Tensor]:
-        places_B1HW, finest = self.memory(self.standardised(image)), image[0].shape[-2:]
-        stride = self.finest_stride
-        size = [stride * side for side in finest]
-        whole_B = self.whole(image[-1].mean(dim=(2, 3)))
-        return {
-            "memory": F.interpolate(places_B1HW, size, mode="bilinear"),
-            IMAGE_SCORE: whole_B.view(-1, 1, 1, 1).expand(-1, 1, *size).contiguous(),
-        }
+        *features, back_B6HW = image if self._straightens else (*image, None)
+        distance_B1hw = self.memory(self.standardised(features))
+        size = [self.finest_stride * side for side in distance_B1hw.shape[-2:]]
+        memory_B1HW = F.interpolate(distance_B1hw, size, mode="bilinear")
+        if back_B6HW is not None:
+            memory_B1HW = self.pose.put_back(memory_B1HW, back_B6HW)
+        return {"memory": memory_B1HW}
+
+
+def _share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
 
 
 def _whole(value: object) -> bool:

@@ -137,6 +137,7 @@ class Tiled(AnomalyModel):
         self.model, self.tile, self.overlap = model, config.tile, config.pixels
         self.loss_terms, self.costly_terms = model.loss_terms, model.costly_terms
         self.default_loss_weights, self.map_names = model.default_loss_weights, model.map_names
+        self.fixed_scoring = model.fixed_scoring
         self.has_frozen_encoder, self.size_multiple = model.has_frozen_encoder, model.size_multiple
         self.pretrained = model.pretrained
         self._plans: dict[tuple[int, int, torch.device], list[Tile]] = {}

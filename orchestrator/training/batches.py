@@ -39,7 +39,7 @@ VIEWS_IN_ALL = 800
 EPOCH_IMAGES = 200
 """An epoch of a smaller category goes round its features or tiles several times, to show about this many."""
 
-ENCODING = ("backbone", "finest_stride", "coarsest_stride", "light")
+ENCODING = ("backbone", "finest_stride", "coarsest_stride", "light", "pose")
 """Parameters of this package's models that decide what `encode` gives."""
 
 VERSION = 7
@@ -319,7 +319,8 @@ def _epoch(count: int) -> int:
 def make_batches(
     job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device
 ) -> ImageBatches | FeatureBatches:
-    """Return what a model trains on: features where it has a frozen encoder, else images."""
+    """Let a model meet the images; return what it trains on: features where it has a frozen encoder, else images."""
+    model.meet(data.train_NHWC)
     return (FeatureBatches if model.has_frozen_encoder else ImageBatches)(job, data, model, device)
 
 

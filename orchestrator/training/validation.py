@@ -5,6 +5,7 @@ Tensors are named by shape: B images of a batch, C channels, H×W pixels, N imag
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def validate(
 ) -> Choice:
     """Score held-out good images against their synthetic defects and choose the scoring that separates them best.
 
+    Of an architecture with a fixed scoring there is nothing to choose.
+
     The maps of the good images are kept while this runs, those of the defects a batch at a time. `view_size` is the
     side in pixels of what the network sees at once, by which smoothing is measured; `objective` is what the choice
     maximises.
@@ -100,8 +103,16 @@ def validate(
     """
     model.eval()
     good = anomaly_maps(model, batches.validation())
-    candidates = default_candidates(tuple(good), view_size)
+    candidates = scorings(model, tuple(good), view_size)
     return choose_scoring(good, map_batches(model, batches.synthetic()), synthetic, candidates, objective)
+
+
+def scorings(model: AnomalyModel, map_names: Sequence[str], view_size: int) -> list[Scoring]:
+    """Return the scorings to choose from: the one that the architecture is always read by, or the default ones."""
+    if not model.fixed_scoring:
+        return default_candidates(map_names, view_size)
+    fixed = Scoring(**model.fixed_scoring)
+    return [dataclasses.replace(fixed, smoothing=fixed.smoothing * view_size / 256)]
 
 
 @torch.no_grad()

@@ -28,6 +28,8 @@ from msad.models.scorer import Scoring, fit_scorer
 from msad.models.thresholds import threshold
 from msad.terminal.cli import msad
 from msad.training.job_config import JobConfig
+from tests.bolts import SIDE as BOLT_SIZE
+from tests.bolts import bolts
 
 SIZE = 64
 SMALL = {
@@ -102,6 +104,27 @@ def test_exported_files_answer_as_the_bundle_does(name, batch, tmp_path, monkeyp
     assert {(one.domain, one.version) for one in model.opset_import} == {("", export_module.OPSET)}
     here = str(Path(export_module.__file__).parent).encode()
     assert all(here not in file.read_bytes() for file in files.values())
+
+
+def test_exported_files_straighten_parts_as_the_bundle_does(tmp_path):
+    good = bolts(np.linspace(0, 345, 24))
+    model = build("feature_memory", rows=100).eval()
+    model.meet(good)
+    model.adapt([model.encode(to_tensor(good))])
+    maps = model.anomaly_maps(to_tensor(bolts([5, 95, 185, 275])))
+    scorer = fit_scorer(Scoring(**model.fixed_scoring), maps)
+    job = JobConfig(category="bolt", architecture="feature_memory", image_size=BOLT_SIZE, model={"rows": 100})
+    bundle = Bundle(model, scorer, threshold(scorer(maps)[1].numpy(), 0.5), job, {})
+    assert model.pose.cutout
+    images = bolts([33, 123, 260])
+    images[0, 60:66, 60:66] = 20
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    for suffix in (".onnx", ".pt2"):
+        result = export(bundle, tmp_path / f"bolt{suffix}", [tmp_path])
+        assert result.images == 3 and max(result.score, result.map) <= TOLERANCE * result.range
+    session = onnxruntime.InferenceSession(tmp_path / "bolt.onnx")
+    assert_agrees(session.run(OUTPUTS, {"image": images}), bundle, images)
 
 
 def test_exported_onnx_runs_where_torch_and_msad_are_missing(batch, tmp_path):

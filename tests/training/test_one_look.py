@@ -42,7 +42,7 @@ def test_one_look_is_reported_validated_and_delivered(data, tmp_path, monkeypatc
     assert [report["epoch"] for report in reports] == [1] and fitted.epoch == 1
     assert reports[0]["best_objective"] == reports[0]["validation_score"] == fitted.validation["score"]
     assert fitted.validation["image_auroc"] > 0.6 and np.isfinite(fitted.threshold)
-    assert fitted.model.memory.bank_RC.shape == (50, 432)
+    assert fitted.model.memory.bank_RC.shape == (50, 472)
     bundle = Bundle(fitted.model, fitted.scorer, fitted.threshold, settings)
     image_BCHW = torch.rand(2, 3, 64, 64)
     expected = bundle.score_batch(image_BCHW)
@@ -69,7 +69,7 @@ def test_features_of_one_look_are_clean_ones_alone(data, monkeypatch, kind, view
     assert not any(key.startswith("noise") for key in kept)
 
 
-def test_kept_features_are_those_of_the_stages_and_the_light_asked_for(data, monkeypatch):
+def test_kept_features_are_those_of_the_stages_the_light_and_the_pose_asked_for(data, monkeypatch):
     monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 1)
     keys = set()
 
@@ -78,7 +78,7 @@ def test_kept_features_are_those_of_the_stages_and_the_light_asked_for(data, mon
         return make()
 
     watched = TrainingData(data.train_NHWC, data.validation_NHWC, data.synthetic, keep=keep)
-    for model in ({}, {"light": "kept"}, {"finest_stride": 32}, {"rows": 7}):
+    for model in ({}, {"light": "kept"}, {"finest_stride": 32}, {"pose": "kept"}, {"rows": 7}):
         settings = job(model=model)
         FeatureBatches(settings, watched, build("feature_memory", **settings.model), CPU)
-    assert len(keys) == 3  # how many rows are kept changes no feature
+    assert len(keys) == 4  # how many rows are kept changes no feature

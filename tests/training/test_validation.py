@@ -13,9 +13,10 @@ from msad.models.scorer import Scorer, Scoring
 from msad.models.scoring import Choice, Reading, choose_scoring, default_candidates
 from msad.models.synthesis.synthetic_defects import GRADES, make_synthetic_defects
 from msad.models.thresholds import LeaveOneOut
+from msad.models.tiling import TilingConfig, tiled
 from msad.training.batches import PlainBatches, TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.validation import Best, anomaly_maps, figures, set_threshold, validate
+from msad.training.validation import Best, anomaly_maps, figures, scorings, set_threshold, validate
 
 JOB = JobConfig(category="any", architecture="baseline", image_size=32, batch_size=4)
 
@@ -98,3 +99,16 @@ def test_validation_chooses_by_the_objective(model, data, objective):
     found = validate(model, batches, data.synthetic, 32, objective)
     assert found.readings == wanted.readings and found.scorer.scoring == wanted.scorer.scoring
     assert figures(found.validation)["validation_pixel_ap"] == found.validation.pixel_ap
+
+
+def test_architecture_with_a_fixed_scoring_is_read_by_it_alone():
+    model = build("feature_memory", rows=5)
+    (fixed,) = scorings(model, ("memory",), 128)
+    assert (fixed.weights, fixed.smoothing, fixed.reduction, fixed.calibration) == (
+        {"memory": 1.0},
+        2.0,
+        "top1",
+        "none",
+    )
+    assert scorings(tiled(model, TilingConfig(tile=64)), ("memory",), 64)[0].smoothing == 1.0
+    assert len(scorings(build("baseline", base_width=4, depth=2), ("l1", "ssim"), 128)) > 50
