@@ -36,6 +36,7 @@ from msad.bundle.evaluation import Evaluation, evaluate
 from msad.cluster.workers.job_worker import load_training_data
 from msad.data_io.bit_depth import find_bit_depth
 from msad.data_io.layout import find_layout
+from msad.data_io.shape import find_ratio, fitted_size, parse_size
 from msad.data_io.table import list_categories
 from msad.models.registry import architecture, architectures, default_parameters
 from msad.models.scorer import Scoring
@@ -107,7 +108,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--trials", type=int, default=1, help="the defaults, and draws from the search space")
     parser.add_argument("--epochs", type=int, help="default: each family's own")
-    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--image-size", type=parse_size, default=256, help="pixels, or HEIGHTxWIDTH; see msad")
     parser.add_argument("--evaluations", type=int, default=2, help="validations per training")
     parser.add_argument("--set", nargs="*", default=[], metavar="PATH=VALUE", help="e.g. model/base_width=16")
     parser.add_argument("--seed", type=int, default=0)
@@ -125,7 +126,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _jobs(category: str, family: str, seed: int, options: argparse.Namespace) -> list[JobConfig]:
     good = find_layout(options.root).train(options.root, category)
-    settings = {"image_size": options.image_size, "seed": seed, "bit_depth": find_bit_depth(good)}
+    size = fitted_size(options.image_size, find_ratio(good))
+    settings = {"image_size": size, "seed": seed, "bit_depth": find_bit_depth(good)}
     settings |= architecture(family).training_defaults
     if options.epochs:
         settings["epochs"] = options.epochs
@@ -172,6 +174,7 @@ def _row(best: Trial, trials: list[Trial], device: torch.device, name: str | Non
         "category": best.job.category,
         "family": name or best.job.architecture,
         "seed": best.job.seed,
+        "size": best.job.image_size,
         "valid.": best.validation,
         "image AUROC": metrics["image_auroc"],
         "PRAUC": metrics["image_prauc"],

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from msad.data_io.array_cache import cached_arrays, default_cache_dir, entry, space_for
-from msad.data_io.decode import Decoded, read_image, refuse_strange_file, resize
+from msad.data_io.decode import Decoded, Size, height_width, read_image, refuse_strange_file, resize
 from msad.data_io.errors import DataError
 from msad.data_io.parallel import map_in_threads
+from msad.data_io.shape import plain_size
 from msad.data_io.wide import FULL
 
 __all__ = ["cached_arrays", "default_cache_dir", "digests", "file_states", "load_images", "load_notes"]
@@ -32,20 +33,20 @@ _DIGEST_BYTES = 32
 
 
 def load_images(
-    paths: Sequence[Path | str], size: int, directory: Path | str | None = None, bit_depth: int = FULL
+    paths: Sequence[Path | str], size: Size, directory: Path | str | None = None, bit_depth: int = FULL
 ) -> np.ndarray:
     """Images as one array, decoded and resized on the first call on a node, mapped on every later one.
 
     Parameters
     ----------
     paths : image files, at least one.
-    size : side in pixels of the square they are resized to, see `msad.data_io.decode.resize`.
+    size : what they are resized to, see `msad.data_io.decode.resize`.
     directory : the cache; None for `default_cache_dir()`.
     bit_depth : bits that a camera fills of files of more than 8, see `msad.data_io.wide`.
 
     Returns
     -------
-    uint8 memory map N×size×size×3, RGB, read-only.
+    uint8 memory map N×h×w×3 of that size, RGB, read-only.
 
     Raises
     ------
@@ -55,7 +56,7 @@ def load_images(
 
 
 def load_notes(
-    paths: Sequence[Path | str], size: int, directory: Path | str | None = None, bit_depth: int = FULL
+    paths: Sequence[Path | str], size: Size, directory: Path | str | None = None, bit_depth: int = FULL
 ) -> np.ndarray:
     """What `msad.data_io.decode.Decoded` says of each image beside its pixels, from the same entry as `load_images`.
 
@@ -66,14 +67,17 @@ def load_notes(
     return _load(paths, size, directory, bit_depth)["notes"]
 
 
-def _load(paths: Sequence[Path | str], size: int, directory: Path | str | None, bit_depth: int) -> dict[str, np.memmap]:
+def _load(
+    paths: Sequence[Path | str], size: Size, directory: Path | str | None, bit_depth: int
+) -> dict[str, np.memmap]:
     paths = [Path(path) for path in paths]
-    if not paths or size < 1:
+    height, width = height_width(size)
+    if not paths or min(height, width) < 1:
         raise DataError(f"{len(paths)} images at {size} pixels asked for; at least one of each is needed")
     contents = _digests(paths, directory)
 
     def write(folder: Path) -> None:
-        shape = (len(paths), size, size, 3)
+        shape = (len(paths), height, width, 3)
         problems, notes = [], []
         # Written in sequence, not through a map: a full disk is then an error here and not a bus error of the process.
         with space_for(folder, math.prod(shape)), (folder / "images.npy").open("wb") as file:
@@ -91,7 +95,7 @@ def _load(paths: Sequence[Path | str], size: int, directory: Path | str | None, 
         if problems:
             raise DataError("\n".join(problems))
 
-    key = f"images v{PIXELS_VERSION} {size} {bit_depth} {hashlib.sha256(b''.join(contents)).hexdigest()}"
+    key = f"images v{PIXELS_VERSION} {plain_size(size)} {bit_depth} {hashlib.sha256(b''.join(contents)).hexdigest()}"
     return entry(key, write, directory)
 
 
@@ -162,7 +166,7 @@ def _digest_or_problem(path: Path) -> bytes | str:
         return f"{path}: {error.strerror}; make it a readable file"
 
 
-def _decoded_or_problem(path: Path, digest: bytes, size: int, bit_depth: int) -> Decoded | str:
+def _decoded_or_problem(path: Path, digest: bytes, size: Size, bit_depth: int) -> Decoded | str:
     try:
         content = path.read_bytes()
         if hashlib.sha256(content).digest() != digest:

@@ -34,6 +34,7 @@ from msad.data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layo
 from msad.data_io.layouts.base import Layout, Sample
 from msad.data_io.parallel import map_in_threads
 from msad.data_io.report import CheckReport, Problem, format_report
+from msad.data_io.shape import common_ratio
 from msad.data_io.wide import FULL, found_depth
 
 __all__ = ["CheckReport", "Problem", "check", "format_report"]
@@ -94,26 +95,27 @@ def check(
         message = str(error).removeprefix(f"{root}: ")
         return CheckReport(root, [Problem("error", root, message)], pd.DataFrame(columns=list(SUMMARY_COLUMNS)))
     problems = list(found.strange_folders(root)) if categories is None else []
-    rows, depths = [], {}
+    rows, depths, ratios = [], {}, {}
     for name in names:
-        category_problems, category_rows, depth = _check_category(found, root, name, splits, bit_depth)
+        category_problems, category_rows, depths[name], ratios[name] = _check_category(
+            found, root, name, splits, bit_depth
+        )
         problems += category_problems
         rows += category_rows
-        depths[name] = depth
     # A list of the split that all categories share is told once.
     problems = list(dict.fromkeys(problems))
-    return CheckReport(root, problems, pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)), found.name, depths)
+    return CheckReport(root, problems, pd.DataFrame(rows, columns=list(SUMMARY_COLUMNS)), found.name, depths, ratios)
 
 
 def _check_category(
     layout: Layout, root: Path, category: str, splits: set[str], bit_depth: int | None
-) -> tuple[list[Problem], list[tuple], int]:
+) -> tuple[list[Problem], list[tuple], int, float | None]:
     try:
         problems = list(layout.faults(root, category))
         train = layout.train(root, category)
         test = layout.test(root, category) if "test" in splits or not layout.test_needs_opening else []
     except DataError as error:  # a list or a label that the layout needs is missing or unreadable
-        return [_as_problem(line, root / category) for line in str(error).splitlines()], [], bit_depth or FULL
+        return [_as_problem(line, root / category) for line in str(error).splitlines()], [], bit_depth or FULL, None
     groups: Groups = {("train", GOOD): dict.fromkeys(train)}
     for sample in test:
         groups.setdefault(("test", sample.defect_type), {})[sample.path] = sample.mask_path
@@ -133,7 +135,9 @@ def _check_category(
         (layout.test_folder(root, category), [sample.path for sample in test]),
     ):
         problems += _check_reading(folder, paths, found, depth)
-    return problems, [_summarise(category, *key, pairs, found, depth) for key, pairs in groups.items()], depth
+    ratio = common_ratio((size[1], size[0]) for path in train if (size := found[path].size))
+    rows = [_summarise(category, *key, pairs, found, depth) for key, pairs in groups.items()]
+    return problems, rows, depth, ratio
 
 
 def _check_masks(

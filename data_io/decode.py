@@ -25,6 +25,9 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 # Orientations 5 to 8 of the EXIF standard turn the image by a quarter, so that width and height change places.
 _EXIF_ORIENTATION, _QUARTER_TURNS = 0x0112, (5, 6, 7, 8)
 _SIXTEEN_BIT = 65535
+Size = int | str | tuple[int, int]
+"""Of an image in pixels: the side of a square, or height and width, as a pair or as text, `"416x160"`."""
+
 MOST_BYTES = 2 << 30  # of a file: the most pixels that Pillow takes, in 16 bit colour with transparency, are 1.4 GB
 
 
@@ -193,8 +196,17 @@ def read_mask(path: Path | str, threshold: int = 127) -> Mask:
     return Mask(levels > threshold)
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize an image to a square, antialiased; the aspect ratio is not kept.
+def height_width(size: Size) -> tuple[int, int]:
+    """Return the height and width that a size means."""
+    if isinstance(size, str):
+        height, _, width = size.partition("x")
+        return int(height), int(width or height)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    return height, width
+
+
+def resize(image: np.ndarray, size: Size) -> np.ndarray:
+    """Resize an image, antialiased; the aspect ratio becomes that of the size.
 
     Filter: Pillow's BILINEAR, whose triangle widens with the reduction (antialiasing). It has no negative lobes: a
     sharper filter would draw halos along edges, and a detector of anomalies would learn them. Across first, then down,
@@ -204,37 +216,39 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     Parameters
     ----------
     image : uint8 H×W×3.
-    size : side of the result in pixels, at least 1.
+    size : of the result, each side at least 1 pixel.
 
     Returns
     -------
-    uint8 array size×size×3.
+    uint8 array h×w×3 of that size.
     """
-    if image.shape[:2] == (size, size):
+    height, width = height_width(size)
+    if image.shape[:2] == (height, width):
         return image
-    across = Image.fromarray(image).resize((size, len(image)), Image.Resampling.BILINEAR)
-    return np.asarray(across.resize((size, size), Image.Resampling.BILINEAR))
+    across = Image.fromarray(image).resize((width, len(image)), Image.Resampling.BILINEAR)
+    return np.asarray(across.resize((width, height), Image.Resampling.BILINEAR))
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resize a mask to a square by the nearest pixel, as the literature does.
+def resize_mask(mask: np.ndarray, size: Size) -> np.ndarray:
+    """Resize a mask by the nearest pixel, as the literature does.
 
-    A defect finer than a pixel of that square can vanish.
+    A defect finer than a pixel of the result can vanish.
 
     Parameters
     ----------
     mask : bool H×W.
-    size : side of the result in pixels, at least 1.
+    size : of the result, each side at least 1 pixel.
 
     Returns
     -------
-    bool array size×size.
+    bool array h×w of that size.
     """
-    if mask.shape == (size, size):
+    height, width = height_width(size)
+    if mask.shape == (height, width):
         return mask
     if not mask.any():
-        return np.zeros((size, size), bool)
-    return np.asarray(Image.fromarray(mask).resize((size, size), Image.Resampling.NEAREST))
+        return np.zeros((height, width), bool)
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
 
 
 def _open(path: Path, content: bytes | None) -> Image.Image:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from msad.data_io.decode import decode, resize
+from msad.data_io.decode import Size, decode, height_width, resize
 from msad.data_io.errors import DataError
 
 # Chosen for dense and differing structure: a photograph with an empty sky fills a defect with nothing.
@@ -48,29 +48,32 @@ def load_photograph(name: str) -> np.ndarray:
     return decode(Path(package.origin).parent / "data" / name)
 
 
-def load_textures(size: int) -> np.ndarray:
-    """Square crops of the photographs, as textures to fill synthetic corruption with.
+def load_textures(size: Size) -> np.ndarray:
+    """Crops of the photographs, as textures to fill synthetic corruption with.
 
-    Each photograph gives four crops, one of each corner, of half to all of its shorter side, so that structures come at
-    more than one scale. DRAEM (arXiv 2108.07610) takes its textures from DTD and finds ten of them enough.
+    Each photograph gives four crops, one of each corner, of half to all of what fits into it, so that structures come
+    at more than one scale. DRAEM (arXiv 2108.07610) takes its textures from DTD and finds ten of them enough.
 
     Parameters
     ----------
-    size : side of the crops in pixels.
+    size : of the crops, whose shape is not squeezed.
 
     Returns
     -------
-    uint8 array 48×size×size×3, RGB; always the same.
+    uint8 array 48×h×w×3 of that size, RGB; always the same.
     """
     crops = []
+    high, wide = height_width(size)
     for name in TEXTURES:
         photograph = load_photograph(name)
         height, width = photograph.shape[:2]
         for corner in range(_CROPS_PER_SIDE**2):
-            side = round(min(height, width) * (0.5 + corner / 6))
-            top = (height - side) * (corner // _CROPS_PER_SIDE)
-            left = (width - side) * (corner % _CROPS_PER_SIDE)
-            crops.append(resize(photograph[top : top + side, left : left + side], size))
+            share = 0.5 + corner / 6
+            rows = round(min(height, width * high / wide) * share)
+            columns = round(min(width, height * wide / high) * share)
+            top = (height - rows) * (corner // _CROPS_PER_SIDE)
+            left = (width - columns) * (corner % _CROPS_PER_SIDE)
+            crops.append(resize(photograph[top : top + rows, left : left + columns], size))
     return np.stack(crops)
 
 

@@ -35,6 +35,7 @@ class CheckReport:
         files were not to be opened.
     layout : the name of its layout; None where it is in none.
     bit_depths : by category, what `msad.data_io.wide` found on its good training images, or what was set.
+    ratios : by category, the ratio of its good training images, see `msad.data_io.shape.common_ratio`.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class CheckReport:
     summary: pd.DataFrame
     layout: str | None = None
     bit_depths: dict[str, int] = field(default_factory=dict)
+    ratios: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def errors(self) -> list[Problem]:
@@ -54,7 +56,7 @@ class CheckReport:
         return not self.errors
 
     def to_dict(self) -> dict[str, Any]:
-        """`root`, `ok`, `problems`, the rows of `summary` and `bit_depths`, for JSON."""
+        """`root`, `ok`, `problems`, the rows of `summary`, `bit_depths` and `ratios`, for JSON."""
         problems = [asdict(problem) for problem in self.problems]
         summary = self.summary.to_dict("records")
         return {
@@ -63,6 +65,7 @@ class CheckReport:
             "problems": problems,
             "summary": summary,
             "bit_depths": self.bit_depths,
+            "ratios": self.ratios,
         }
 
     def warnings(self, most: int = 8) -> list[str]:

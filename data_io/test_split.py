@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from msad.data_io.cache import load_images, load_notes
-from msad.data_io.decode import read_mask, resize_mask
+from msad.data_io.decode import Size, height_width, read_mask, resize_mask
 from msad.data_io.errors import DataError
 from msad.data_io.files import mask_files
 from msad.data_io.layout import AUTO, choose_categories, find_layout
@@ -79,11 +79,11 @@ class TestSplit:
         row = self.table.iloc[index]
         return int(row["height"]), int(row["width"])
 
-    def images(self, size: int, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> np.ndarray:
-        """uint8 memory map N×size×size×3, see `msad.data_io.cache.load_images`."""
+    def images(self, size: Size, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> np.ndarray:
+        """uint8 memory map N×h×w×3, see `msad.data_io.cache.load_images`."""
         return load_images(self.paths, size, cache_dir, bit_depth)
 
-    def remarks(self, size: int, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> list[str]:
+    def remarks(self, size: Size, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> list[str]:
         """What is worth saying of the split as it was read with these settings, in sentences.
 
         That masks are missing or of zeros and ones (of those that were read before) and what is not seen of the images.
@@ -103,16 +103,16 @@ class TestSplit:
             found.append(f"{len(self._of_ones)} mask(s) hold 0 and 1 alone: 1 is read as defective")
         return found
 
-    def masks(self, size: int | None = None) -> np.ndarray | Iterator[np.ndarray]:
+    def masks(self, size: Size | None = None) -> np.ndarray | Iterator[np.ndarray]:
         """Ground-truth masks, True where the defect is; all False for good images, and for those that are not `masked`.
 
         Parameters
         ----------
-        size : side of the square they are resized to, see `msad.data_io.decode.resize_mask`. None for their own sizes.
+        size : what they are resized to, see `msad.data_io.decode.resize_mask`. None for their own sizes.
 
         Returns
         -------
-        bool array N×size×size; or, for None, an iterator over N bool arrays H×W.
+        bool array N×h×w of that size; or, for None, an iterator over N bool arrays H×W.
 
         Raises
         ------
@@ -121,7 +121,7 @@ class TestSplit:
         native = map_in_threads(self._mask, range(len(self)))
         if size is None:
             return native
-        masks = np.zeros((len(self), size, size), bool)
+        masks = np.zeros((len(self), *height_width(size)), bool)
         for index, mask in enumerate(native):
             masks[index] = resize_mask(mask, size)
         return masks

@@ -49,8 +49,8 @@ class AnomalibPeer(SelfTraining):
     Parameters
     ----------
     image_size
-        Side in pixels of the images, for a peer that works at anomalib's usual 256×256; one with a size of its own
-        (vision transformers, above all) keeps that, and its maps are resized.
+        Side in pixels of the images, or `HEIGHTxWIDTH` as text, for a peer that works at anomalib's usual 256×256; one
+        with a size of its own (vision transformers, above all) keeps that, and its maps are resized.
     pre_trained
         False: random weights in the place of the pretrained ones, and no download.
     **parameters
@@ -65,7 +65,7 @@ class AnomalibPeer(SelfTraining):
     peer: ClassVar[str]
     map_names: ClassVar[tuple[str, ...]] = ("anomaly_map", IMAGE_SCORE)
 
-    def __init__(self, image_size: int = 256, pre_trained: bool = True, **parameters: Any) -> None:
+    def __init__(self, image_size: int | str = 256, pre_trained: bool = True, **parameters: Any) -> None:
         super().__init__()
         kind, bare = _kind(self.peer), is_untrained()
         known = inspect.signature(kind).parameters
@@ -174,13 +174,14 @@ def _kind(peer: str) -> Any:
     return known[peer]
 
 
-def _pre_processor(kind: Any, image_size: int) -> Any:
+def _pre_processor(kind: Any, image_size: int | str) -> Any:
     """Return a peer's own preparation of images, at the sweep's size where its usual size is anomalib's."""
     usual = kind.configure_pre_processor()
     seen = usual.transform(torch.zeros(1, 3, *_USUAL_SIZE)).shape[-2:]
     if tuple(seen) != _USUAL_SIZE:
         return usual
-    return kind.configure_pre_processor(image_size=(image_size, image_size))
+    height, _, width = str(image_size).partition("x")
+    return kind.configure_pre_processor(image_size=(int(height), int(width or height)))
 
 
 def _placed(map_B1HW: Tensor, transform: Any, size: torch.Size) -> Tensor:

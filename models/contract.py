@@ -16,7 +16,7 @@ from msad.models.errors import ModelError
 _TOLERANCE = {"atol": 1e-4, "rtol": 1e-3}
 
 
-def contract_problems(model: AnomalyModel, image_size: int = 64) -> list[str]:
+def contract_problems(model: AnomalyModel, image_size: int = 64, elongated: bool = False) -> list[str]:
     """Return in which points a model does not do what `msad.models.base.AnomalyModel` asks for; empty where it does.
 
     Parameters
@@ -25,12 +25,15 @@ def contract_problems(model: AnomalyModel, image_size: int = 64) -> list[str]:
         Freshly built, on the CPU; its running statistics and gradients are changed.
     image_size
         Side in pixels of the images it is tried on; rounded up to the model's `size_multiple`.
+    elongated
+        Try it on images that are twice as high as wide.
     """
     multiple = max(1, int(model.size_multiple))
     side = -(-image_size // multiple) * multiple
     generator = torch.Generator().manual_seed(0)
-    clean_BCHW = torch.rand(3, 3, side, side, generator=generator)
-    mask_B1HW = torch.zeros(3, 1, side, side)
+    height, width = (2 * side if elongated else side), side
+    clean_BCHW = torch.rand(3, 3, height, width, generator=generator)
+    mask_B1HW = torch.zeros(3, 1, height, width)
     mask_B1HW[..., side // 4 : side // 2, side // 4 : side // 2] = 1
     corrupted_BCHW = torch.where(mask_B1HW > 0, 1 - clean_BCHW, clean_BCHW)
     try:
@@ -38,7 +41,7 @@ def contract_problems(model: AnomalyModel, image_size: int = 64) -> list[str]:
     except ModelError as error:
         return [str(error)]
     except Exception as error:  # a user's code may fail in any way; the reason is what he needs
-        return [f"it fails on images of {side}×{side} pixels: {type(error).__name__}: {error}"]
+        return [f"it fails on images of {height}×{width} pixels: {type(error).__name__}: {error}"]
 
 
 def _loss_problems(model: AnomalyModel, clean: Tensor, corrupted: Tensor, mask_B1HW: Tensor) -> Iterator[str]:

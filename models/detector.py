@@ -5,7 +5,7 @@ makes from the sizes it is given, in the arithmetic of Pillow's antialiased bili
 line computer sees exactly the pixels that training saw. ONNX's own `Resize` with antialias is missing from some
 runtimes, and in onnxruntime 1.32 differs from Pillow by up to 15 grey levels.
 
-Shapes: N images of H×W pixels, S the side of the square that the network works on.
+Shapes: N images of H×W pixels; h×w is the size that the network works on.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Detector(nn.Module):
         A trained network and the fitted blend of its maps.
     threshold
         Scores above it are called anomalous.
-    image_size
-        S, the side in pixels of the images that model and scorer were fitted on.
+    sides
+        Height h and width w in pixels of the images that model and scorer were fitted on.
     """
 
-    def __init__(self, model: AnomalyModel, scorer: Scorer, threshold: float, image_size: int) -> None:
+    def __init__(self, model: AnomalyModel, scorer: Scorer, threshold: float, sides: tuple[int, int]) -> None:
         super().__init__()
-        self.model, self.scorer, self.image_size = model, scorer, image_size
+        self.model, self.scorer, self.sides = model, scorer, sides
         self.register_buffer("threshold", torch.tensor(threshold, dtype=torch.float32))
         self.eval().requires_grad_(False)
 
@@ -55,39 +55,38 @@ class Detector(nn.Module):
             anomalous).
         """
         height, width = image_NHW3.shape[1:3]
-        size, device = self.image_size, image_NHW3.device
-        matrices = pillow_matrix(height, size, "down", device), pillow_matrix(width, size, "across", device)
-        map_N1SS, score_N = self.scorer(self.model.anomaly_maps(_resized(image_NHW3, *matrices)))
-        map_NHS = resampling_matrix(size, height, "down", device).float() @ map_N1SS[:, 0]
-        map_NHW = map_NHS @ resampling_matrix(size, width, "across", device).float()
+        (high, wide), device = self.sides, image_NHW3.device
+        matrices = pillow_matrix(height, high, "down", device), pillow_matrix(width, wide, "across", device)
+        map_N1hw, score_N = self.scorer(self.model.anomaly_maps(_resized(image_NHW3, *matrices)))
+        map_NHw = resampling_matrix(high, height, "down", device).float() @ map_N1hw[:, 0]
+        map_NHW = map_NHw @ resampling_matrix(wide, width, "across", device).float()
         return score_N, score_N > self.threshold, map_NHW
 
 
-def resized(image_NHW3: Tensor, size: int) -> Tensor:
-    """Resize photographs to a square where they are: to the last grey level as `msad.data_io.decode.resize` does.
+def resized(image_NHW3: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Resize photographs where they are: to the last grey level as `msad.data_io.decode.resize` does.
 
     Parameters
     ----------
     image_NHW3
         uint8, RGB, all of one size H×W.
-    size
-        S, the side in pixels.
+    sides
+        Height h and width w in pixels.
 
     Returns
     -------
     Tensor
-        float32 N×3×S×S in [0, 1].
+        float32 N×3×h×w in [0, 1].
     """
-    height, width = image_NHW3.shape[1:3]
-    if height == width == size:
+    (height, width), (high, wide), device = image_NHW3.shape[1:3], sides, image_NHW3.device
+    if (height, width) == (high, wide):
         return image_NHW3.permute(0, 3, 1, 2).float() / 255
-    device = image_NHW3.device
-    return _resized(image_NHW3, _kept_matrix(height, size, "down", device), _kept_matrix(width, size, "across", device))
+    return _resized(image_NHW3, _kept_matrix(height, high, "down", device), _kept_matrix(width, wide, "across", device))
 
 
-def _resized(image_NHW3: Tensor, down_SH: Tensor, across_WS: Tensor) -> Tensor:
-    image_N3HS = _grey_levels(image_NHW3.permute(0, 3, 1, 2).double() @ across_WS)
-    return _grey_levels(down_SH @ image_N3HS).float() / 255
+def _resized(image_NHW3: Tensor, down_hH: Tensor, across_Ww: Tensor) -> Tensor:
+    image_N3Hw = _grey_levels(image_NHW3.permute(0, 3, 1, 2).double() @ across_Ww)
+    return _grey_levels(down_hH @ image_N3Hw).float() / 255
 
 
 def resampling_matrix(source: int, target: int, direction: str, device: torch.device | None = None) -> Tensor:

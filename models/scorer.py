@@ -206,7 +206,7 @@ def statistics_of_moments(mean_1HW: Tensor, variance_1HW: Tensor, calibration: s
         mean = mean_1HW.mean()
         std = (variance_1HW.mean() + (mean_1HW - mean).square().mean()).sqrt().clamp_min(_TINY)
         return Statistics(mean.reshape(1, 1, 1), std.reshape(1, 1, 1))
-    neighbourhood = max(1.0, min(mean_1HW.shape[-2:]) / 64)
+    neighbourhood = max(1.0, math.sqrt(mean_1HW.numel()) / 64)
     smooth_1HW = smooth(mean_1HW[None], neighbourhood / 2)[0]
     variance_1HW = smooth((variance_1HW + (mean_1HW - smooth_1HW).square())[None], neighbourhood)[0]
     std_1HW = (variance_1HW + 0.1 * variance_1HW.mean()).sqrt().clamp_min(_TINY)

@@ -20,7 +20,18 @@ pytest_plugins = ["tests.fixtures"]
 REPOSITORY = Path(__file__).parent.parent
 RAY = {
     f"test_{name}.py"
-    for name in ("sweep", "faults", "layouts", "notebook", "nodes", "team", "cluster", "sharing", "named_sweep")
+    for name in (
+        "sweep",
+        "faults",
+        "layouts",
+        "notebook",
+        "nodes",
+        "team",
+        "cluster",
+        "sharing",
+        "named_sweep",
+        "rectangles",
+    )
 }
 
 
@@ -61,6 +72,19 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from msad.data_io.demo import make_demo
 
     return make_demo(tmp_path_factory.mktemp("demo") / "data", seed=1, image_size=64, train=16, per_defect=3)
+
+
+@pytest.fixture(scope="session")
+def long(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's bricks as photographs that are 2.5 times as high as wide, masks too; read only."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("long")
+    for file in sorted((demo / "brick").rglob("*.png")):
+        target = root / file.relative_to(demo)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).resize((64, 160), Image.Resampling.NEAREST).save(target)
+    return root
 
 
 @pytest.fixture(scope="session")

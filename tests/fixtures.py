@@ -28,10 +28,10 @@ def make_bundle(demo, category):
     from msad.models.thresholds import threshold
     from msad.training.job_config import JobConfig
 
-    def make(**scoring):
+    def make(image_size=32, **scoring):
         torch.manual_seed(0)
         parameters = {"base_width": 8, "depth": 2}
-        job = JobConfig(category=category, architecture="multiscale", image_size=32, model=parameters)
+        job = JobConfig(category=category, architecture="multiscale", image_size=image_size, model=parameters)
         model = build(job.architecture, **parameters).eval()
         images = load_images(split_good_images(demo, category, seed=0).train_paths, job.image_size)
         maps = model.anomaly_maps(to_tensor(images))

@@ -128,7 +128,9 @@ class Augmenter:
 
         blurred_B = (draw() >= UNBLURRED_SHARE).float()
         angle_B = self._quarters(draw(), square=height == width) * (math.pi / 2)
-        if self.kind == "rotated" or (self.kind == "texture" and self.symmetries.rotation):
+        # A turned window would have to be far smaller than a rectangle, and enlarged to fill it.
+        turns_texture = self.kind == "texture" and self.symmetries.rotation and height == width
+        if self.kind == "rotated" or turns_texture:
             angle_B = angle_B + blurred_B * draw(-math.pi, math.pi)
         flip_x_B, flip_y_B = self._flip(draw(), "mirror_lr"), self._flip(draw(), "mirror_ud")
         right_B, down_B, scale_B = draw(-1, 1), draw(-1, 1), torch.ones_like(angle_B)

@@ -35,6 +35,7 @@ SIDE = 128  # pixels that the images are reduced to
 PICTURE = 24  # pixels of the small picture
 CELLS = 8
 DIRECTIONS = 16
+LONGEST_TURNED = 1.5  # times the shorter side: in longer pictures a product at any angle leaves most of them empty
 CROP = 0.75  # share of the side that is compared when the place does not matter
 NEIGHBOURS = 3
 FAINT = 0.003  # the gradient, in images of [0, 1], below which a cell is empty
@@ -47,8 +48,9 @@ class Symmetries:
     """What keeps a good image good.
 
     `mirror_lr`, `mirror_ud`: left and right, or up and down, change places. `turn_90`, `turn_180`: quarter turns of
-    square images, half turns. `rotation`: any angle. `shift`: any place, as in an endless texture. `ratios`: by the
-    same names, how much farther the transformed images are from the others than the images are, at worst.
+    square images, half turns. `rotation`: any angle, of an oblong image by the square in its middle. `shift`: any
+    place, as in an endless texture. `ratios`: by the same names, how much farther the transformed images are from the
+    others than the images are, at worst.
     """
 
     mirror_lr: bool = False
@@ -79,25 +81,40 @@ def find_symmetries(good_NHWC: np.ndarray) -> Symmetries:
     if len(images) < FEWEST:
         return Symmetries()
     images = images[np.linspace(0, len(images) - 1, min(len(images), MOST)).round().astype(int)]
-    images_N3HW = F.interpolate(
-        torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255, (SIDE, SIDE), mode="area"
-    )
-    square = images.shape[1] == images.shape[2]
+    height, width = images.shape[1:3]
+    images_N3HW = _small(images)
+    middle_N3HW = images_N3HW if height == width else _small(_middle(images))
     transforms: dict[str, tuple[Transform, Transform]] = {
         "mirror_lr": (_same, lambda x: x.flip(3)),
         "mirror_ud": (_same, lambda x: x.flip(2)),
         "turn_180": (_same, lambda x: x.flip(2, 3)),
         "shift": (_centre, _corner),
     }
-    if square:
-        transforms |= {"turn_90": (_same, lambda x: x.rot90(dims=(2, 3))), "rotation": (_disc, _turned)}
+    if height == width:
+        transforms["turn_90"] = _same, lambda x: x.rot90(dims=(2, 3))
+    if max(height, width) <= LONGEST_TURNED * min(height, width):
+        transforms["rotation"] = _disc, _turned
     plain: dict[Transform, list[Tensor]] = {}
     ratios = {}
     for name, (view, transform) in transforms.items():
+        seen_N3HW = middle_N3HW if view is _disc else images_N3HW
         if view not in plain:
-            plain[view] = _describe(view(images_N3HW))
-        ratios[name] = max(map(_ratio, _describe(transform(images_N3HW)), plain[view]))
+            plain[view] = _describe(view(seen_N3HW))
+        ratios[name] = max(map(_ratio, _describe(transform(seen_N3HW)), plain[view]))
     return Symmetries.judged(ratios)
+
+
+def _small(images_NHWC: np.ndarray) -> Tensor:
+    """Return images in [0, 1], reduced to a small square."""
+    images_N3HW = torch.from_numpy(np.ascontiguousarray(images_NHWC)).permute(0, 3, 1, 2).float() / 255
+    return F.interpolate(images_N3HW, (SIDE, SIDE), mode="area")
+
+
+def _middle(images_NHWC: np.ndarray) -> np.ndarray:
+    """Cut the largest square out of the middle: only there does a turn keep everything in the picture."""
+    side = min(images_NHWC.shape[1:3])
+    top, left = ((length - side) // 2 for length in images_NHWC.shape[1:3])
+    return images_NHWC[:, top : top + side, left : left + side]
 
 
 def _ratio(moved_ND: Tensor, good_ND: Tensor) -> float:

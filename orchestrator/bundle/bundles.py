@@ -218,7 +218,7 @@ class Bundle:
         Parameters
         ----------
         image_BCHW
-            float32 RGB in [0, 1], `job.image_size` square, on any device.
+            float32 RGB in [0, 1], of `job.sides`, on any device.
 
         Returns
         -------
@@ -284,7 +284,7 @@ class Bundle:
         return predictions
 
     def _predict_batch(self, images: Sequence[ImageLike], remarks: ReadingRemarks) -> list[Prediction]:
-        image_BCHW, sizes = to_network(images, self.job.image_size, self.device, remarks)
+        image_BCHW, sizes = to_network(images, self.job.sides, self.device, remarks)
         map_B1HW, score_B = self.score_batch(image_BCHW)
         maps = fit_maps(map_B1HW, sizes)
         return [
@@ -316,7 +316,7 @@ def _refuse_another_network(job: JobConfig, tensors: Mapping[str, torch.Tensor])
     """
     if is_own(job.architecture) or job.architecture.startswith(PREFIX):
         return
-    numbers = {"image_size": job.image_size, **job.model}
+    numbers = {"image_size": max(job.sides), **job.model}
     for name, value in numbers.items():
         if isinstance(value, int) and value > _LARGEST_NUMBER:
             raise ModelError(f"{name} is {value}, more than any model's; do not use it")

@@ -1,6 +1,6 @@
 """A finished model meets the test split: the only file of the product that opens it.
 
-Shapes: N images of the split, H×W pixels; S is the model's image size.
+Shapes: N images of the split, H×W pixels; h×w is the model's image size.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Evaluation:
         One row per image: `path`, `defect_type`, `label` (0/1), `score`, `threshold`, `verdict` (anomalous/good),
         `outcome` (hit, miss, false positive, correct rejection).
     images, masks, maps
-        In the order of `scores`, at the model's size: uint8 N×S×S×3, a map of the cache's file; bool N×S×S; float32
-        N×S×S. So 5 S² bytes of memory an image, 0.3 MB at 256 pixels, whatever its own size.
+        In the order of `scores`, at the model's size: uint8 N×h×w×3, a map of the cache's file; bool N×h×w; float32
+        N×h×w. So 5 h w bytes of memory an image, 0.3 MB at 256 pixels, whatever its own size.
     masked
         bool N: whether the mask is known; False for a defective image without one.
     remarks
@@ -179,8 +179,7 @@ def save_tables(evaluation: Evaluation, directory: Path, prefix: str = "") -> No
 
 def measure_latency(bundle: Bundle, repeats: int = 20) -> float:
     """Return the median time in ms that one image of the model's size takes on the bundle's device, batch of one."""
-    size = bundle.job.image_size
-    image_BCHW = torch.rand(1, 3, size, size, device=bundle.device)
+    image_BCHW = torch.rand(1, 3, *bundle.job.sides, device=bundle.device)
     times = []
     for _ in range(repeats + 3):
         began = time.perf_counter()

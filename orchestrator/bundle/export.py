@@ -87,7 +87,7 @@ def export(bundle: Bundle, to: Path, images: Sequence[Path] = ()) -> Exported:
         raise ConfigError(f"{to}: the name says the format and must end in {' or '.join(_FORMATS)}")
     if to.suffix == ".onnx":
         _require_packages()
-    batches = _batches(images, bundle.job.image_size, bundle.job.bit_depth)
+    batches = _batches(images, bundle.job.sides, bundle.job.bit_depth)
     # The bundle answers first. That also fills the caches of constant matrices, which the graph then takes over.
     expected = [[(p.score, p.is_anomalous, p.anomaly_map) for p in bundle.predict(batch)] for batch in batches]
     try:
@@ -106,9 +106,10 @@ def export(bundle: Bundle, to: Path, images: Sequence[Path] = ()) -> Exported:
 
 @torch.no_grad()
 def _trace(bundle: Bundle) -> ExportedProgram:
-    detector = Detector(bundle.model, bundle.scorer, bundle.threshold, bundle.job.image_size)
+    detector = Detector(bundle.model, bundle.scorer, bundle.threshold, bundle.job.sides)
     # Sizes that differ from one another and from the model's, so that tracing takes none for a constant.
-    example = torch.zeros(2, bundle.job.image_size + 5, bundle.job.image_size + 3, 3, dtype=torch.uint8)
+    height, width = bundle.job.sides
+    example = torch.zeros(2, height + 5, width + 3, 3, dtype=torch.uint8)
     sizes = {axis: Dim(name) for axis, name in enumerate(SIZES)}
     program = torch.export.export(detector, (example,), dynamic_shapes=(sizes,))
     for node in program.graph.nodes:
@@ -170,7 +171,7 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
     return known | {"msad": importlib.metadata.version("msad"), "torch": torch.__version__}
 
 
-def _batches(paths: Sequence[Path], size: int, bit_depth: int) -> list[np.ndarray]:
+def _batches(paths: Sequence[Path], sides: tuple[int, int], bit_depth: int) -> list[np.ndarray]:
     """Return uint8 N×H×W×3 batches to check on: real photographs, several sizes, one and several at once."""
     if paths:
         found = [file for path in paths for file in (images_below(path) if path.is_dir() else [path])]
@@ -179,8 +180,9 @@ def _batches(paths: Sequence[Path], size: int, bit_depth: int) -> list[np.ndarra
             raise ConfigError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(map(str, paths))}")
         return [decode(file, bit_depth=bit_depth)[None] for file in files]
     cat, coffee, brick = (load_photograph(name) for name in ("chelsea.png", "coffee.png", "brick.png"))
-    own_size = np.stack([resize(image, size) for image in (coffee, brick, cat)])
-    return [own_size, cat[None], np.stack([coffee, coffee[:, ::-1]]), brick[None, : size // 2 + 3, : size // 2 - 3]]
+    own_size = np.stack([resize(image, sides) for image in (coffee, brick, cat)])
+    part = brick[None, : sides[0] // 2 + 3, : sides[1] // 2 - 3]
+    return [own_size, cat[None], np.stack([coffee, coffee[:, ::-1]]), part]
 
 
 def _compare(bundle: Bundle, to: Path, batches: list[np.ndarray], expected: list[list[tuple]], run: Run) -> Exported:

@@ -29,11 +29,11 @@ ImageLike = np.ndarray | Image.Image | str | Path
 
 
 def to_network(
-    images: Sequence[ImageLike], size: int, device: torch.device, remarks: ReadingRemarks
+    images: Sequence[ImageLike], sides: tuple[int, int], device: torch.device, remarks: ReadingRemarks
 ) -> tuple[torch.Tensor, list[tuple[int, int]]]:
     """Decode and resize images as those of the training were; return `image_BCHW` and each one's own height and width.
 
-    `remarks` states the bit depth, and is told what the pixels do not show.
+    `sides` are the network's height and width. `remarks` states the bit depth, and is told what the pixels do not show.
 
     Raises
     ------
@@ -43,16 +43,16 @@ def to_network(
 
     def read(image: ImageLike) -> tuple[Decoded, np.ndarray]:
         decoded = _read(image, remarks.bit_depth)
-        return decoded, decoded.pixels if device.type == "cuda" else resize(decoded.pixels, size)
+        return decoded, decoded.pixels if device.type == "cuda" else resize(decoded.pixels, sides)
 
-    pairs = _in_threads(read, images, size)
+    pairs = _in_threads(read, images, sides)
     for index, (image, (decoded, _)) in enumerate(zip(images, pairs, strict=True)):
         name = image if isinstance(image, (str, Path)) else f"image {index}"
         remarks.add(name, decoded.largest, decoded.clipped, decoded.pages)
     sizes = [decoded.pixels.shape[:2] for decoded, _ in pairs]
     arrays = [array for _, array in pairs]
     if device.type == "cuda":  # which resizes by itself, and is sent the bytes as they are
-        return _resized_there(arrays, size, device), sizes
+        return _resized_there(arrays, sides, device), sizes
     return to_tensor(np.stack(arrays)), sizes
 
 
@@ -109,20 +109,20 @@ def _read(image: ImageLike, bit_depth: int) -> Decoded:
     )
 
 
-def _in_threads(read: Callable[[ImageLike], Any], images: Sequence[ImageLike], size: int) -> list[Any]:
+def _in_threads(read: Callable[[ImageLike], Any], images: Sequence[ImageLike], sides: tuple[int, int]) -> list[Any]:
     """Call `read` for every image; in threads where several of them are to be decoded or resized."""
-    ready = (size, size, 3)
+    ready = (*sides, 3)
     work = len(images) > 1 and any(getattr(image, "shape", None) != ready for image in images)
     return list(map_in_threads(read, images)) if work else [read(image) for image in images]
 
 
-def _resized_there(arrays: Sequence[np.ndarray], size: int, device: torch.device) -> torch.Tensor:
+def _resized_there(arrays: Sequence[np.ndarray], sides: tuple[int, int], device: torch.device) -> torch.Tensor:
     """Return `image_BCHW` of uint8 images of any sizes, those of one size resized together on a GPU."""
     parts = []
     for (height, width, _), group in itertools.groupby(arrays, key=np.shape):
         alike, at_once = list(group), max(1, _RESIZED_AT_ONCE // (height * width))
         for first in range(0, len(alike), at_once):
-            parts.append(resized(_sent(alike[first : first + at_once], device), size))
+            parts.append(resized(_sent(alike[first : first + at_once], device), sides))
     return torch.cat(parts)
 
 

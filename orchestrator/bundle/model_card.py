@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msad.data_io.decode import height_width
 from msad.models.synthesis.synthetic_defects import FAMILIES, GRADES
 
 Values = Mapping[str, Any]
@@ -77,7 +78,7 @@ def _details(d: Values) -> str:
         pretrained = "; ".join(f"`{name}`, {terms}" for name, terms in d["pretrained"].items()) or "none"
     versions = ", ".join(f"{name} {number}" for name, number in known.get("versions", {}).items())
     return _list(
-        f"Reads an RGB photograph, resized to {d['image_size']}×{d['image_size']} pixels; gives a score (higher: more "
+        f"Reads an RGB photograph, resized to {_size(d)} pixels; gives a score (higher: more "
         "anomalous), a verdict and an anomaly map.",
         f"Run {_code(known.get('run_id'))}, sweep {_code(known.get('sweep'))}, epoch {known.get('epoch', _ABSENT)}, "
         f"code {_code(known.get('code_version'))}.",
@@ -97,11 +98,11 @@ def _use(d: Values) -> str:
 
 
 def _limits(d: Values) -> str:
-    size, count = d["image_size"], d["provenance"].get("images", {}).get("validation")
+    size, count = _size(d), d["provenance"].get("images", {}).get("validation")
     few = f": {count} held-out ones can promise no rate of false alarms below 1 in {count + 1}" if count else ""
     return _list(
         "Another product, camera, light or pose: train anew. A batch of parts that looks different is anomalous to it.",
-        f"What is smaller than some pixels of the {size}×{size} image cannot be seen.",
+        f"What is smaller than some pixels of the {size} image cannot be seen.",
         "Scores compare only with scores of this very model.",
         f"The threshold rests on few images{few}. Watch the false alarms of the first days.",
         "Where a missed defect can hurt someone, it is not the only inspection.",
@@ -252,6 +253,11 @@ def _interval(figures: Values, name: str) -> str:
 def _spread(figures: Values, name: str) -> str:
     interval = _interval(figures, name)
     return _number(figures.get(name)) + (f" ({interval})" if interval else "")
+
+
+def _size(d: Values) -> str:
+    height, width = height_width(d["image_size"])
+    return f"{height}×{width}" if height == width else f"{height}×{width} (height × width)"
 
 
 def _list(*lines: str) -> str:

@@ -175,7 +175,7 @@ def _predict(
     settings = results.settings
 
     def read(image: ImageFile) -> _Read | str:
-        return _read(image.path, bundle.job.image_size, bundle.job.bit_depth, settings.heatmaps)
+        return _read(image.path, bundle.job.sides, bundle.job.bit_depth, settings.heatmaps)
 
     with thread_pool() as pool:
         for batch in _read_ahead(pool, _batches(images, batch_size), read):
@@ -242,7 +242,7 @@ def _batches(images: Iterable[ImageFile], batch_size: int) -> Iterator[list[Imag
         yield batch
 
 
-def _read(path: str, size: int, bit_depth: int, keep: bool) -> _Read | str:
+def _read(path: str, sides: tuple[int, int], bit_depth: int, keep: bool) -> _Read | str:
     try:
         state = _state(path)  # before its content: a change meanwhile is then seen by the next run
         decoded = read_image(path, bit_depth=bit_depth)
@@ -250,7 +250,7 @@ def _read(path: str, size: int, bit_depth: int, keep: bool) -> _Read | str:
         return str(error).removeprefix(f"{path}: ")
     own = decoded.pixels
     nothing = dataclasses.replace(decoded, pixels=own[:0])  # what is said of it stays in memory until the end
-    return _Read(resize(own, size), own if keep else None, own.shape[:2], state, nothing)
+    return _Read(resize(own, sides), own if keep else None, own.shape[:2], state, nothing)
 
 
 def _is_current(results: Results, image: ImageFile) -> bool:

@@ -3,11 +3,12 @@
 A validation score compares only with those of the same images and defects. So both models are scored once more, each as
 it is delivered, on good images that neither was trained on and on synthetic defects of them that neither was chosen by.
 
-Shapes: N images, S×S pixels.
+Shapes: N images, H×W pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from msad.bundle.bundles import Bundle, Prediction
 from msad.data_io.cache import digests, load_images
+from msad.data_io.shape import plain_size
 from msad.data_io.splits import split_good_images
 from msad.errors import MsadError
 from msad.models.metrics.image_metrics import average_precision, image_auroc
@@ -42,18 +44,18 @@ class Rescored:
     champion: float
     images: int
     defects: int
-    side: int
+    size: int | str
 
     def words(self) -> str:
         """Say on what, in a few words."""
-        return f"{self.images} good images and {self.defects} synthetic defects at {self.side} pixels"
+        return f"{self.images} good images and {self.defects} synthetic defects at {self.size} pixels"
 
 
 def rescore(challenger: Bundle, champion: Bundle, dataset: Path, layout: str, cache: Path | None) -> Rescored:
     """Score both on the good images that the challenger was validated on and the champion was not trained on.
 
-    The images have the larger of both models' sizes, and the defects one size on them: the same picture is shown to
-    both, each of which makes it as large as it wants it.
+    The images have the larger of both models' heights and widths, and the defects one size on them: the same picture is
+    shown to both, each of which makes it as large as it wants it.
 
     Parameters
     ----------
@@ -85,18 +87,19 @@ def rescore(challenger: Bundle, champion: Bundle, dataset: Path, layout: str, ca
             f"the champion was trained on {len(paths) - len(new)} of the {len(paths)} good images that the new model "
             f"was validated on, and at least {FEWEST_IMAGES} others are needed to score both on"
         )
-    side = max(job.image_size, champion.job.image_size)
-    view = round(side * max(one.view_size / one.image_size for one in (job, champion.job)))
-    good_NHWC = np.asarray(load_images(new, side, cache, job.bit_depth))
+    sides = tuple(map(max, job.sides, champion.job.sides))
+    seen = max(one.view_size / math.sqrt(math.prod(one.sides)) for one in (job, champion.job))
+    view = round(math.sqrt(math.prod(sides)) * seen)
+    good_NHWC = np.asarray(load_images(new, sides, cache, job.bit_depth))
     synthetic = make_synthetic_defects(good_NHWC, job.seed + OTHER_DRAW, view_size=view)
     scores = [validation_score(bundle, good_NHWC, synthetic) for bundle in (challenger, champion)]
-    return Rescored(*scores, images=len(new), defects=len(synthetic.images), side=side)
+    return Rescored(*scores, images=len(new), defects=len(synthetic.images), size=plain_size(sides))
 
 
 def validation_score(bundle: Bundle, good_NHWC: np.ndarray, synthetic: SyntheticSet) -> float:
     """Return 0.8 × image AUROC + 0.2 × pixel average precision of a bundle as it is, each the mean over all defects.
 
-    Both are taken per family and grade, whose number of images is their weight. `good_NHWC` is uint8 N×S×S×3.
+    Both are taken per family and grade, whose number of images is their weight. `good_NHWC` is uint8 N×H×W×3.
     """
     good_N = [prediction.score for prediction in _predictions(bundle, good_NHWC)]
     scores, values, labels, weights = [], [], [], []

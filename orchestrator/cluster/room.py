@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from msad.data_io.array_cache import has_entry
+from msad.data_io.decode import height_width
 from msad.models.backbones import untrained
 from msad.models.base import SelfTraining
 from msad.models.registry import architecture, build
@@ -43,7 +44,7 @@ def kept_by(plan: Plan, categories: Collection[str], final_seeds: int) -> list[K
         for job in seeds(study.job, final_seeds) if study.job.category in categories else ():
             identity = plan.identity(job)
             kept[(identity.key("synthetic"),)] = _images_bytes(identity)
-            model = f"{job.architecture} {dict(job.model)} {job.view_size}"
+            model = f"{job.architecture} {dict(job.model)} {job.view}"
             if model not in shapes:
                 shapes[model] = _encoded_shapes(job)
             if shapes[model]:
@@ -69,7 +70,7 @@ def _images_bytes(identity: Identity) -> int:
     """Return what is kept of images: decoded, with synthetic defects and their masks, and the corruption's noise."""
     good = len(identity.train) + len(identity.validation)
     pixels = good * _COLOURS + _DEFECTS * (_COLOURS + 1)
-    return pixels * identity.image_size**2 + NOISE_FIELDS * identity.view_size**2 * _FLOAT
+    return pixels * math.prod(height_width(identity.image_size)) + NOISE_FIELDS * identity.view_size**2 * _FLOAT
 
 
 def _features_bytes(job: JobConfig, identity: Identity, shapes: list[tuple[int, ...]]) -> int:
@@ -88,7 +89,7 @@ def _encoded_shapes(job: JobConfig) -> list[tuple[int, ...]]:
         model = build(job.architecture, **job.model)
         if isinstance(model, SelfTraining) or not model.has_frozen_encoder:
             return []
-        encoded = model.eval().encode(torch.zeros(1, _COLOURS, job.view_size, job.view_size))
+        encoded = model.eval().encode(torch.zeros(1, _COLOURS, *job.view))
     return [tuple(feature_BCHW.shape[1:]) for feature_BCHW in encoded]
 
 

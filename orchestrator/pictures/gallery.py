@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 
 from msad.bundle.heatmaps import COLOURS, anchor, edge, overlay
 from msad.pictures.curves import save_roc_and_pr, save_score_distribution, save_training_curves
@@ -92,7 +92,9 @@ def save_examples(evaluation: Evaluation, path: Path, columns: int = 4, side: in
     for column, index in enumerate(typical):
         image, mask, anomaly_map = (part[index] for part in (evaluation.images, evaluation.masks, evaluation.maps))
         for row, picture in enumerate((_outlined(image, mask), overlay(image, anomaly_map, evaluation.threshold))):
-            strip.paste(Image.fromarray(picture).resize((side, side)), (column * (side + 4), row * (side + 4)))
+            fitted = ImageOps.contain(Image.fromarray(picture), (side, side))
+            left, top = (side - fitted.width) // 2, (side - fitted.height) // 2
+            strip.paste(fitted, (column * (side + 4) + left, row * (side + 4) + top))
     path.parent.mkdir(parents=True, exist_ok=True)
     strip.save(path)
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from msad.addresses import public, storage_address
 from msad.data_io.layout import known_layout
+from msad.data_io.shape import parse_size
 from msad.errors import ConfigError
 from msad.models.errors import ModelError, did_you_mean
 from msad.models.registry import architecture as architecture_class
@@ -102,8 +103,10 @@ class SweepConfig(_Part):
     `loss_weights/...` each architecture takes its own.
     `search_spaces` replaces the ranges of an architecture by others, named by a Python path or an entry point
     (`search_spaces.space`). `epochs` and `batch_size` of None are the architecture's own;
-    `evaluate_every` of None evaluates about ten times. `bit_depth` is how many bits the camera fills of image files of
-    more than 8; None finds it on the good training images of each category.
+    `evaluate_every` of None evaluates about ten times. `image_size` of one number is a budget: as many pixels as a
+    square of that side has, in the shape of each category's photographs where they have one; `HEIGHTxWIDTH` sets both
+    sides (`msad.data_io.shape`). `bit_depth` is how many bits the camera fills of image files of more than 8; None
+    finds it on the good training images of each category.
 
     `final_seeds` trains each study's winner so often, with the seeds `seed`, `seed` + 1, ... and so with as many draws
     of the validation split; the first one's model is delivered. No seed trains on all good images: scoring and
@@ -122,7 +125,7 @@ class SweepConfig(_Part):
     trials: int = Field(10, ge=0)
     epochs: int | None = Field(None, ge=1)
     evaluate_every: int | None = Field(None, ge=1)
-    image_size: int = Field(256, ge=16)
+    image_size: int | str = 256
     bit_depth: Literal[8, 10, 12, 14, 16] | None = None
     batch_size: int | None = Field(None, ge=1)
     seed: int = Field(0, ge=0)
@@ -147,6 +150,11 @@ class SweepConfig(_Part):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise ValueError("letters, digits, '.', '_' and '-' only, at most 64, beginning with a letter or digit")
         return name
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _size(cls, size: Any) -> int | str:
+        return parse_size(size)
 
     @field_validator("layout")
     @classmethod
@@ -239,12 +247,12 @@ class SweepConfig(_Part):
             "false_positive_rate": self.false_positive_rate,
         }
         defaults = architecture_class(architecture).training_defaults
-        # A network that must know the images' size when it is built, as some of anomalib's must.
-        sized = {"model/image_size": self.image_size} if "image_size" in default_parameters(architecture) else {}
         settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
-        job = JobConfig(category=category, architecture=architecture, **settings).with_parameters(
-            sized | self.parameters_of(architecture)
-        )
+        job = JobConfig(category=category, architecture=architecture, **settings)
+        job = job.with_parameters(self.parameters_of(architecture))
+        if "image_size" in default_parameters(architecture) and "image_size" not in job.model:
+            # A network that must know the images' size when it is built, as some of anomalib's must.
+            job = job.with_parameters({"model/image_size": job.image_size})
         if "evaluate_every" in settings or "evaluate_every" in self.parameters:
             return job
         return dataclasses.replace(job, evaluate_every=max(1, job.epochs // 10))

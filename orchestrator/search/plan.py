@@ -11,7 +11,6 @@ import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
@@ -24,7 +23,7 @@ from msad.training.parameters import written_out
 from msad.workspace import Workspace, write_atomically
 
 FILE = "plan.json"
-Seen = tuple[str, int, int, int, int]
+Seen = tuple[str, int, int | str, int, int]
 """What of a job decides what it sees of a dataset: category, seed, image size, view size and bit depth."""
 
 
@@ -65,16 +64,15 @@ class StudyPlan:
         """What Optuna knows it by."""
         return self.key if self.generation == 1 else f"{self.key} #{self.generation}"
 
-    def anew(self, bit_depths: Mapping[str, int] = MappingProxyType({})) -> StudyPlan:
+    def anew(self, job: JobConfig | None = None) -> StudyPlan:
         """Return the same study without a trial, as one that has nothing in common with this one but its settings.
 
-        `bit_depths` are those of the categories' images as they are now.
+        `job` is the study's as it suits the images as they are now, None: as it was.
         """
         generation = self.generation + 1
         own = self.id if self.generation == 1 else self.id.removesuffix(f".{self.generation}")
         # No architecture's name ends so, hence no other study has the ID.
-        job = dataclasses.replace(self.job, bit_depth=bit_depths.get(self.job.category, self.job.bit_depth))
-        return dataclasses.replace(self, id=f"{own}.{generation}", generation=generation, job=job)
+        return dataclasses.replace(self, id=f"{own}.{generation}", generation=generation, job=job or self.job)
 
     def to_dict(self) -> dict[str, Any]:
         space = {path: json.loads(distribution_to_json(range_)) for path, range_ in self.space.items()}

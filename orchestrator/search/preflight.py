@@ -10,9 +10,11 @@ from pathlib import Path
 from optuna.distributions import BaseDistribution
 
 from msad.data_io.check import check
+from msad.data_io.decode import height_width
 from msad.data_io.errors import DataError
 from msad.data_io.layout import choose_categories, find_layout
 from msad.data_io.report import CheckReport
+from msad.data_io.shape import fitted_size, plain_size
 from msad.errors import ConfigError, ResourceError
 from msad.models.base import SelfTraining
 from msad.models.contract import contract_problems
@@ -63,11 +65,14 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
     spaces = check_models(config)
     check_free_space(config.storage)
     _ = Workspace(config.storage / config.name).studies  # refused where a database cannot be
-    jobs = [config.job(category, name) for category in categories for name in config.architectures]
+    jobs = [
+        suited(config.job(category, name), config, report) for category in categories for name in config.architectures
+    ]
+    refuse_sizes(jobs, spaces, config)
     ids = study_ids(f"{job.category}/{job.architecture}" for job in jobs)
     studies = tuple(
         plan_study(
-            dataclasses.replace(job, bit_depth=report.bit_depths.get(job.category, job.bit_depth)),
+            job,
             spaces[job.architecture],
             config.trials,
             ids[f"{job.category}/{job.architecture}"],
@@ -88,6 +93,30 @@ def identity_of(job: JobConfig, dataset: Path, layout: str, cache: Path) -> Iden
     """Return what a job sees of a dataset as it is now."""
     settings = {name: getattr(job, name) for name in ("seed", "image_size", "view_size", "bit_depth")}
     return identify(dataset, job.category, **settings, layout=layout, cache=cache)
+
+
+def suited(job: JobConfig, config: SweepConfig, report: CheckReport) -> JobConfig:
+    """Return a job as it suits its category's images: at a size of their shape, and at their bit depth."""
+    asked = config.job(job.category, job.architecture).image_size
+    size = fitted_size(asked, report.ratios.get(job.category), job.tiles.tile)
+    # A network that must know the size when it is built.
+    model = {**job.model, "image_size": size} if job.model.get("image_size") == job.image_size else job.model
+    depth = report.bit_depths.get(job.category, job.bit_depth)
+    return dataclasses.replace(job, image_size=size, bit_depth=depth, model=model)
+
+
+def refuse_sizes(
+    jobs: Sequence[JobConfig], spaces: Mapping[str, Mapping[str, BaseDistribution]], config: SweepConfig
+) -> None:
+    """Refuse what an architecture cannot work at the size that suits a category, see `prepare`."""
+    rectangles = {(job.architecture, job.image_size): job for job in jobs if isinstance(job.image_size, str)}
+    problems = [
+        f"{job.category}: {problem}"
+        for job in rectangles.values()
+        for problem in check_model(job, spaces[job.architecture], config.resources.workers)
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def check_images(config: SweepConfig, categories: Sequence[str], layout: str) -> CheckReport:
@@ -172,14 +201,14 @@ def check_model(job: JobConfig, ranges: Mapping[str, BaseDistribution], workers:
             return [f"{name} trains itself, on whole images: tiling/tile does not suit it; leave it away"]
     elif not models[0].loss_terms and workers > 1:
         return [f"{name} looks at the images once, in one worker: leave --workers-per-trial away"]
-    elif is_own(name) and (broken := contract_problems(models[0])):
+    elif is_own(name) and (broken := contract_problems(models[0], elongated=job.sides[0] != job.sides[1])):
         return [f"{name}: {problem}" for problem in broken]
     multiples = [model.size_multiple for model in models]
-    sides = {"image size": job.image_size, "tiling/tile": job.tiles.tile}
+    sizes = {"image size": job.image_size, "tiling/tile": job.tiles.tile}
     return [
-        f"{what} {side} does not suit {name}: it must be divisible by {multiple}; the nearest is "
-        f"{max(1, round(side / multiple)) * multiple}"
+        f"{what} {size} does not suit {name}: it must be divisible by {multiple}; the nearest is "
+        f"{plain_size(tuple(max(1, round(side / multiple)) * multiple for side in height_width(size)))}"
         for multiple in multiples
-        for what, side in sides.items()
-        if side % multiple
+        for what, size in sizes.items()
+        if any(side % multiple for side in height_width(size))
     ]

@@ -21,7 +21,7 @@ from msad.errors import ConfigError
 from msad.names import final_id
 from msad.search.config import SweepConfig
 from msad.search.plan import Code, Plan, Seen, StudyPlan, read_plan, seeds, seen
-from msad.search.preflight import check_free_space, check_images, check_model, identity_of, prepare
+from msad.search.preflight import check_free_space, check_images, check_model, identity_of, prepare, suited
 from msad.training.identity import Identity
 from msad.workspace import Workspace
 
@@ -50,15 +50,20 @@ class Resumed:
 
     def told(self) -> list[str]:
         """Return the lines that a person is told before the first trial."""
-        depths = {study.job.category: study.job.bit_depth for study in self.plan.studies}
+        jobs = {study.job.category: study.job for study in self.plan.studies}
         unsearched = [name for name, space in self.plan.spaces.items() if self.config.trials and not space]
         return [
             *self.notes,
             *(f"warning: {warning}" for warning in self.plan.warnings),
             *(
-                f"{category}: image files of more than 8 bits are read as {depth} bits (--bit-depth)"
-                for category, depth in depths.items()
-                if depth != FULL
+                f"{category}: image files of more than 8 bits are read as {job.bit_depth} bits (--bit-depth)"
+                for category, job in jobs.items()
+                if job.bit_depth != FULL
+            ),
+            *(
+                f"{category}: images are worked on at {job.image_size} pixels, height x width (--image-size)"
+                for category, job in jobs.items()
+                if isinstance(job.image_size, str)
             ),
             *(f"{name} has nothing to search: it is trained once, as it is" for name in unsearched),
         ]
@@ -112,11 +117,13 @@ def take_up(
     replaced = tuple(study for study in studies if study.job.category in changes)
     if changes and not restart_changed:
         raise ConfigError(_refusal(config, changes, replaced))
-    studies = tuple(study.anew(report.bit_depths) if study in replaced else study for study in studies)
+    studies = tuple(study.anew(suited(study.job, config, report)) if study in replaced else study for study in studies)
     identities = {**kept.identities, **_identities(studies, going_on, config, kept.layout, cache)}
     if problems := [
         problem
-        for study in {study.job.architecture: study for study in studies if study.job.category in going_on}.values()
+        for study in {
+            (study.job.architecture, study.job.image_size): study for study in studies if study.job.category in going_on
+        }.values()
         for problem in check_model(study.job, study.space, config.resources.workers)
     ]:
         raise ConfigError("\n".join(problems))

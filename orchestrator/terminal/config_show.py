@@ -41,6 +41,7 @@ def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
         base = config.job("", architecture)
         job = written_out(base.with_parameters(default_parameters(base, space))).to_dict()
         unknown = {"category", "architecture"} | ({"bit_depth"} if config.bit_depth is None else set())  # of the images
+        unknown |= {"image_size"} if isinstance(base.image_size, int) else set()  # whose shape decides what it comes to
         named = {name: value for name, value in job.items() if name not in unknown}
         studies[architecture] = {"job": named, "searched": {path: _Line(plain_range(space[path])) for path in space}}
     return config.model_dump(mode="json"), studies

@@ -142,7 +142,12 @@ _SWEEP = [
         help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_pyramid]",
     ),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
-    click.option("--image-size", type=int, help="Side in pixels of the square worked on. [default: 256]"),
+    click.option(
+        "--image-size",
+        metavar="PIXELS|HEIGHTxWIDTH",
+        help="What images are resized to: as many pixels as a square of this side has, in the shape of a category's "
+        "photographs where they have one; or exactly this height and width, e.g. 416x160. [default: 256]",
+    ),
     bit_depth_option,
     click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),
     click.option("--seed", type=int, help="[default: 0]"),

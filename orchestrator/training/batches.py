@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ class PlainBatches:
 
     def __init__(self, job: JobConfig, data: TrainingData, device: torch.device) -> None:
         self._data, self._device = data, device
-        self._batch_size = max(1, min(job.batch_size, _LOOKED_AT // job.image_size**2))
+        self._batch_size = max(1, min(job.batch_size, _LOOKED_AT // math.prod(job.sides)))
 
     def clean(self) -> Iterator[Encoded]:
         """Yield all good training images."""
@@ -307,8 +308,7 @@ def _appearance(data: TrainingData) -> Appearance:
 
 def _noise(job: JobConfig, data: TrainingData) -> Tensor:
     """Make the corruption's noise, once for all trials on the images."""
-    side = job.view_size
-    kept = data.keep("noise", lambda: {"noise": noise_bank(side, side).numpy()})
+    kept = data.keep("noise", lambda: {"noise": noise_bank(*job.view).numpy()})
     return shared(kept["noise"])
 
 

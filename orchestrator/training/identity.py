@@ -13,12 +13,14 @@ import functools
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from msad.data_io.cache import digests
+from msad.data_io.decode import height_width
 from msad.data_io.layout import find_layout
 from msad.data_io.splits import GoodSplit, split_good_images
 from msad.data_io.wide import FULL
@@ -46,8 +48,8 @@ class Identity:
     train, validation
         sha256 of each image's content in hexadecimal digits, in the order in which the job sees them.
     image_size, view_size
-        Sides in pixels of the images and of what the network sees at once (`JobConfig.view_size`), in which the sizes
-        of synthetic defects are shares.
+        Of the images, as `JobConfig.image_size`; and of what the network sees at once, as `JobConfig.view_size`, of
+        which smoothing and the sizes of synthetic defects are shares.
     seed
         Of the cut and of all that is drawn.
     layout
@@ -64,7 +66,7 @@ class Identity:
 
     train: tuple[str, ...]
     validation: tuple[str, ...]
-    image_size: int
+    image_size: int | str
     view_size: int
     seed: int
     layout: str
@@ -136,7 +138,7 @@ def identify(
     category: str,
     *,
     seed: int,
-    image_size: int,
+    image_size: int | str,
     view_size: int | None = None,
     bit_depth: int = FULL,
     layout: str = "auto",
@@ -168,7 +170,7 @@ def of_split(
     dataset: Path | str,
     *,
     seed: int,
-    image_size: int,
+    image_size: int | str,
     view_size: int | None = None,
     bit_depth: int = FULL,
     layout: str = "auto",
@@ -184,7 +186,7 @@ def of_split(
         train=tuple(digests(split.train_paths, cache)),
         validation=tuple(digests(split.validation_paths, cache)),
         image_size=image_size,
-        view_size=view_size or image_size,
+        view_size=view_size or round(math.sqrt(math.prod(height_width(image_size)))),
         seed=seed,
         layout=found.name,
         versions=versions(),

@@ -6,11 +6,15 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+from msad.data_io.decode import height_width
+from msad.data_io.errors import DataError
+from msad.data_io.shape import parse_size
 from msad.data_io.wide import BIT_DEPTHS, FULL
 from msad.models.errors import did_you_mean
 from msad.models.tiling import TilingConfig
@@ -30,7 +34,7 @@ class JobConfig:
     category, architecture
         Names; see `msad.data_io.table.list_categories` and `msad.models.registry.architectures`.
     image_size
-        Side in pixels of the square the images are resized to.
+        What the images are resized to, in pixels: the side of a square, or `HEIGHTxWIDTH` as text.
     bit_depth
         Bits that the camera fills of image files of more than 8, one of `msad.data_io.wide.BIT_DEPTHS`.
     epochs
@@ -65,7 +69,7 @@ class JobConfig:
 
     category: str
     architecture: str
-    image_size: int = 256
+    image_size: int | str = 256
     bit_depth: int = FULL
     epochs: int = 60
     evaluate_every: int = 5
@@ -92,12 +96,15 @@ class JobConfig:
             for name, (value, kind, noun) in values.items()
             if isinstance(value, bool) or not isinstance(value, kind)
         ]
+        try:
+            object.__setattr__(self, "image_size", parse_size(self.image_size))
+        except DataError as error:
+            problems.append(f"image_size: {error}")
         if problems:
             raise ValueError("; ".join(problems))
         problems = [
             f"{name} is {getattr(self, name)}; it must be {rule}"
             for name, allowed, rule in (
-                ("image_size", self.image_size >= 16, "at least 16 pixels"),
                 ("bit_depth", self.bit_depth in BIT_DEPTHS, f"one of {', '.join(map(str, BIT_DEPTHS))}"),
                 ("epochs", self.epochs >= 1, "at least 1"),
                 ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
@@ -114,7 +121,7 @@ class JobConfig:
         ]
         if problems:
             raise ValueError("; ".join(problems))
-        if self.tiles.tile >= self.image_size:
+        if self.tiles.tile >= min(self.sides):
             raise ValueError(
                 f"tiling/tile is {self.tiles.tile} and image_size {self.image_size}: a tile must be smaller than the "
                 "image; raise image_size, or leave tiling/tile at 0"
@@ -126,9 +133,20 @@ class JobConfig:
         return TilingConfig(**self.tiling)
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """`image_size` as height and width in pixels."""
+        return height_width(self.image_size)
+
+    @property
+    def view(self) -> tuple[int, int]:
+        """Height and width in pixels of what the network sees at once: a tile, or the image."""
+        tile = self.tiles.tile
+        return (tile, tile) if tile else self.sides
+
+    @property
     def view_size(self) -> int:
-        """Side in pixels of what the network sees at once: a tile, or the image."""
-        return self.tiles.tile or self.image_size
+        """Side in pixels of a square that has as many pixels as what the network sees at once."""
+        return round(math.sqrt(math.prod(self.view)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, nested as the fields are."""

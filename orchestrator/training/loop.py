@@ -48,7 +48,7 @@ def fit(
     job
         Everything that decides the outcome.
     data
-        Good images of one category, all at `job.image_size`.
+        Good images of one category, all of `job.image_size`.
     device
         Where to train; the forward pass runs in bfloat16 where `computes_in_bfloat16` says so.
     report

@@ -5,8 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from msad.bundle.bundles import Bundle
 from msad.bundle.images import fit_map, fit_maps, to_array, to_network, to_tensor
 from msad.data_io.remarks import ReadingRemarks
+from msad.models.base import AnomalyModel
+from msad.models.scorer import Scoring, fit_scorer
+from msad.training.job_config import JobConfig
 
 
 def test_fit_maps_of_several_sizes_are_those_of_each_alone_in_order():
@@ -30,12 +34,44 @@ def test_to_network_tells_each_images_own_size_and_gives_the_networks():
     rng = np.random.default_rng(0)
     images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((50, 20), (32, 32), (9, 64))]
     image_BCHW, sizes = to_network(
-        [images[0], Image.fromarray(images[1]), images[2]], 32, torch.device("cpu"), ReadingRemarks()
+        [images[0], Image.fromarray(images[1]), images[2]], (32, 32), torch.device("cpu"), ReadingRemarks()
     )
     assert sizes == [(50, 20), (32, 32), (9, 64)]
     assert image_BCHW.shape == (3, 3, 32, 32) and image_BCHW.dtype == torch.float32
     torch.testing.assert_close(image_BCHW[1], to_tensor(images[1][None])[0])
     assert image_BCHW.min() >= 0 and image_BCHW.max() <= 1
+    tall_BCHW, _ = to_network(images, (50, 20), torch.device("cpu"), ReadingRemarks())
+    assert tall_BCHW.shape == (3, 3, 50, 20)
+    torch.testing.assert_close(tall_BCHW[0], to_tensor(images[0][None])[0])
+
+
+class Red(AnomalyModel):
+    """Finds anomalous what is red."""
+
+    loss_terms, default_loss_weights, map_names = ("none",), {}, ("red",)
+
+    def __init__(self):
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))  # says on which device the model is
+
+    def _losses(self, clean, corrupted, mask_B1HW, terms):
+        raise NotImplementedError
+
+    def _maps(self, image):
+        return {"red": image[:, :1]}
+
+
+@pytest.mark.parametrize("size", ["96x32", "32x96", 56])
+def test_defect_is_marked_where_it_lies_on_a_long_photograph(size):
+    photograph = np.zeros((250, 100, 3), np.uint8)
+    photograph[190:220, 10:30] = 255, 0, 0
+    job = JobConfig(category="any", architecture="baseline", image_size=size)
+    scorer = fit_scorer(Scoring({"red": 1.0}, 1.0, "max", "position"), {"red": torch.rand(9, 1, *job.sides)})
+    anomaly_map = Bundle(Red(), scorer, 0.5, job).predict(photograph).anomaly_map
+    marked = anomaly_map > (anomaly_map.max() + anomaly_map.min()) / 2
+    rows, columns = (np.nonzero(marked)[axis].mean() for axis in (0, 1))
+    assert anomaly_map.shape == (250, 100) and abs(rows - 204.5) < 6 and abs(columns - 19.5) < 4
+    assert marked[195:215, 14:26].all()
 
 
 @pytest.mark.parametrize(

@@ -66,10 +66,12 @@ def test_both_meet_the_images_that_the_champion_was_not_trained_on(trained, demo
     monkeypatch.setattr(rescoring, "FEWEST_IMAGES", 4)
     count = len(split_good_images(demo, category, 0).validation_paths)
     same = rescore(trained(0), trained(count - 5), demo, "auto", tmp_path)
-    assert (same.images, same.side) == (5, 32) and same.challenger == same.champion
+    assert (same.images, same.size) == (5, 32) and same.challenger == same.champion
     larger = rescore(trained(0), trained(count - 5, image_size=48), demo, "auto", tmp_path)
-    assert larger.side == 48 and larger.defects == same.defects
+    assert larger.size == 48 and larger.defects == same.defects
     assert larger.words() == f"5 good images and {same.defects} synthetic defects at 48 pixels"
+    tall = rescore(trained(0), trained(count - 5, image_size="64x16"), demo, "auto", tmp_path)
+    assert tall.size == "64x32" and tall.defects == same.defects and tall.challenger != tall.champion
 
 
 def test_too_few_images_that_the_champion_does_not_know_are_no_comparison(trained, demo, category, tmp_path):

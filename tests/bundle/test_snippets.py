@@ -78,7 +78,11 @@ def test_documented_reader_refuses_what_it_would_read_otherwise(reader, tmp_path
             read_image(path, 16)
 
 
-def test_documented_code_gives_the_verdicts_and_scores_of_predict(reader, files, bundle, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [32, "48x32"])
+def test_documented_code_gives_the_verdicts_and_scores_of_predict(
+    reader, files, make_bundle, size, tmp_path, monkeypatch
+):
+    bundle = make_bundle(size)
     exact = replace(bundle, job=replace(bundle.job, bit_depth=12))
     predict_folder(exact, [files[0].parent], tmp_path / "out", heatmaps=False)
     lines = [line.split(",") for line in (tmp_path / "out" / "scores.csv").read_text().splitlines()[1:]]

@@ -37,6 +37,7 @@ def breach(method, result):
 def test_contract_is_kept_by_every_architecture(name):
     small = {"feature_memory": {"rows": 20}, "feature_pyramid": {"width": 8}}.get(name, {"base_width": 4, "depth": 2})
     assert contract_problems(build(name, **small), image_size=32) == []
+    assert contract_problems(build(name, **small), image_size=32, elongated=True) == []
 
 
 def test_contract_is_kept_by_the_documented_example(own):

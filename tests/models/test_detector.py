@@ -37,7 +37,8 @@ def photographs(count, height, width, seed=0):
 @pytest.mark.parametrize(
     "source", [(900, 700), (70, 90), (48, 64), (31, 200), (128, 192), (64, 64), (1, 5), (33, 2100)]
 )
-def test_resized_image_is_pillows_to_the_last_grey_level(source):
+@pytest.mark.parametrize("sides", [(64, 64), (96, 32)])
+def test_resized_image_is_pillows_to_the_last_grey_level(source, sides):
     seen = {}
 
     class Keeps(Channels):
@@ -45,11 +46,11 @@ def test_resized_image_is_pillows_to_the_last_grey_level(source):
             seen["image"] = image
             return super()._maps(image)
 
-    scorer = fit_scorer(Scoring({"red": 1.0}), {"red": torch.rand(2, 1, 64, 64)})
+    scorer = fit_scorer(Scoring({"red": 1.0}), {"red": torch.rand(2, 1, *sides)})
     [image] = photographs(1, *source).numpy()
-    Detector(Keeps(), scorer, 0.0, 64)(torch.from_numpy(image)[None])
-    across = Image.fromarray(image).resize((64, source[0]), Image.Resampling.BILINEAR)
-    pillow = np.asarray(across.resize((64, 64), Image.Resampling.BILINEAR))
+    Detector(Keeps(), scorer, 0.0, sides)(torch.from_numpy(image)[None])
+    across = Image.fromarray(image).resize((sides[1], source[0]), Image.Resampling.BILINEAR)
+    pillow = np.asarray(across.resize((sides[1], sides[0]), Image.Resampling.BILINEAR))
     assert np.array_equal(seen["image"][0].permute(1, 2, 0).numpy(), pillow / np.float32(255))
 
 
@@ -67,7 +68,7 @@ def test_resampling_matrix_fits_maps_as_torch_does(source, target):
 
 def test_every_scoring_is_exported_with_any_number_and_size_of_images():
     model, images = Channels(), photographs(12, 40, 40, seed=1)
-    maps = model.anomaly_maps(images.permute(0, 3, 1, 2)[..., :32, :32] / 255)
+    maps = model.anomaly_maps(images.permute(0, 3, 1, 2)[..., :32, :24] / 255)
     choices = product(REDUCTIONS, CALIBRATIONS)
     varied = cycle([({"red": 1.0}, 0.0), ({"red": 1.0, "blue": 2.0}, 0.7), ({"blue": 1.0}, 0.7)])
     scorings = [
@@ -75,7 +76,7 @@ def test_every_scoring_is_exported_with_any_number_and_size_of_images():
         for (reduction, calibration), (weights, smoothing) in zip(choices, varied, strict=False)
     ]
     assert len(scorings) == len(REDUCTIONS) * len(CALIBRATIONS)
-    detectors = nn.ModuleList(Detector(model, fit_scorer(one, maps), 0.0, 32) for one in scorings)
+    detectors = nn.ModuleList(Detector(model, fit_scorer(one, maps), 0.0, (32, 24)) for one in scorings)
 
     class Every(nn.Module):
         """All scorings in one graph: tracing them one by one would take as many times as long."""

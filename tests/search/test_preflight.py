@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,12 @@ from PIL import Image
 
 from msad.data_io.errors import DataError
 from msad.errors import ConfigError, ResourceError
+from msad.models import registry
+from msad.models.registry import architecture
 from msad.search.config import make_config
+from msad.search.plan import Plan
 from msad.search.preflight import FREE_BYTES, prepare
+from msad.search.resuming import Resumed
 from msad.training.identity import identify
 
 WATCH = """
@@ -118,6 +123,55 @@ def test_image_size_that_the_deepest_model_cannot_halve_names_the_nearest(make, 
     text = str(error.value)
     assert "baseline" in text and "multiscale" in text and "divisible by 16" in text and "nearest is 64" in text
     assert prepare(make(image_size=72, parameters={"model/depth": 3}), own_cache).categories
+
+
+def test_plan_gives_a_category_of_one_shape_its_rectangle(make, long, own_cache):
+    plan = prepare(make(dataset=long), own_cache)
+    assert {study.job.image_size for study in plan.studies} == {"96x32"}  # at 64 pixels, 160 × 64 as a share of 32
+    identity = plan.identity(plan.studies[0].job)
+    assert (identity.image_size, identity.view_size) == ("96x32", 55)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    [told] = [line for line in Resumed.whole(make(dataset=long), plan).told() if "brick: " in line]
+    assert told == "brick: images are worked on at 96x32 pixels, height x width (--image-size)"
+    for given, size in (("48x80", "48x80"), ("64x64", 64)):
+        for setting in ({"image_size": given}, {"parameters": {"image_size": given}}):
+            assert {study.job.image_size for study in prepare(make(dataset=long, **setting), own_cache).studies} == {
+                size
+            }
+
+
+def test_plan_keeps_a_category_of_several_shapes_square(make, long, own_cache, tmp_path):
+    shutil.copytree(long, tmp_path / "mixed")
+    [first, *_] = sorted((tmp_path / "mixed" / "brick" / "train" / "good").iterdir())
+    Image.open(first).resize((80, 160)).save(first)
+    assert {study.job.image_size for study in prepare(make(dataset=tmp_path / "mixed"), own_cache).studies} == {64}
+
+
+def test_plan_of_tiles_has_a_rectangle_where_they_fit(make, long, own_cache):
+    tiles = {"dataset": long, "parameters": {"tiling/tile": 32}}
+    for given, size in ((64, 64), (128, "192x96")):
+        assert prepare(make(**tiles, image_size=given), own_cache).studies[0].job.image_size == size
+
+
+def test_network_that_is_built_for_a_size_is_told_the_rectangle(make, long, own_cache, monkeypatch):
+    class Sized(architecture("baseline")):
+        def __init__(self, image_size=256, **parameters):
+            super().__init__(**parameters)
+
+    monkeypatch.setitem(registry._BUILDERS, "baseline", Sized)
+    study = prepare(make(dataset=long, architectures=("baseline",), trials=0), own_cache).studies[0]
+    assert study.job.model["image_size"] == study.job.image_size == "96x32"
+
+
+def test_rectangle_that_an_architecture_cannot_halve_is_refused_with_the_nearest(make, long, own_cache):
+    with pytest.raises(ConfigError, match=r"image size 72x40 does not suit .* divisible by 16; the nearest is 64x32"):
+        prepare(make(dataset=long, image_size="72x40"), own_cache)
+
+
+@pytest.mark.parametrize("given", ["tall", "416*160", 8, "416x8", 0])
+def test_image_size_that_is_none_is_refused_in_words(make, given):
+    with pytest.raises(ConfigError, match=r"image_size: .* \(given: "):
+        make(image_size=given)
 
 
 def test_misspelt_model_parameter_is_refused_with_the_nearest_name(make, own_cache):

@@ -7,6 +7,7 @@ import shutil
 
 import optuna
 import pytest
+from PIL import Image
 
 from msad.cluster.finals import make_way
 from msad.cluster.workers.task import Task
@@ -188,3 +189,14 @@ def test_winner_of_fewer_trials_makes_way_for_another(tmp_path, bundle, ended):
         make_way(task(learning_rate=0.5 / number), str(tmp_path / "train"))
         assert not first.directory.path.exists() and (tmp_path / "jobs" / f"c-final.before{number}").exists()
         first.directory.write("job", first.job.to_dict())
+
+
+def test_studies_started_anew_have_the_size_that_the_images_have_now(kept, go_on, good, category):
+    assert {study.job.image_size for study in read_plan(kept[1]).studies} == {64}
+    for path in good:
+        Image.open(path).resize((64, 160)).save(path)
+    with pytest.raises(ConfigError, match="images changed"):
+        go_on()
+    anew = go_on(restart_changed=True).plan
+    assert {study.job.image_size for study in anew.studies} == {"96x32"}
+    assert {anew.identity(study.job).image_size for study in anew.studies} == {"96x32"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -34,6 +35,20 @@ def test_unknown_setting_is_refused_with_the_nearest_name():
         JobConfig.from_dict({"category": "a", "architecture": "b", "lerning_rate": 1})
     with pytest.raises(ValueError, match="only model, loss_weights, corruption, augmentation, tiling have parts"):
         JobConfig(category="a", architecture="b").with_parameters({"optimizer/beta": 1})
+
+
+def test_image_size_is_a_square_or_a_rectangle():
+    square, tall = (JobConfig(category="a", architecture="b", image_size=size) for size in ("256", "416×160"))
+    assert (square.image_size, square.sides, square.view, square.view_size) == (256, (256, 256), (256, 256), 256)
+    assert (tall.image_size, tall.sides, tall.view, tall.view_size) == ("416x160", (416, 160), (416, 160), 258)
+    assert JobConfig.from_dict(tall.to_dict()) == tall and tall.flat()["image_size"] == "416x160"
+    tiled = dataclasses.replace(tall, tiling={"tile": 128})
+    assert (tiled.view, tiled.view_size) == ((128, 128), 128)
+    with pytest.raises(ValueError, match="tiling/tile is 160 and image_size 416x160: a tile must be smaller"):
+        dataclasses.replace(tall, tiling={"tile": 160})
+    for size in ("416x8", 8, "high", True, None):
+        with pytest.raises(ValueError, match="image_size: "):
+            JobConfig(category="a", architecture="b", image_size=size)
 
 
 def test_tiling_is_checked_with_the_job():

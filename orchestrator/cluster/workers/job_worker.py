@@ -20,6 +20,7 @@ from msad.data_io.cache import PIXELS_VERSION, cached_arrays, load_images
 from msad.data_io.errors import DataError
 from msad.data_io.photographs import VERSION as PHOTOGRAPHS_VERSION
 from msad.data_io.photographs import load_textures
+from msad.data_io.shape import plain_size
 from msad.data_io.splits import split_good_images
 from msad.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, TrainingError, first_line, full_disk
 from msad.models.errors import ModelError
@@ -199,21 +200,22 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     msad.data_io.errors.DataError
         The category or an image cannot be read.
     """
-    split, view = split_good_images(dataset, job.category, job.seed, layout=layout), job.view_size
-    seen = {"image_size": job.image_size, "view_size": view, "bit_depth": job.bit_depth}
+    split = split_good_images(dataset, job.category, job.seed, layout=layout)
+    seen = {"image_size": job.image_size, "view_size": job.view_size, "bit_depth": job.bit_depth}
     identity = of_split(split, dataset, seed=job.seed, **seen, layout=layout, cache=cache)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache, job.bit_depth)
 
     def make() -> dict[str, np.ndarray]:
-        return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=view)))
+        return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=job.view_size)))
 
     def textures() -> dict[str, np.ndarray]:
-        return {"textures": load_textures(view)}
+        return {"textures": load_textures(job.view)}
 
     def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return cached_arrays(identity.key(name), make_arrays, cache)
 
-    photographs = f"textures v{PHOTOGRAPHS_VERSION} of pixels v{PIXELS_VERSION}, {view}"  # the same for all images
+    # The same for all images.
+    photographs = f"textures v{PHOTOGRAPHS_VERSION} of pixels v{PIXELS_VERSION}, {plain_size(job.view)}"
     return TrainingData(
         train_NHWC=load_images(split.train_paths, job.image_size, cache, job.bit_depth),
         validation_NHWC=validation_NHWC,

@@ -134,6 +134,17 @@ def test_augmenter_oblong_images(drawn):
     assert made.std().item() == pytest.approx(tensor(images).std().item(), rel=0.15)
 
 
+def test_augmenter_turns_no_rectangle_by_a_quarter(drawn):
+    """Were one turned, its stripes would lie."""
+    images = np.tile(drawn("vertical stripes"), (1, 2, 1, 1))[:, :160]
+    for symmetries in (Symmetries(turn_90=True, turn_180=True, rotation=True, shift=True), None):
+        augmenter = Augmenter(AugmentationConfig(kind="texture"), images)
+        augmenter.symmetries = symmetries or augmenter.symmetries
+        made = torch.cat([augmenter(tensor(images), generator(seed)) for seed in range(3)])
+        across, down = (made.diff(dim=dim).abs().mean(dim=(1, 2, 3)) for dim in (3, 2))
+        assert made.shape[2:] == (160, 96) and (across > 3 * down).all()
+
+
 def test_recommend_kind_follows_background_and_symmetries(drawn):
     part, texture = (empty_background(drawn(name)) for name in ("part upright", "isotropic texture"))
     assert recommend_kind(part, Symmetries(rotation=True)) == "rotated"

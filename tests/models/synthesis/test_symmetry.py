@@ -33,7 +33,21 @@ def test_find_symmetries_too_few_images_allow_nothing(drawn):
 
 def test_find_symmetries_oblong_images_are_never_turned_by_a_quarter(drawn):
     found = find_symmetries(drawn("isotropic texture")[:, :64])
-    assert found.mirror_lr and found.turn_180 and not (found.turn_90 or found.rotation)
+    assert found.mirror_lr and found.turn_180 and not found.turn_90
+    assert not find_symmetries(drawn("isotropic texture")[:, :56]).rotation
+
+
+def oblong(images_NHWC):
+    """On a background that is half as wide again."""
+    around = np.full((len(images_NHWC), 96, 144, 3), 200, np.uint8)
+    around[:, :, 24:-24] = images_NHWC
+    return around
+
+
+def test_find_symmetries_parts_at_any_angle_on_oblong_images(drawn):
+    anyhow, upright = (find_symmetries(oblong(drawn(name))) for name in ("part at any angle", "part upright"))
+    assert anyhow.rotation and anyhow.turn_180 and not (anyhow.turn_90 or anyhow.mirror_lr)
+    assert not (upright.rotation or upright.turn_180)
 
 
 def test_find_symmetries_identical_images():
