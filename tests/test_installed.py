@@ -119,13 +119,13 @@ def test_search_pull_and_predict_beside_folders_of_our_names(msad, work):
     assert (work / "predictions" / "scores.csv").is_file()
     code = """
         import models, data_io, tests
-        from msad import Bundle
+        import msad
         from msad.models.registry import use
         assert models.OWNER == data_io.OWNER == tests.OWNER == "somebody else"
         use("models.mine:MyDetector")
         image = sorted(__import__("pathlib").Path("demo/brick/test").rglob("*.png"))[0]
         for name in ("pulled", RUN):
-            print(type(Bundle.load(name, device="cpu").predict(image).score).__name__)
+            print(type(msad.load(name, device="cpu").predict(image).score).__name__)
     """
     run = repr(rows["models.mine:MyDetector"]["run_id"])
     assert msad(textwrap.dedent(code).replace("RUN", run), command=("python", "-c")).split() == ["float", "float"]

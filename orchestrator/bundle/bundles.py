@@ -9,9 +9,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -172,44 +170,26 @@ class Bundle:
         return Path(directory)
 
     @classmethod
-    def load(
-        cls,
-        path_or_run_id: str | Path,
-        device: str | torch.device | None = None,
-        tracking_uri: str | None = None,
-    ) -> Bundle:
-        """Read a bundle from a folder or from the tracking store.
+    def load(cls, directory: str | Path, device: str | torch.device | None = None) -> Bundle:
+        """Read a bundle from its folder; `msad.load` takes a run's ID too.
 
         Parameters
         ----------
-        path_or_run_id
-            A folder; or a string that is none: the ID of a run, or `CATEGORY@champion`, which is pulled first.
+        directory
+            As `save` has written it.
         device
             Where to put the model; by default the GPU if there is one, else the CPU.
-        tracking_uri
-            The store a run is pulled from.
 
         Raises
         ------
         BundleError
-            A file is missing or damaged, or the format is newer than this program.
+            There is no such folder, a file is missing or damaged, or the format is newer than this program.
         ConfigError
             There is no such device.
-        TrackingError
-            There is no such run, or it has no bundle.
         """
-        if Path(path_or_run_id).is_dir():
-            return _read(Path(path_or_run_id), device)
-        if isinstance(path_or_run_id, Path) or os.sep in path_or_run_id or path_or_run_id.startswith("."):
-            raise BundleError(
-                f"{path_or_run_id}: no such folder; give a bundle's folder, a run ID or CATEGORY@champion"
-            )
-        from msad.tracking.model_store import pull
-
-        with tempfile.TemporaryDirectory(prefix="msad-") as temporary:
-            directory = Path(temporary) / "bundle"
-            pull(path_or_run_id, directory, tracking_uri)
-            return _read(directory, device)
+        if not Path(directory).is_dir():
+            raise BundleError(f"{directory}: no such folder; msad.load takes a run ID or CATEGORY@champion too")
+        return _read(Path(directory), device)
 
     @torch.inference_mode()
     def score_batch(self, image_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

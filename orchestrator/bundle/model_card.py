@@ -219,9 +219,9 @@ def _loading(d: Values) -> str:
     return "\n".join(
         [
             "```python",
-            "from msad import Bundle",
+            "import msad",
             "",
-            'prediction = Bundle.load("FOLDER").predict("photograph.png")',
+            'prediction = msad.load("FOLDER").predict("photograph.png")',
             "print(prediction.score, prediction.is_anomalous, prediction.anomaly_map.shape)",
             "```",
             "",

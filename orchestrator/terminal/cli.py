@@ -241,10 +241,10 @@ def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str |
     \b
     Example: msad export bottle@champion --to bottle.onnx
     """
-    from msad.bundle.bundles import Bundle
     from msad.bundle.export import export as write
+    from msad.tracking.loading import load
 
-    bundle = Bundle.load(model, device="cpu", tracking_uri=tracking_uri)
+    bundle = load(model, device="cpu", tracking_uri=tracking_uri)
     click.echo("exporting and checking, some ten seconds", err=True)
     done = write(bundle, to, check_on)
     if not write_json(json_file, dataclasses.asdict(done)):
@@ -291,10 +291,10 @@ def predict(
     \b
     Example: msad predict models/bottle new_photographs --out predictions
     """
-    from msad.bundle.bundles import Bundle
     from msad.bundle.predict import format_outcome, predict_folder
+    from msad.tracking.loading import load
 
-    bundle = Bundle.load(model, device, tracking_uri)
+    bundle = load(model, device, tracking_uri)
     result = predict_folder(bundle, list(images), out, **options)
     if not write_json(json_file, {"out": out, **dataclasses.asdict(result)}):
         click.echo(format_outcome(result, out))
@@ -336,15 +336,15 @@ def evaluate(
     \b
     Example: msad evaluate models/bottle mvtec --out report
     """
-    from msad.bundle.bundles import Bundle
     from msad.bundle.evaluation import evaluate as measure
     from msad.bundle.evaluation import save_tables
     from msad.data_io.cache import default_cache_dir
     from msad.pictures.gallery import save_evaluation
     from msad.progress import reading_files
     from msad.terminal.evaluation_text import format_evaluation
+    from msad.tracking.loading import load
 
-    bundle = Bundle.load(model, tracking_uri=tracking_uri)
+    bundle = load(model, tracking_uri=tracking_uri)
     category, cache = category or bundle.job.category, default_cache_dir()
     with reading_files("Reading images"):
         result = measure(bundle, root, category, cache, masks_at=masks_at, layout=layout or "auto")

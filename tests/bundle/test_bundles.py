@@ -155,8 +155,8 @@ def test_load_truncated_description_is_a_bundle_error(saved):
         Bundle.load(saved)
 
 
-def test_load_path_that_is_not_there_is_not_taken_for_a_run_id(tmp_path):
-    with pytest.raises(BundleError, match="no such folder"):
+def test_load_of_a_folder_that_is_not_there_names_it(tmp_path):
+    with pytest.raises(BundleError, match=r"nowhere: no such folder; msad\.load takes a run ID"):
         Bundle.load(str(tmp_path / "nowhere"))
 
 

@@ -12,6 +12,7 @@ import pytest
 from msad.bundle.bundle_files import amend
 from msad.bundle.bundles import Bundle
 from msad.errors import BundleError, ConfigError, TrackingError
+from msad.tracking.loading import load
 from msad.tracking.model_store import deliver_files, pull
 
 
@@ -133,7 +134,13 @@ def test_pulled_bundle_predicts_as_the_one_that_was_logged(logged, uri, bundle, 
 
 
 def test_bundle_loads_straight_from_a_run_id(logged, uri, bundle):
-    assert Bundle.load(logged[0], tracking_uri=uri).threshold == bundle.threshold
+    assert load(logged[0], tracking_uri=uri).threshold == bundle.threshold
+
+
+def test_load_path_that_is_not_there_is_not_taken_for_a_run_id(tmp_path):
+    for nowhere in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere"):
+        with pytest.raises(BundleError, match="no such folder; give a bundle's folder, a run ID or CATEGORY@champion"):
+            load(nowhere)
 
 
 def test_pull_into_an_empty_folder_fills_it_and_into_a_full_one_is_refused(logged, uri, tmp_path):
