@@ -1,11 +1,16 @@
-"""An untrained bundle with real statistics, MLflow stores, a real browser: small, quick, all of it genuine."""
+"""An untrained bundle with real statistics, MLflow stores, a real browser, the built wheel: all of it genuine."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+REPOSITORY = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -206,3 +211,19 @@ def browser(tmp_path_factory):
     browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
     yield browser
     browser.quit()
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy: a build leaves files where it is made."""
+    from msad.code_version import FOLDERS
+
+    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    for name in FOLDERS:
+        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    words = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", built, source]
+    done = subprocess.run([*map(str, words), "--quiet"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return next(built.glob("*.whl"))

@@ -16,26 +16,13 @@ from pathlib import Path
 
 import pytest
 
+from msad.code_version import FOLDERS
+
 REPOSITORY = Path(__file__).parent.parent
-FOLDERS = ("orchestrator", "models", "data_io", "search_spaces")
 SMALL = (
     *("--trials", "1", "--epochs", "1", "--image-size", "32", "--cpus-per-trial", "1"),
     *("--set", "model/width=8", "--set", "model/base_width=8"),
 )
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    """The wheel, built from a copy: a build leaves files where it is made."""
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
-    for name in FOLDERS:
-        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    words = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", built, source]
-    done = subprocess.run([*map(str, words), "--quiet"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return next(built.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")

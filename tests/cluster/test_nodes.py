@@ -74,14 +74,18 @@ def head() -> Iterator[Head]:
 
 
 @pytest.mark.slow
-def test_sweep_is_submitted_as_a_ray_job_with_its_code_shipped(head, demo, tmp_path):
-    """The working directory is a copy of the checkout, so what runs is what was submitted, on whatever node."""
-    shipped = json.dumps({"excludes": [".git", ".venv", "docs", "tests", "benchmarks"]})
+def test_sweep_is_submitted_as_a_ray_job_with_its_code_shipped(head, wheel, demo, tmp_path):
+    """The working directory holds the package, so what runs is what was submitted, on whatever node."""
+    shipped = tmp_path / "shipped"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", shipped, wheel]
+    subprocess.run([*map(str, install)], check=True)
+    with (shipped / "msad" / "__init__.py").open("a") as file:  # on a node with other code a sweep does not begin
+        file.write("\nprint('the shipped code runs')\n")
     search = ["python", "-m", "msad", "train", "--address", "auto", "--name", "submitted"]
     data = ["--dataset", str(demo), "--categories", "brick", "--architectures", "baseline", "--storage", str(tmp_path)]
     small = ["--image-size", "32", "--epochs", "1", "--set", "model/base_width=4", "--set", "model/depth=2"]
     tracking = ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
-    submit = ["job", "submit", "--address", head.jobs, "--working-dir", ".", "--runtime-env-json", shipped, "--"]
+    submit = ["job", "submit", "--address", head.jobs, "--working-dir", str(shipped), "--"]
     deadline = time.monotonic() + 120
     while True:
         done = head.run(RAY, *submit, *search, *data, *small, *tracking)
@@ -90,6 +94,7 @@ def test_sweep_is_submitted_as_a_ray_job_with_its_code_shipped(head, demo, tmp_p
             break
         time.sleep(1)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "the shipped code runs" in done.stdout
     assert "submitted: 1 study trained once as configured" in done.stdout
     assert (tmp_path / "submitted" / "jobs" / "brick-baseline-final" / "test.json").exists()
 
