@@ -60,7 +60,7 @@ class AnomalyModel(nn.Module, ABC):
     training_defaults: ClassVar[dict[str, Any]] = {}
     search_space: ClassVar[Mapping[str, Any] | Callable[[], Mapping[str, Any]]] = {}
     map_names: ClassVar[tuple[str, ...]]
-    fixed_scoring: ClassVar[Mapping[str, Any]] = {}
+    fixed_scoring: Mapping[str, Any] = MappingProxyType({})
     has_frozen_encoder: ClassVar[bool] = False
     size_multiple: int = 1
     pretrained: Mapping[str, str] = MappingProxyType({})

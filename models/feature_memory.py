@@ -22,7 +22,7 @@ from msad.models.backbones import KNOWN_STRIDES, LITE0
 from msad.models.base import Encoded
 from msad.models.errors import ModelError, did_you_mean
 from msad.models.frozen_features import FrozenFeatures
-from msad.models.memory import CANDIDATES, CELLS, Memory, Sample, cells
+from msad.models.memory import CANDIDATES, Memory, Sample
 from msad.models.pose import POSES, Pose
 from msad.models.registry import register
 
@@ -71,7 +71,6 @@ class FeatureMemory(FrozenFeatures):
     default_loss_weights: ClassVar[dict[str, float]] = {}
     training_defaults: ClassVar[dict[str, Any]] = {"epochs": 1, "evaluate_every": 1, "batch_size": 16}
     map_names: ClassVar[tuple[str, ...]] = ("memory",)
-    fixed_scoring: ClassVar[dict[str, Any]] = {"weights": {"memory": 1.0}, "smoothing": 4.0, "reduction": "top1"}
 
     def __init__(
         self,
@@ -106,10 +105,8 @@ class FeatureMemory(FrozenFeatures):
         shares = [1.0] * (len(strides) - 1) + [float(coarsest_share) if len(strides) > 1 else 1.0]
         self.memory = Memory(self.backbone.channels, rows, neighbourhood, neighbours, shares)
         self.pose = Pose(self.size_multiple) if pose == "straightened" else None
-        self._images: int | None = None  # of tiles nobody knows what image and position they are of
 
     def meet(self, good_NHWC: np.ndarray) -> None:
-        self._images = len(good_NHWC)
         if self.pose is not None:
             self.pose.learn(good_NHWC)
 
@@ -123,31 +120,32 @@ class FeatureMemory(FrozenFeatures):
         return super().encode(image_BCHW)
 
     @property
+    def fixed_scoring(self) -> dict[str, Any]:
+        """The highest hundredth; in deviations from what is usual at a position, unless parts lie anywhere."""
+        calibration = "none" if self._straightens else "position"
+        return {"weights": {"memory": 1.0}, "smoothing": 4.0, "reduction": "top1", "calibration": calibration}
+
+    @property
     def _straightens(self) -> bool:
         return self.pose is not None and self.pose.cutout is not None
 
     @torch.no_grad()
     def adapt(self, clean: Iterable[Encoded]) -> None:
-        """Remember the good images, in one pass and in bounded memory; further views of all come after the first."""
+        """Remember the good images, in one pass over them and in bounded memory."""
         channels = self.backbone.channels
-        self._sample, self._seen = Sample(max(CANDIDATES, len(self.memory.bank_RC))), 0
+        self._sample = Sample(max(CANDIDATES, len(self.memory.bank_RC)))
         super().adapt(encoded[: len(channels)] for encoded in clean)
-        places_NC, tag_N = self._sample.rows, self._sample.tags
-        del self._sample, self._seen
+        places_NC = self._sample.rows
+        del self._sample
         means, scales = ([getattr(self, f"{n}{stage}") for stage in range(len(channels))] for n in ("mean", "scale"))
         for scale in scales:  # one for a stage: a channel that hardly ever speaks is not to be heard as loud as others
             scale.fill_(scale.square().mean().sqrt())
         # Neighbourhoods and sizes are means with weights of sum 1, so a sample can be standardised afterwards.
         shift, scale = self.memory.places(means).flatten(), torch.cat([scale.flatten() for scale in scales])
-        image_N, cell_N = tag_N // CELLS**2 % self._images if self._images else None, tag_N % CELLS**2
-        self.memory.learn((places_NC - shift) / scale, image_N, cell_N)
+        self.memory.learn((places_NC - shift) / scale)
 
     def look(self, features: tuple[Tensor, ...]) -> None:
-        places_BHWC = self.memory.places(features)
-        image_B = torch.arange(self._seen, self._seen + len(places_BHWC))
-        tag_N = image_B[:, None] * CELLS**2 + cells(*places_BHWC.shape[1:3])
-        self._sample.add(places_BHWC.flatten(0, 2), tag_N.flatten())
-        self._seen += len(places_BHWC)
+        self._sample.add(self.memory.places(features).flatten(0, 2))
 
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
         raise ModelError("feature_memory has no losses: it is not trained by steps")

@@ -4,8 +4,7 @@ After PatchCore (Roth et al., arXiv 2106.08265). What differs: the features of e
 square by the good images, so that no stage outvotes another by its scale or its channels; the coreset is chosen among
 a bounded uniform sample of all places, not among all of them, so that memory does not grow with the category; the rows
 are kept in half precision; the search is exact, in single precision; and the distance to the nearest is not reweighted
-by how dense its neighbourhood is. Instead it is given in deviations from what good images have at that position, each
-measured by the rows of the others: some places of a product are never quite alike.
+by how dense its neighbourhood is.
 
 Tensors are named by shape: B images, C channels, H×W places, N places of all images, R rows.
 """
@@ -19,21 +18,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msad.models.scorer import smooth
-
 CANDIDATES = 16_384
 """Places among which a coreset is chosen: a uniform sample of all."""
 
-CELLS = 16
-"""Parts of a side: what is usual at a position is known in so many times so many places."""
-
-_SHARED = 3.0  # cells, the deviation of the Gaussian by which neighbours share what is usual
 _PROJECTED = 32  # dimensions in which a coreset is chosen: distances there are within a fifth, for a tenth of the work
 _AT_ONCE = 1 << 23  # distances that are in memory at once: 32 MiB
 
 
 class Sample:
-    """A uniform random sample of at most `most` rows, with a tag each, of a stream whose length nobody knows.
+    """A uniform random sample of at most `most` rows of a stream whose length nobody knows.
 
     Every row draws a number, and the rows with the smallest are kept.
     """
@@ -41,10 +34,10 @@ class Sample:
     def __init__(self, most: int, seed: int = 0) -> None:
         self._most, self._generator = most, torch.Generator().manual_seed(seed)
         self._rows: Tensor | None = None
-        self._drawn, self._tags = torch.empty(0), torch.empty(0, dtype=torch.int64)
+        self._drawn = torch.empty(0)
 
-    def add(self, rows_NC: Tensor, tag_N: Tensor) -> None:
-        """Offer more rows; only those that are kept are copied. Tags are int64, on the CPU."""
+    def add(self, rows_NC: Tensor) -> None:
+        """Offer more rows; only those that are kept are copied."""
         drawn_N = torch.rand(len(rows_NC), generator=self._generator)
         drawn = torch.cat([self._drawn, drawn_N])
         kept = drawn.topk(min(self._most, len(drawn)), largest=False).indices.sort().values
@@ -53,7 +46,7 @@ class Sample:
         rows = rows_NC[new].half()
         if self._rows is not None:
             rows = torch.cat([self._rows[before.to(rows.device)], rows])
-        self._rows, self._drawn, self._tags = rows, drawn[kept], torch.cat([self._tags, tag_N])[kept]
+        self._rows, self._drawn = rows, drawn[kept]
 
     @property
     def rows(self) -> Tensor:
@@ -61,11 +54,6 @@ class Sample:
         if self._rows is None:
             raise ValueError("nothing was added")
         return self._rows.float()
-
-    @property
-    def tags(self) -> Tensor:
-        """The tags of the sample's rows."""
-        return self._tags
 
 
 def coreset(rows_NC: Tensor, count: int, seed: int = 0) -> Tensor:
@@ -123,23 +111,6 @@ def nearest(places_NC: Tensor, bank_RC: Tensor, neighbours: int = 1) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def nearest_of_others(places_NC: Tensor, image_N: Tensor, bank_RC: Tensor, image_R: Tensor, neighbours: int) -> Tensor:
-    """Return the mean distance of each place to its nearest rows that are not of its own image, N; inf without any."""
-    length_R, parts = bank_RC.square().sum(dim=1), []
-    for part_NC, part_N in zip(*(x.split(max(1, _AT_ONCE // len(bank_RC))) for x in (places_NC, image_N)), strict=True):
-        square_NR = part_NC.square().sum(dim=1, keepdim=True) - 2 * (part_NC @ bank_RC.T) + length_R
-        square_NR.masked_fill_(part_N[:, None] == image_R, math.inf)
-        near_NK = square_NR.topk(min(neighbours, len(bank_RC)), dim=1, largest=False, sorted=False).values
-        parts.append(near_NK.clamp(min=0).sqrt().mean(dim=1))
-    return torch.cat(parts)
-
-
-def cells(height: int, width: int) -> Tensor:
-    """Return in which of the `CELLS` × `CELLS` parts of an image each of H×W places lies, row after row, int64."""
-    row, column = (torch.arange(side) * CELLS // side for side in (height, width))
-    return (row[:, None] * CELLS + column).flatten()
-
-
 class Memory(nn.Module):
     """A bank of good places, and the map of distances to it.
 
@@ -161,8 +132,6 @@ class Memory(nn.Module):
     bank_RC
         float16, `rows` of them, so that a bundle's size is known by its configuration: zeros until `learn`, and some
         twice where good images have fewer places.
-    usual_2YX
-        Mean and deviation of good images' distances at each position, `CELLS` a side.
     """
 
     def __init__(
@@ -177,7 +146,6 @@ class Memory(nn.Module):
         self.neighbourhood, self.neighbours = neighbourhood, neighbours
         self._shares = [1.0] * len(channels) if shares is None else list(shares)
         self.register_buffer("bank_RC", torch.zeros(rows, sum(channels), dtype=torch.float16))
-        self.register_buffer("usual_2YX", torch.stack([torch.zeros(CELLS, CELLS), torch.ones(CELLS, CELLS)]))
 
     def places(self, features: Sequence[Tensor]) -> Tensor:
         """Join standardised features of all stages, B×C×H×W each, at the finest one's places: B×H×W×C.
@@ -194,47 +162,13 @@ class Memory(nn.Module):
         return torch.cat(joined, dim=1).permute(0, 2, 3, 1)
 
     @torch.no_grad()
-    def learn(self, candidates_NC: Tensor, image_N: Tensor | None = None, cell_N: Tensor | None = None) -> None:
-        """Keep the coreset of some `places`, and what is usual where.
-
-        Parameters
-        ----------
-        candidates_NC
-            float32.
-        image_N, cell_N
-            int64, the image that each is of and its position there, see `cells`; without them, and of a single image,
-            distances stay what they are.
-        """
+    def learn(self, candidates_NC: Tensor) -> None:
+        """Keep the coreset of some `places`."""
         chosen = coreset(candidates_NC, len(self.bank_RC))
-        rows = chosen[torch.arange(len(self.bank_RC), device=chosen.device) % len(chosen)]
-        self.bank_RC.copy_(candidates_NC[rows])
-        if image_N is None:
-            return
-        image_N, cell_N = image_N.to(rows.device), cell_N.to(rows.device)
-        bank_RC = self.bank_RC.float()
-        distance_N = nearest_of_others(candidates_NC, image_N, bank_RC, image_N[rows], self.neighbours)
-        if distance_N.isfinite().all():
-            self.usual_2YX.copy_(_usual(distance_N, cell_N).view(2, CELLS, CELLS))
+        self.bank_RC.copy_(candidates_NC[chosen[torch.arange(len(self.bank_RC), device=chosen.device) % len(chosen)]])
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return how far all places are from the bank, in deviations from what is usual there, B×1×H×W."""
+        """Return the distances of all places from the bank, B×1×H×W."""
         places_BHWC = self.places(features)
         distance_N = nearest(places_BHWC.flatten(0, 2), self.bank_RC.float(), self.neighbours)
-        distance_B1HW = distance_N.view(places_BHWC.shape[:-1]).unsqueeze(1)
-        usual_12HW = F.interpolate(self.usual_2YX[None], tuple(distance_B1HW.shape[-2:]), mode="bilinear")
-        return (distance_B1HW - usual_12HW[:, :1]) / usual_12HW[:, 1:]
-
-
-def _usual(distance_N: Tensor, cell_N: Tensor) -> Tensor:
-    """Return mean and deviation of the distances in each cell, 2×cells, each shared with the cells around it.
-
-    As in `msad.models.scorer`, a variance is never taken below a tenth of the average.
-    """
-    count, first, second = (
-        smooth(torch.zeros(CELLS**2, device=cell_N.device).index_add_(0, cell_N, x).view(1, 1, CELLS, CELLS), _SHARED)
-        for x in (torch.ones_like(distance_N), distance_N, distance_N.square())
-    )
-    count = count.clamp(min=1e-6)
-    mean = first / count
-    variance = (second / count - mean.square()).clamp(min=0)
-    return torch.cat([mean.flatten(1), (variance + 0.1 * variance.mean()).sqrt().clamp(min=1e-6).flatten(1)])
+        return distance_N.view(places_BHWC.shape[:-1]).unsqueeze(1)

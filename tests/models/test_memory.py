@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from msad.models import memory
-from msad.models.memory import CELLS, Memory, Sample, cells, coreset, nearest, nearest_of_others
+from msad.models.memory import Memory, Sample, coreset, nearest
 
 
 @pytest.fixture
@@ -15,18 +15,17 @@ def rows():
 @pytest.mark.parametrize("at_once", [1, 37, 300])
 def test_sample_is_bounded_uniform_and_does_not_depend_on_the_parts(rows, at_once):
     whole, parts = Sample(50), Sample(50)
-    whole.add(rows, torch.arange(300))
-    for part, tags in zip(rows.split(at_once), torch.arange(300).split(at_once), strict=True):
-        parts.add(part, tags)
+    whole.add(rows)
+    for part in rows.split(at_once):
+        parts.add(part)
     assert parts.rows.shape == (50, 7) and torch.equal(parts.rows, whole.rows)
-    assert torch.equal(parts.rows, rows[parts.tags].half().float())
     taken = (rows.half().float().unsqueeze(1) == parts.rows).all(dim=2).any(dim=1)
     assert taken.sum() == 50 and 5 < taken[:100].sum() < 30 and 5 < taken[200:].sum() < 30
 
 
 def test_sample_of_fewer_rows_than_it_may_keep(rows):
     sample = Sample(500)
-    sample.add(rows, torch.zeros(300, dtype=torch.int64))
+    sample.add(rows)
     assert torch.equal(sample.rows, rows.half().float())
 
 
@@ -61,55 +60,6 @@ def test_nearest_of_more_neighbours_than_rows(rows):
     assert torch.isfinite(nearest(rows, rows[:2], 9)).all()
 
 
-@pytest.mark.parametrize("neighbours", [1, 3])
-def test_nearest_of_others_equals_the_distances_of_all_pairs_of_different_images(rows, neighbours, monkeypatch):
-    monkeypatch.setattr(memory, "_AT_ONCE", 10_000)  # in three parts
-    image = torch.arange(300) % 20
-    pairs = torch.cdist(rows.double(), rows.double()).masked_fill(image[:, None] == image, torch.inf)
-    wanted = pairs.sort(dim=1).values[:, :neighbours].mean(dim=1)
-    found = nearest_of_others(rows, image, rows, image, neighbours)
-    torch.testing.assert_close(found, wanted.float(), atol=1e-3, rtol=1e-3)
-
-
-def test_nearest_of_others_without_any_other_is_infinite(rows):
-    image = torch.zeros(300, dtype=torch.int64)
-    assert nearest_of_others(rows, image, rows, image, 1).isinf().all()
-
-
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (8, 20), (52, 20)])
-def test_cells_divide_an_image_evenly(height, width):
-    found = cells(height, width).view(height, width)
-    assert found[0, 0] == 0 and found.min() >= 0 and found.max() < CELLS**2
-    for row in range(height):
-        for column in range(width):
-            assert found[row, column] == int(CELLS * row / height) * CELLS + int(CELLS * column / width)
-
-
-def test_memory_gives_distances_in_deviations_from_what_is_usual_there():
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.rand(40, 5, 16, 16, generator=generator)
-    noise[:, :, :, 8:] *= 40  # the right half is never alike
-    taught = Memory([5], rows=600, neighbourhood=1)
-    places = taught.places([noise]).flatten(0, 2)
-    taught.learn(places, torch.arange(40).repeat_interleave(256), cells(16, 16).repeat(40))
-    new = torch.rand(40, 5, 16, 16, generator=generator)
-    new[:, :, :, 8:] *= 40
-    maps = taught([new])
-    plain = Memory([5], rows=600, neighbourhood=1)
-    plain.learn(places)
-    far = plain([new])
-    apart, plain_apart = (x[..., 12:].mean() - x[..., :4].mean() for x in (maps, far))
-    assert plain_apart > 3 * far.std(dim=0).mean() and abs(apart) < 1
-    assert abs(maps.mean()) < 0.5 and 0.3 < maps.std() < 1.5
-    torch.testing.assert_close(plain.usual_2YX[0], torch.zeros(CELLS, CELLS))
-
-
-def test_memory_of_a_single_image_keeps_plain_distances(rows):
-    single = Memory([3, 4], rows=100)
-    single.learn(rows, torch.zeros(300, dtype=torch.int64), torch.zeros(300, dtype=torch.int64))
-    assert single.usual_2YX[0].eq(0).all() and single.usual_2YX[1].eq(1).all()
-
-
 def test_memory_of_fewer_places_than_rows_keeps_some_twice(rows):
     memory = Memory([3, 4], rows=400)
     memory.learn(rows)
@@ -122,3 +72,10 @@ def test_memory_joins_the_stages_with_equal_say():
     places = Memory([4, 100], rows=1).places(features)
     assert places.shape == (1, 6, 6, 104)
     torch.testing.assert_close(places[..., :4].square().sum(dim=-1), places[..., 4:].square().sum(dim=-1))
+
+
+def test_share_of_a_stage_scales_its_distances():
+    features = torch.ones(1, 4, 6, 6), torch.ones(1, 100, 3, 3)
+    whole, half = (Memory([4, 100], rows=1, shares=shares).places(features) for shares in (None, (1.0, 0.5)))
+    assert torch.equal(half[..., :4], whole[..., :4])
+    torch.testing.assert_close(half[..., 4:], whole[..., 4:] / 2)

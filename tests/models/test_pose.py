@@ -107,6 +107,8 @@ def test_detector_that_straightens_finds_a_spot_where_it_is(finest_stride):
     copy = build("feature_memory", rows=400, finest_stride=finest_stride).eval()
     copy.load_state_dict(model.state_dict())
     assert torch.equal(copy.anomaly_maps(tensor(bad))["memory"], maps["memory"])
+    assert copy.fixed_scoring["calibration"] == "none"  # a position says nothing where parts lie anywhere
+    assert build("feature_memory").fixed_scoring["calibration"] == "position"
     kept = model.anomaly_maps(model.encode(tensor(bad)))  # as a job keeps it
     assert torch.equal(kept["memory"], maps["memory"])
 
