@@ -65,13 +65,16 @@ class Sweep:
         storage = f"sqlite:///{self.folder}/sweeps/first/optuna.db"
         return optuna.load_study(storage=storage, study_name=STUDY).trials
 
-    def check(self, trials: int, epochs: int, uri: str | None = None) -> None:
-        """See that every trial is complete, with each epoch once in Optuna, in MLflow, and (but one) on the disk."""
+    def check(self, trials: int, epochs: int, uri: str | None = None, seeds: int = 0) -> None:
+        """See that every trial is complete, with each epoch once in Optuna, in MLflow, and (but one) on the disk.
+
+        `seeds` of a winner have a run each.
+        """
         client = MlflowClient(uri or f"sqlite:///{self.folder}/mlflow.db")
         experiment = client.get_experiment_by_name("first").experiment_id
         runs = client.search_runs([experiment])
         by_id = {run.data.tags["msad.trial_id"]: run for run in runs}
-        assert len(by_id) == len(runs) == trials + 2, "trials, the study and the sweep have a run each"
+        assert len(by_id) == len(runs) == trials + 2 + seeds, "trials, the study and the sweep have a run each"
         every = list(range(1, epochs + 1))
         assert [trial.state.name for trial in self.trials()] == ["COMPLETE"] * trials
         for trial in self.trials():
@@ -89,7 +92,7 @@ def slow(demo: Path, trials: int, epochs: int) -> list[str]:
 
 
 def test_killed_workers_controllers_and_sweep_cost_a_train_job_nothing(demo, tmp_path):
-    sweep = Sweep(tmp_path, *slow(demo, 2, 12), "--executor", "train", "--concurrency", "1")
+    sweep = Sweep(tmp_path, *slow(demo, 2, 12), "--executor", "train", "--concurrency", "1", "--final-seeds", "2")
     for done, title in ((2, "ray::RayTrainWorker"), (4, "ray::ImplicitFunc")):  # the latter holds the controller too
         sweep.wait_for(lambda done=done: len(sweep.epochs(0)) >= done)
         victims = descendants(sweep.process.pid, title)
@@ -107,11 +110,12 @@ def test_killed_workers_controllers_and_sweep_cost_a_train_job_nothing(demo, tmp
             assert time.monotonic() < deadline, f"Ray's processes go on without their sweep: {left}"
             time.sleep(0.2)
     sweep.resume()
-    sweep.wait_for(lambda: len(sweep.epochs("final")) >= 2)
+    second = "final-seed1"  # the first one's model is the trial's
+    sweep.wait_for(lambda: len(sweep.epochs(second)) >= 2)
     kill(min(descendants(sweep.process.pid, "ray::TrainController")))
     assert sweep.end() == 0, sweep.output()
-    sweep.check(2, 12)
-    assert sweep.epochs("final").count(1) == 1, "the winner's training began anew"
+    sweep.check(2, 12, seeds=2)
+    assert sweep.epochs(second).count(1) == 1, "the winner's training began anew"
     assert sweep.trials()[0] == first, "what Optuna knew has changed"
     assert (sweep.jobs / first.user_attrs["job_id"] / "result.json").stat().st_mtime_ns == result
 
