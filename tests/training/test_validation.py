@@ -104,11 +104,6 @@ def test_validation_chooses_by_the_objective(model, data, objective):
 def test_architecture_with_a_fixed_scoring_is_read_by_it_alone():
     model = build("feature_memory", rows=5)
     (fixed,) = scorings(model, ("memory",), 128)
-    assert (fixed.weights, fixed.smoothing, fixed.reduction, fixed.calibration) == (
-        {"memory": 1.0},
-        2.0,
-        "top1",
-        "none",
-    )
+    assert fixed == Scoring({"memory": 1.0}, smoothing=2.0, reduction="top1", calibration="position")
     assert scorings(tiled(model, TilingConfig(tile=64)), ("memory",), 64)[0].smoothing == 1.0
     assert len(scorings(build("baseline", base_width=4, depth=2), ("l1", "ssim"), 128)) > 50
