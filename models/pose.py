@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msad.models.errors import ModelError
 from msad.models.synthesis.foreground import empty_background
 
 POSES = ("kept", "straightened")
@@ -28,6 +29,7 @@ _LONG = 1.5  # deviation along a part's long axis over that across it
 _TURNED = 0.9  # mean resultant length of the axes' doubled angles: about 13° of deviation
 _MOST, _MARGIN = 0.98, 1 / 32  # of the good parts in the box; of the image's height around them
 _ZOOM = 2.0  # larger than this, the cut-out would show nothing but interpolation
+_LARGEST = 1 << 13  # pixels of a cut-out's side
 _TINY = 1e-6
 
 
@@ -81,9 +83,8 @@ class Pose(nn.Module):
             there_BHW, across_B2 = part.weight_BHW > 0.5, _across(part.along_B2)
             ends = []
             for axis_B2 in (part.along_B2, across_B2):
-                place_BHW = (away_BHW2 * axis_B2[:, None, None]).sum(dim=3)
-                ends += [-(-place_BHW).masked_fill(~there_BHW, 0).flatten(1).amax(1)]
-                ends += [place_BHW.masked_fill(~there_BHW, 0).flatten(1).amax(1)]
+                place_BHW = (away_BHW2 * axis_B2[:, None, None]).sum(dim=3).masked_fill(~there_BHW, 0)
+                ends += [place_BHW.flatten(1).amin(1), place_BHW.flatten(1).amax(1)]
             boxes.append(torch.stack(ends, dim=1))
             longs.append(part.long_B)
             doubled.append(part.doubled_B2)
@@ -103,6 +104,8 @@ class Pose(nn.Module):
 
     def _read(self) -> None:
         rows, columns = (int(side) for side in self.found_7[4:6].tolist())
+        if not 0 <= min(rows, columns) <= max(rows, columns) <= _LARGEST:  # a file may hold anything
+            raise ModelError(f"a cut-out of {rows} × {columns} pixels, which no image has; do not use this model")
         self.cutout = (rows, columns) if rows else None
 
     def straighten(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:

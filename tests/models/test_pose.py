@@ -79,6 +79,14 @@ def test_pose_that_is_learnt_anew_forgets_the_old_one(pose):
     assert other.cutout is None
 
 
+@pytest.mark.parametrize("side", [-32.0, 1e9])
+def test_cut_out_of_a_size_that_no_image_has_is_refused(pose, side):
+    state = {name: tensor.clone() for name, tensor in pose.state_dict().items()}
+    state["found_7"][4] = side
+    with pytest.raises(ModelError, match="which no image has; do not use this model"):
+        Pose(32).load_state_dict(state)
+
+
 def test_image_without_a_part_has_a_finite_cut_out(pose):
     cut, back = pose.straighten(torch.full((2, 3, SIDE, SIDE), 0.7))
     assert cut.isfinite().all() and back.isfinite().all() and pose.put_back(cut[:, :1], back).isfinite().all()
