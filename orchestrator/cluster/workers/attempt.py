@@ -31,6 +31,9 @@ def attempt(run: Callable[..., None], task: Task, *, report: Report, team: Team 
     """
     directory, note = task.directory, task.directory.path / NOTE
     if directory.read("result"):
+        if team.rank == 0:  # killed between its result and its end
+            directory.clear_unfinished()
+            note.unlink(missing_ok=True)
         report(_as_it_ended(task), None)
     elif place := hung_at(note):
         reason = f"it hung in {place}: no evaluation within {task.timeout:g} minutes (--trial-timeout), so it was ended"

@@ -38,6 +38,15 @@ def test_job_that_was_done_before_anybody_heard_of_it_is_reported_as_it_ended(ta
     assert reports == [{"epoch": 2, "validation_score": 0.4, "objective": 0.4, "best_objective": 0.7}]
 
 
+def test_job_that_was_done_leaves_nothing_of_an_attempt_that_was_killed_at_its_end(task):
+    task.directory.write("result", {"epoch": 1})
+    before = sorted(path.name for path in task.directory.path.iterdir())
+    for name in ("hung.txt", ".result.json.77.partial"):
+        (task.directory.path / name).touch()
+    attempt(again, task, report=lambda *_words: None)
+    assert sorted(path.name for path in task.directory.path.iterdir()) == before
+
+
 def test_job_whose_last_attempt_hung_fails_with_the_place(task):
     other = '  File "/a/main.py", line 1 in main'
     job = '  File "/a/net.py", line 7 in step\n  File "/b/job_worker.py", line 9 in run'
