@@ -71,6 +71,7 @@ def final(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
     study, task = _study(folder, demo, cache)
     winner = task(final_id(study.id), study.winner())
     finals._train(winner.to_dict(), str(folder / "train"))
+    winner.directory.checkpoint.unlink(missing_ok=True)  # Ray Train's lie elsewhere, and are removed there
     finals._evaluate(winner.to_dict(), None)
     return {"test": winner.directory.read("test"), **_left(folder)}
 
