@@ -53,6 +53,11 @@ def plain_size(size: Size) -> int | str:
     return height if height == width else f"{height}x{width}"
 
 
+def square_side(size: Size) -> int:
+    """Return the side in pixels of the square of as many pixels."""
+    return round(math.sqrt(math.prod(height_width(size))))
+
+
 def common_ratio(sizes: Iterable[tuple[int, int]]) -> float | None:
     """Return the median ratio of photographs of one shape; None where their shapes differ, or there are none.
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from msad.models.errors import ModelError
-from msad.models.synthesis.foreground import empty_background
+from msad.models.synthesis.foreground import border_depth, empty_background
 
 POSES = ("kept", "straightened")
 
@@ -75,7 +75,8 @@ class Pose(nn.Module):
         self._read()
 
     def _learn(self, good_NHWC: np.ndarray, tolerance: float) -> None:
-        self.found_7[6], boxes, longs, doubled, borders = tolerance, [], [], [], []
+        self.found_7[6] = tolerance
+        boxes, longs, doubled, borders = [], [], [], []
         for first in range(0, len(good_NHWC), 32):
             images = torch.tensor(good_NHWC[first : first + 32], device=self.found_7.device)
             part = self._part(images.permute(0, 3, 1, 2).float() / 255)
@@ -152,11 +153,10 @@ class Pose(nn.Module):
         away_BHW = F.avg_pool2d(away_BHW.unsqueeze(1), 3, stride=1, padding=1, count_include_pad=False)[:, 0]
         tolerance = self.found_7[6]
         weight_BHW = ((away_BHW - tolerance) / tolerance.clamp(min=_TINY)).clamp(0, 1)
-        share_BHW1 = (weight_BHW / (weight_BHW.sum(dim=(1, 2), keepdim=True) + _TINY)).unsqueeze(3)
+        share_BHW = weight_BHW / (weight_BHW.sum(dim=(1, 2), keepdim=True) + _TINY)
         pixels_HW2 = _pixels(weight_BHW)
-        centre_B2 = (share_BHW1 * pixels_HW2).sum(dim=(1, 2))
+        centre_B2 = (share_BHW.unsqueeze(3) * pixels_HW2).sum(dim=(1, 2))
         x_BHW, y_BHW = (pixels_HW2 - centre_B2[:, None, None]).unbind(3)
-        share_BHW = share_BHW1[..., 0]
         xx_B, yy_B, xy_B = ((share_BHW * m).sum(dim=(1, 2)) for m in (x_BHW**2, y_BHW**2, x_BHW * y_BHW))
         # The axis has half the angle whose cosine and sine are these.
         difference_B = ((xx_B - yy_B).square() + (2 * xy_B).square()).sqrt()
@@ -185,7 +185,7 @@ def _pixels(like_BHW: Tensor) -> Tensor:
 
 def _frame(image: Tensor) -> Tensor:
     """Return the pixels of an even frame, the last dimensions H×W as one."""
-    depth = max(1, min(image.shape[-2:]) // 64)
+    depth = border_depth(*image.shape[-2:])
     return torch.cat(
         [
             *(part.flatten(-2) for part in (image[..., :depth, :], image[..., -depth:, :])),

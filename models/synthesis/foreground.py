@@ -62,17 +62,18 @@ def object_weight(good_NHWC: np.ndarray) -> np.ndarray:
         away = np.abs(image.astype(np.float32) - background.colour).max(axis=2)
         product = ndimage.binary_fill_holes(ndimage.median_filter(away > background.tolerance, size=3))
         # A rim of the product fades into the background; a defect there is a coin toss between the two.
-        product = ndimage.binary_erosion(product, iterations=_depth(images))
+        product = ndimage.binary_erosion(product, iterations=border_depth(*images.shape[1:3]))
         if 0.02 < product.mean() < 0.98:
             weight[index] = product
     return weight
 
 
-def _depth(images_NHWC: np.ndarray) -> int:
-    return max(1, min(images_NHWC.shape[1:3]) // 64)
+def border_depth(height: int, width: int) -> int:
+    """Return how many pixels of an image are its border, which an empty background is looked for in."""
+    return max(1, min(height, width) // 64)
 
 
 def _frame(images_NHWC: np.ndarray) -> np.ndarray:
-    frame, depth = np.ones(images_NHWC.shape[1:3], dtype=bool), _depth(images_NHWC)
+    frame, depth = np.ones(images_NHWC.shape[1:3], dtype=bool), border_depth(*images_NHWC.shape[1:3])
     frame[depth:-depth, depth:-depth] = False
     return frame

@@ -13,15 +13,14 @@ import functools
 import hashlib
 import importlib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from msad.data_io.cache import digests
-from msad.data_io.decode import height_width
 from msad.data_io.layout import find_layout
+from msad.data_io.shape import square_side
 from msad.data_io.splits import GoodSplit, split_good_images
 from msad.data_io.wide import FULL
 
@@ -186,7 +185,7 @@ def of_split(
         train=tuple(digests(split.train_paths, cache)),
         validation=tuple(digests(split.validation_paths, cache)),
         image_size=image_size,
-        view_size=view_size or round(math.sqrt(math.prod(height_width(image_size)))),
+        view_size=view_size or square_side(image_size),
         seed=seed,
         layout=found.name,
         versions=versions(),

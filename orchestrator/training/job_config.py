@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -14,7 +13,7 @@ from typing import Any
 
 from msad.data_io.decode import height_width
 from msad.data_io.errors import DataError
-from msad.data_io.shape import parse_size
+from msad.data_io.shape import parse_size, square_side
 from msad.data_io.wide import BIT_DEPTHS, FULL
 from msad.models.errors import did_you_mean
 from msad.models.tiling import TilingConfig
@@ -146,7 +145,7 @@ class JobConfig:
     @property
     def view_size(self) -> int:
         """Side in pixels of a square that has as many pixels as what the network sees at once."""
-        return round(math.sqrt(math.prod(self.view)))
+        return square_side(self.view)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, nested as the fields are."""
