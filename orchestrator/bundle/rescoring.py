@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from msad.bundle.bundles import Bundle, Prediction
+from msad.bundle.bundles import Bundle
+from msad.bundle.prediction import Prediction
 from msad.data_io.cache import digests, load_images
 from msad.data_io.shape import plain_size
 from msad.data_io.splits import split_good_images

@@ -73,7 +73,7 @@ def test_tiled_job_is_trained_saved_loaded_and_predicts_images_of_any_size(archi
     images_BCHW = torch.rand(3, 3, 64, 64)
     at_once = loaded.score_batch(images_BCHW)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("msad.bundle.bundles._PIXELS_AT_ONCE", 64 * 64)
+        patch.setattr("msad.bundle.batch_scoring._PIXELS_AT_ONCE", 64 * 64)
         for whole, parts in zip(at_once, loaded.score_batch(images_BCHW), strict=True):
             torch.testing.assert_close(whole, parts, atol=1e-4, rtol=1e-4)
 
