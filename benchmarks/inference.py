@@ -41,8 +41,8 @@ from msad.models.backbones import untrained
 from msad.models.errors import ModelError
 from msad.models.registry import build
 from msad.models.scorer import Scorer, Scoring, fit_scorer
-from msad.training.allocation import keep_freed_memory
 from msad.training.job_config import JobConfig
+from msad.training.malloc import keep_freed_memory
 
 OWN_SIZE = 900  # pixels of a photograph's side
 GOALS = {1: "3 ms", 32: "2,000 images/s"}  # on one H200

@@ -25,12 +25,12 @@ import torch
 
 from msad.data_io.array_cache import default_cache_dir
 from msad.models import kernels
-from msad.models.kernels import native, proof
+from msad.models.kernels import kernel_check, native
 from msad.models.registry import architecture, build
-from msad.training.allocation import keep_freed_memory
 from msad.training.batches import ImageBatches, TrainingData
 from msad.training.job_config import JobConfig
 from msad.training.loop import computes_in_bfloat16
+from msad.training.malloc import keep_freed_memory
 
 # By the name that a warning has: sources in C and in Triton, and the Python that calls them.
 SOURCES = {
@@ -42,7 +42,7 @@ SOURCES = {
     "feature distances": (["feature_distance.c"], [], ["feature_distance.py"]),
     "enlarging": (["enlarge.c"], [], ["enlarge.py"]),
 }
-SHARED = ["native.py", "gpu_kernels.py", "proof.py", "element.h"]
+SHARED = ["native.py", "gpu_kernels.py", "kernel_check.py", "element.h"]
 
 
 def main() -> None:
@@ -113,7 +113,7 @@ def _step(name: str, options: argparse.Namespace, device: torch.device) -> Calla
 
 def _compare(step: Callable[[], None], rounds: int) -> Iterator[tuple[str, float, float, float]]:
     """Yield each kernel of a step, then all of them: seconds of a step with all, without, and the pairs' ratio."""
-    names = [name for name in SOURCES if name in {known[0] for known in proof._proven}]
+    names = [name for name in SOURCES if name in {known[0] for known in kernel_check._proven}]
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in [*names, "all of them"]}
     for number in range(rounds):
         for name in pairs:
@@ -124,12 +124,12 @@ def _compare(step: Callable[[], None], rounds: int) -> Iterator[tuple[str, float
     for name, measured in pairs.items():
         with_all, without = (statistics.median(side) for side in zip(*measured, strict=True))
         yield name, with_all, without, statistics.median(later / sooner for sooner, later in measured)
-    proof.forget()
+    kernel_check.forget()
 
 
 def _seconds(step: Callable[[], None], left_out: set[str]) -> float:
     on_gpu, clock = torch.cuda.is_available(), time.perf_counter if torch.cuda.is_available() else time.process_time
-    proof.left_to_torch |= left_out
+    kernel_check.left_to_torch |= left_out
     try:
         began = clock()
         step()
@@ -137,7 +137,7 @@ def _seconds(step: Callable[[], None], left_out: set[str]) -> float:
             torch.cuda.synchronize()
         return clock() - began
     finally:
-        proof.left_to_torch.clear()
+        kernel_check.left_to_torch.clear()
 
 
 def _lines(files: list[str]) -> int:

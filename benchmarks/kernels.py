@@ -31,7 +31,7 @@ from msad.models.kernels.gate import gated
 from msad.models.kernels.max_pool import max_pool
 from msad.models.kernels.norm_relu import NormReLU
 from msad.models.kernels.similarity import gradient_similarity, ssim_map
-from msad.training.allocation import keep_freed_memory
+from msad.training.malloc import keep_freed_memory
 
 Run = Callable[[], tuple[Tensor, ...]]
 

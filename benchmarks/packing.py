@@ -185,7 +185,7 @@ def read_images(folder: Path) -> TrainingData:
         validation_NHWC=arrays["validation"],
         synthetic=SyntheticSet(**synthetic),
         textures_NHWC=arrays["textures"],
-        keep=lambda key, make: cached_arrays(key, make, folder / "kept"),
+        cached=lambda key, make: cached_arrays(key, make, folder / "kept"),
     )
 
 

@@ -3,7 +3,7 @@
 ```
 STORAGE/NAME/
   sweep.yaml       the settings, with absolute paths
-  plan.json        what they have come to: every study's job, ranges and images (`msad.search.plan`)
+  plan.json        what they have come to: every study's job, ranges and images (`msad.search.sweep_plan`)
   sweep_id         what tells it from every other sweep, one of the same name at another time included
   optuna.db        every study and trial: parameters, states, values (Optuna's own storage)
   memory.json      what trials were measured to take, where `gpus` is `auto`

@@ -26,9 +26,9 @@ RAY = {
         "layouts",
         "notebook",
         "nodes",
-        "team",
+        "worker_group",
         "cluster",
-        "sharing",
+        "trial_packing",
         "named_sweep",
         "rectangles",
     )
@@ -62,8 +62,8 @@ def torch_alone() -> Iterator[None]:
     yield
     if native := sys.modules.get("msad.models.kernels.native"):
         native._loaded.clear()
-    if proof := sys.modules.get("msad.models.kernels.proof"):
-        proof.forget()
+    if kernel_check := sys.modules.get("msad.models.kernels.kernel_check"):
+        kernel_check.forget()
 
 
 @pytest.fixture(scope="session")

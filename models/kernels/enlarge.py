@@ -12,13 +12,17 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from msad.models.kernels import native, proof
+from msad.models.kernels import kernel_check, native
 
 
 def doubled(feature_BCHW: Tensor) -> Tensor:
     """Return B×C×2H×2W as `torch.nn.functional.interpolate` does with `mode="bilinear"`."""
     trained = torch.is_grad_enabled() and feature_BCHW.requires_grad
-    if trained and native.takes(feature_BCHW) and proof.holds("enlarging", _Doubled.apply, _by_torch, feature_BCHW):
+    if (
+        trained
+        and native.takes(feature_BCHW)
+        and kernel_check.agrees("enlarging", _Doubled.apply, _by_torch, feature_BCHW)
+    ):
         return _Doubled.apply(feature_BCHW)
     return _by_torch(feature_BCHW)
 

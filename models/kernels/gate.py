@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from msad.models.kernels import gate_gpu, gpu_kernels, native, proof
+from msad.models.kernels import gate_gpu, gpu_kernels, kernel_check, native
 
 
 def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:
@@ -23,7 +23,7 @@ def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:
     for takes, run in ((native.takes, _run), (gpu_kernels.takes_interleaved, gate_gpu.run)) if trained else ():
         ours = functools.partial(_Gated.apply, run)
         alike = all(takes(feature) and _alike(feature, gate_BCHW) for feature in given)
-        if alike and proof.holds("gates", ours, _by_torch, *given):
+        if alike and kernel_check.agrees("gates", ours, _by_torch, *given):
             return ours(*given)
     return _by_torch(*given)
 

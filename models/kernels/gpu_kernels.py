@@ -11,7 +11,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from msad.models.kernels import proof
+from msad.models.kernels import kernel_check
 from msad.models.kernels.native import traced
 
 try:
@@ -49,7 +49,7 @@ _works: dict[torch.device, bool] = {}
 def works(device: torch.device) -> bool:
     """Say whether kernels run on a device, which is tried once, with a warning where not."""
     if device not in _works:
-        if proof.recording(device):
+        if kernel_check.recording(device):
             return False
         _works[device] = _tried(device)
     return _works[device]

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from msad.models.kernels import gpu_kernels, max_pool_gpu, native, proof
+from msad.models.kernels import gpu_kernels, kernel_check, max_pool_gpu, native
 
 
 def max_pool(feature_BCHW: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def max_pool(feature_BCHW: Tensor) -> Tensor:
     if trained and height % 2 == width % 2 == 0:
         for takes, run in ((native.takes, _run), (gpu_kernels.takes_interleaved, max_pool_gpu.run)):
             ours = functools.partial(_MaxPool.apply, run)
-            if takes(feature_BCHW) and proof.holds("max pooling", ours, _by_torch, feature_BCHW):
+            if takes(feature_BCHW) and kernel_check.agrees("max pooling", ours, _by_torch, feature_BCHW):
                 return ours(feature_BCHW)
     return _by_torch(feature_BCHW)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msad.models.kernels import norm_relu_cpu, norm_relu_gpu, proof
+from msad.models.kernels import kernel_check, norm_relu_cpu, norm_relu_gpu
 
 
 class NormReLU(nn.Module):
@@ -59,7 +59,7 @@ def _proven(kernels: ModuleType, feature_BCHW: Tensor, norm: nn.BatchNorm2d) -> 
         return F.relu(normal_BCHW)
 
     both = (functools.partial(run, function) for function in (functools.partial(_Fused.apply, tried), torchs))
-    return proof.holds("batch normalisation and ReLU", *both, feature_BCHW, norm.weight, norm.bias)
+    return kernel_check.agrees("batch normalisation and ReLU", *both, feature_BCHW, norm.weight, norm.bias)
 
 
 class _Fused(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from msad.models.kernels import proof, similarity_cpu, similarity_gpu
+from msad.models.kernels import kernel_check, similarity_cpu, similarity_gpu
 from msad.models.kernels.native import traced
 
 SIGMA = 1.5  # of SSIM's Gaussian window, in pixels
@@ -50,7 +50,7 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
         def ours(*images: Tensor) -> Tensor:
             return SSIM.apply(kernels, *images, _window_on(first_BCHW.device))
 
-        if proof.holds("SSIM", ours, _ssim, *images, images=True):
+        if kernel_check.agrees("SSIM", ours, _ssim, *images, images=True):
             return ours(*images)
     return _ssim(*images)
 
@@ -112,7 +112,7 @@ def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     images = first_BCHW, second_BCHW
     if (kernels := _kernels(*images)) is not None:
         ours = functools.partial(GradientSimilarity.apply, kernels)
-        if proof.holds("the similarity of gradients", ours, _gradient_similarity, *images, images=True):
+        if kernel_check.agrees("the similarity of gradients", ours, _gradient_similarity, *images, images=True):
             return ours(*images)
     return _gradient_similarity(*images)
 

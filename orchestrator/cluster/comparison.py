@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from msad.bundle import bundle_files
-from msad.cluster.connection import Allotment
+from msad.cluster.connection import TrialResources
 from msad.cluster.finals import LOSSES
 from msad.cluster.workers.task import Task
 from msad.errors import USER_ERRORS, crash_reason
 
 
-def compare_by_ray(task: Task, champion: Path, allotment: Allotment) -> Mapping[str, Any]:
+def compare_by_ray(task: Task, champion: Path, resources: TrialResources) -> Mapping[str, Any]:
     """Score a task's bundle and the one in a folder, in a Ray task that gets what one worker of a trial gets.
 
     Returns what `compare_on` does.
@@ -23,7 +23,7 @@ def compare_by_ray(task: Task, champion: Path, allotment: Allotment) -> Mapping[
 
     # By value: a worker may share neither a folder nor a way to MLflow with this process.
     files = {name: (champion / name).read_bytes() for name in bundle_files.FILES if (champion / name).is_file()}
-    remote = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_compare)
+    remote = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=LOSSES)(_compare)
     try:
         return ray.get(remote.remote(task.to_dict(), files))
     except ray.exceptions.RayError as error:

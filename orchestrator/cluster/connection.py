@@ -19,7 +19,7 @@ from msad.cluster.job import TRAIN_ENVIRONMENT
 from msad.errors import ResourceError, first_line
 from msad.models.references import is_python_path
 from msad.search.config import SweepConfig
-from msad.training.allocation import keep_freed_memory
+from msad.training.malloc import keep_freed_memory
 
 QUIET = {
     # Ray's and Tune's own tables and hints would bury the sweep's; errors still come through.
@@ -36,7 +36,7 @@ WATCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Allotment:
+class TrialResources:
     """What each worker of a trial gets on this cluster, how many trials run at once, and by which executor.
 
     `memory` is in bytes, 0 where it was not measured.
@@ -50,7 +50,7 @@ class Allotment:
     workers: int = 1
 
 
-def connect(config: SweepConfig) -> Allotment:
+def connect(config: SweepConfig) -> TrialResources:
     """Start a local cluster, or join the one at `config.address`, and divide it among trials.
 
     Raises
@@ -217,7 +217,7 @@ def own_code(config: SweepConfig) -> dict[str, list[str]]:
     return {"py_modules": list(found)} if found else {}
 
 
-def divide(config: SweepConfig, nodes: list[dict[str, float]], memory: int = 0) -> Allotment:
+def divide(config: SweepConfig, nodes: list[dict[str, float]], memory: int = 0) -> TrialResources:
     """Divide nodes (each one's `CPU`, `GPU` and `memory`) among trials; see `connect` for the errors.
 
     `memory` is what a trial takes of a node's, in bytes. With `gpus` of `auto` each trial gets a whole one, where there
@@ -226,7 +226,7 @@ def divide(config: SweepConfig, nodes: list[dict[str, float]], memory: int = 0) 
     wanted = config.resources
     if wanted.autoscaling:  # nodes come when trials ask for them; what is there now says nothing
         executor = "train" if config.executor == "auto" else config.executor
-        return Allotment(executor, wanted.cpus, wanted.gpus, wanted.concurrency, workers=wanted.workers)
+        return TrialResources(executor, wanted.cpus, wanted.gpus, wanted.concurrency, workers=wanted.workers)
     most_gpus = max(node.get("GPU", 0) for node in nodes)
     gpus = min(1.0, most_gpus) if wanted.gpus in (None, "auto") else wanted.gpus
     problems = [
@@ -260,4 +260,4 @@ def divide(config: SweepConfig, nodes: list[dict[str, float]], memory: int = 0) 
     executor = config.executor
     if executor == "auto":
         executor = "train" if gpus or len(nodes) > 1 or wanted.workers > 1 else "direct"
-    return Allotment(executor, wanted.cpus, gpus, min(room, wanted.concurrency or room), memory, wanted.workers)
+    return TrialResources(executor, wanted.cpus, gpus, min(room, wanted.concurrency or room), memory, wanted.workers)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from msad.cluster.connection import Allotment
+from msad.cluster.connection import TrialResources
 from msad.cluster.job import WAITING_CPUS
 from msad.cluster.workers.object_store import remove_folder
 from msad.cluster.workers.task import Task
@@ -34,7 +34,7 @@ LOSSES = 3  # of workers or nodes that a winner bears: its training is the longe
 
 
 def run_finals(
-    tasks: list[Task], allotment: Allotment, train_storage: str, listener: Listener, trained: Mapping[str, Task]
+    tasks: list[Task], resources: TrialResources, train_storage: str, listener: Listener, trained: Mapping[str, Task]
 ) -> None:
     """Train and evaluate the winners, as many at once as the cluster has room for.
 
@@ -50,7 +50,7 @@ def run_finals(
 
     lost = [ray.exceptions.RayActorError]  # what a job's controller is an actor for
     train = ray.remote(num_cpus=WAITING_CPUS, max_retries=LOSSES, retry_exceptions=lost)(_train)
-    evaluate = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_evaluate)
+    evaluate = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=LOSSES)(_evaluate)
 
     def submit(task: Task) -> ObjectRef:
         trial = trained[task.job_id].to_dict() if task.job_id in trained else None
@@ -59,19 +59,19 @@ def run_finals(
     def failure(task: Task) -> str:
         return "unmeasured" if task.directory.read("result") else "failure"
 
-    _run_all(tasks, submit, allotment.concurrency, failure, listener)
+    _run_all(tasks, submit, resources.concurrency, failure, listener)
 
 
-def run_reports(tasks: list[Task], allotment: Allotment, listener: Listener) -> None:
+def run_reports(tasks: list[Task], resources: TrialResources, listener: Listener) -> None:
     """Measure finished trials on the test split, for the report on a study whose winner is tested already.
 
     Each leaves `test_report.json` in its folder, or `test_report_failure.json`; `listener` as in `run_finals`.
     """
     import ray
 
-    report = ray.remote(num_cpus=allotment.cpus, num_gpus=allotment.gpus, max_retries=LOSSES)(_report)
+    report = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=LOSSES)(_report)
     failure = "test_report_failure"
-    _run_all(tasks, lambda task: report.remote(task.to_dict()), allotment.concurrency, lambda _task: failure, listener)
+    _run_all(tasks, lambda task: report.remote(task.to_dict()), resources.concurrency, lambda _task: failure, listener)
 
 
 def make_way(task: Task, train_storage: str) -> None:

@@ -148,7 +148,7 @@ def _train_worker(config: dict[str, Any]) -> None:
     from msad.cluster.nodes import require_sweep
     from msad.cluster.workers.attempt import attempt
     from msad.cluster.workers.job_worker import run
-    from msad.training.team import Team
+    from msad.training.worker_group import WorkerGroup
 
     shared, context = Task.from_dict(config), ray.train.get_context()
     require_sweep(shared)
@@ -165,5 +165,5 @@ def _train_worker(config: dict[str, Any]) -> None:
             checkpoint = ray.train.get_checkpoint()
             return Path(checkpoint.to_directory(folder)) / "checkpoint.pt" if checkpoint else None
 
-        team = Team(context.get_world_rank(), context.get_world_size())
-        attempt(run, task, report=report, team=team, resume_from=resume_from)
+        group = WorkerGroup(context.get_world_rank(), context.get_world_size())
+        attempt(run, task, report=report, group=group, resume_from=resume_from)

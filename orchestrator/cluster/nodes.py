@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from msad.cluster.room import Kept, room_problem
+from msad.cluster.disk_space import CacheNeed, disk_space_problem
 from msad.cluster.workers.object_store import below, read_file, remove_folder, write_file
 from msad.cluster.workers.task import Task
 from msad.code_version import code_digest
@@ -21,7 +21,7 @@ from msad.errors import ConfigError, ResourceError, first_line
 ANSWER_SECONDS = 120.0  # a node whose first worker starts under load needs tens of seconds
 
 
-def check_nodes(root: Path, dataset: Path, store: str | None = None, kept: Sequence[Kept] = ()) -> None:
+def check_nodes(root: Path, dataset: Path, store: str | None = None, kept: Sequence[CacheNeed] = ()) -> None:
     """Ask each node of the Ray cluster, the others all at once, whether it can take part in a sweep.
 
     Parameters
@@ -48,7 +48,7 @@ def check_nodes(root: Path, dataset: Path, store: str | None = None, kept: Seque
     here, chosen = ray.get_runtime_context().get_node_id(), chosen_cache_dir()
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     trains = {node_id for node_id, node in nodes.items() if node["Resources"].get("CPU")}
-    if here in trains and (problem := room_problem(kept, default_cache_dir())):
+    if here in trains and (problem := disk_space_problem(kept, default_cache_dir())):
         raise ResourceError(problem)
     others = {node_id: node for node_id, node in nodes.items() if node_id != here}
     if not others:
@@ -97,7 +97,7 @@ def node_problems(
     dataset: str,
     number: str,
     digest: str,
-    kept: Sequence[Kept] = (),
+    kept: Sequence[CacheNeed] = (),
     cache: Path | None = None,
 ) -> list[str]:
     """Return what this node lacks; see `check_nodes`. `number` and `digest` are the version and code of the asker.
@@ -109,7 +109,7 @@ def node_problems(
         problems.append(f"it does not see the images in {dataset}: name a folder that all nodes share with --dataset")
     if code_digest() != digest:
         problems.append(f"its msad ({version('msad')}) is not the one that runs the sweep ({number}): install the same")
-    problem = room_problem(kept, default_cache_dir(cache))
+    problem = disk_space_problem(kept, default_cache_dir(cache))
     return [*problems, problem] if problem else problems
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ray import tune
 
 from msad.cluster import connection
-from msad.cluster.connection import Allotment
+from msad.cluster.connection import TrialResources
 from msad.cluster.job import WAITING_CPUS, direct_trial, train_trial
 from msad.cluster.sweep_search import Ending, Listener, LossNotes, MakeTask, OptunaPruning, SweepSearch
 from msad.errors import DiskFull
@@ -18,7 +18,7 @@ from msad.workspace import Workspace
 
 def search_all(
     studies: Sequence[Study],
-    allotment: Allotment,
+    resources: TrialResources,
     workspace: Workspace,
     train_storage: str,
     make_task: MakeTask,
@@ -37,9 +37,9 @@ def search_all(
         Whatever this process itself has met while it heard of trials: an error of Optuna's database above all.
     """
     search = SweepSearch(studies, make_task, {"train_storage": train_storage}, listener)
-    if allotment.executor == "direct":
-        resources = {"CPU": allotment.cpus, "GPU": allotment.gpus, "memory": allotment.memory}
-        trainable = tune.with_resources(direct_trial, resources)
+    if resources.executor == "direct":
+        each = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory}
+        trainable = tune.with_resources(direct_trial, each)
     else:
         # The trial only waits for its Ray Train job, which asks for the real resources.
         trainable = tune.with_resources(train_trial, {"CPU": WAITING_CPUS})
@@ -51,14 +51,14 @@ def search_all(
             search_alg=search,
             scheduler=OptunaPruning(search),
             num_samples=sum(study.trials - study.counts().done for study in studies),
-            max_concurrent_trials=allotment.concurrency,
+            max_concurrent_trials=resources.concurrency,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name=time.strftime("%Y%m%d-%H%M%S"),
             storage_path=str(workspace.root / "tune"),
-            failure_config=tune.FailureConfig(max_failures=2 if allotment.executor == "direct" else 1),
+            failure_config=tune.FailureConfig(max_failures=2 if resources.executor == "direct" else 1),
             callbacks=[LossNotes(search, say)],
             stop=Ending(search),
             verbose=0,

@@ -52,10 +52,10 @@ class Resources(_Part):
     """What one trial gets, and how many run at once.
 
     `cpus` and `gpus` may be fractions; `gpus` of None means one where the cluster has any, else none, and `auto` what
-    the memory of a trial comes to, measured before the first (`msad.cluster.sharing`). `concurrency` of None means as
-    many as fit. On a cluster that adds nodes as they are asked for (`autoscaling`), both must be given: the nodes that
-    are there do not tell them, and may be none. `workers` train a trial together (`training/team.py`), and each of them
-    gets `cpus` and `gpus`.
+    the memory of a trial comes to, measured before the first (`cluster/trial_packing.py`). `concurrency` of None means
+    as many as fit. On a cluster that adds nodes as they are asked for (`autoscaling`), both must be given: those that
+    are there do not tell them, and may be none. `workers` train a trial together (`training/worker_group.py`), and each
+    of them gets `cpus` and `gpus`.
     """
 
     cpus: float = Field(1.0, gt=0)

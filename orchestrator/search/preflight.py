@@ -22,7 +22,7 @@ from msad.models.errors import ModelError, did_you_mean
 from msad.models.registry import build, is_own
 from msad.names import study_ids
 from msad.search.config import SweepConfig
-from msad.search.plan import Code, Plan, plan_study, seeds, seen
+from msad.search.sweep_plan import Code, SweepPlan, plan_study, seeds, seen
 from msad.search_spaces import space
 from msad.training.identity import Identity, identify
 from msad.training.job_config import JobConfig
@@ -45,7 +45,7 @@ NOT_SEARCHED = {
 FREE_BYTES = 500 * 2**20  # below this a sweep cannot even keep its checkpoints
 
 
-def prepare(config: SweepConfig, cache: Path) -> Plan:
+def prepare(config: SweepConfig, cache: Path) -> SweepPlan:
     """Check the data, the architectures and the disk of a new sweep, and settle what it runs. Opens no test file.
 
     Raises
@@ -80,7 +80,7 @@ def prepare(config: SweepConfig, cache: Path) -> Plan:
         for job in jobs
     )
     all_jobs = {seen(job): job for study in studies for job in seeds(study.job, config.final_seeds)}
-    return Plan(
+    return SweepPlan(
         studies=studies,
         identities={key: identity_of(job, config.dataset, layout, cache) for key, job in all_jobs.items()},
         layout=layout,

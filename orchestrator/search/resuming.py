@@ -20,8 +20,8 @@ from msad.data_io.wide import FULL
 from msad.errors import ConfigError
 from msad.names import final_id
 from msad.search.config import SweepConfig
-from msad.search.plan import Code, Plan, Seen, StudyPlan, read_plan, seeds, seen
 from msad.search.preflight import check_free_space, check_images, check_model, identity_of, prepare, suited
+from msad.search.sweep_plan import Code, Seen, StudyPlan, SweepPlan, read_plan, seeds, seen
 from msad.training.identity import Identity
 from msad.workspace import Workspace
 
@@ -38,13 +38,13 @@ class Resumed:
     """
 
     config: SweepConfig
-    plan: Plan
+    plan: SweepPlan
     going_on: frozenset[str]
     replaced: tuple[StudyPlan, ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def whole(cls, config: SweepConfig, plan: Plan, *notes: str) -> Resumed:
+    def whole(cls, config: SweepConfig, plan: SweepPlan, *notes: str) -> Resumed:
         """Return how a sweep begins: with everything left to do."""
         return cls(config, plan, frozenset(plan.categories), notes=notes)
 
@@ -176,7 +176,7 @@ def _identities(
     }
 
 
-def _refuse_gone(config: SweepConfig, kept: Plan, going_on: Collection[str], cache: Path) -> None:
+def _refuse_gone(config: SweepConfig, kept: SweepPlan, going_on: Collection[str], cache: Path) -> None:
     """Refuse a sweep a category of which is not there any more; say which one has its images now, if any has."""
     there = list_categories(config.dataset, kept.layout)
     lines = []

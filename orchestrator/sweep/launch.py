@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from msad.cluster import connection
+from msad.cluster.disk_space import cache_needs, disk_space_problem
 from msad.cluster.nodes import check_nodes
-from msad.cluster.room import kept_by, room_problem
-from msad.cluster.sharing import share
+from msad.cluster.trial_packing import pack_trials
 from msad.cluster.workers.object_store import below
 from msad.cluster.workers.worker_storage import claim
 from msad.data_io.array_cache import default_cache_dir
@@ -72,8 +72,8 @@ def resume(
 ) -> Outcome:
     """Finish what is missing of a sweep that was interrupted, whatever stopped it; see `start` for the errors.
 
-    What it runs is what it began with (`msad.search.plan`), whatever the defaults are now. Its folder may have been
-    moved, alone or with what lay beside it (`msad.tracking.moved`).
+    What it runs is what it began with (`msad.search.sweep_plan`), whatever the defaults are now. Its folder may have
+    been moved, alone or with what lay beside it (`msad.tracking.moved`).
 
     Parameters
     ----------
@@ -143,12 +143,12 @@ def _run(
             with studies_told(workspace), reading_files("Checking the images"):
                 resumed = take_up(config, workspace, cache, trials=trials, restart_changed=restart_changed)
         config, plan = resumed.config, resumed.plan
-        kept = kept_by(plan, resumed.going_on, config.final_seeds)
-        if not config.address and (problem := room_problem(kept, cache)):
+        kept = cache_needs(plan, resumed.going_on, config.final_seeds)
+        if not config.address and (problem := disk_space_problem(kept, cache)):
             raise ResourceError(problem)
         if experiment:
             settle_artifacts(config.tracking_uri, experiment)
-        allotment = connection.connect(config)
+        resources = connection.connect(config)
         store = config.worker_storage
         if store:
             claim(store, config.name, new=new)
@@ -166,17 +166,17 @@ def _run(
             for line in resumed.told():
                 say(line)
             if config.resources.gpus == "auto":
-                allotment = share(config, plan, workspace, say)
-            workers = f" for each of {allotment.workers} workers" if allotment.workers > 1 else ""
+                resources = pack_trials(config, plan, workspace, say)
+            workers = f" for each of {resources.workers} workers" if resources.workers > 1 else ""
             each = f"of {counted(config.trials, 'trial', 'trials')}" if config.trials else "trained once as configured"
             studies = counted(len(plan.categories) * len(config.architectures), "study", "studies")
             say(
                 f"{config.name}: {studies} {each}, "
-                f"{allotment.concurrency} at a time, each with {allotment.cpus:g} CPU and {allotment.gpus:g} GPU"
-                f"{workers} ({allotment.executor}); tracked in {config.tracking_uri}"
+                f"{resources.concurrency} at a time, each with {resources.cpus:g} CPU and {resources.gpus:g} GPU"
+                f"{workers} ({resources.executor}); tracked in {config.tracking_uri}"
             )
             with studies_told(workspace), connection.watched(say):
-                sweep = RunningSweep(config, workspace, plan, allotment, tracker, console)
+                sweep = RunningSweep(config, workspace, plan, resources, tracker, console)
                 failed = sweep.run()
             patience = FINISHED
             unreported = sweep.report.publish(sweep.reporter, FINISHED[0])

@@ -9,7 +9,7 @@ import functools
 from rich.console import Console
 
 from msad.cluster.comparison import compare_by_ray
-from msad.cluster.connection import Allotment
+from msad.cluster.connection import TrialResources
 from msad.cluster.finals import make_way, run_finals, run_reports
 from msad.cluster.workers.object_store import below
 from msad.cluster.workers.task import Task
@@ -21,9 +21,9 @@ from msad.report.live import LiveView
 from msad.report.reporting import Reporter, unmeasured
 from msad.report.sweep_report import SweepReport
 from msad.search.config import SweepConfig
-from msad.search.plan import Plan
 from msad.search.study import Study
 from msad.search.study_storage import open_studies
+from msad.search.sweep_plan import SweepPlan
 from msad.tracking.challenge import Compare
 from msad.tracking.tracker import Tracker
 from msad.training.job_config import JobConfig
@@ -37,12 +37,12 @@ class RunningSweep:
         self,
         config: SweepConfig,
         workspace: Workspace,
-        plan: Plan,
-        allotment: Allotment,
+        plan: SweepPlan,
+        resources: TrialResources,
         tracker: Tracker,
         console: Console,
     ) -> None:
-        self.config, self.workspace, self.plan, self.allotment = config, workspace, plan, allotment
+        self.config, self.workspace, self.plan, self.resources = config, workspace, plan, resources
         self.code_version = plan.code[-1].version
         self.train_storage = train_storage(workspace, config.worker_storage)
         storage = open_studies(workspace)
@@ -50,7 +50,7 @@ class RunningSweep:
             Study(study.job, study.space, study.trials, storage, config.pruner, id=study.id, name=study.name)
             for study in plan.studies
         ]
-        self.view = LiveView(self.studies, allotment.concurrency, console)
+        self.view = LiveView(self.studies, resources.concurrency, console)
         self.reporter = Reporter(workspace, self.view, tracker, self._tags, config.final_seeds)
         self.tracker = tracker
         self.report = SweepReport(config, workspace, tracker, self.studies)
@@ -75,7 +75,7 @@ class RunningSweep:
         from msad.cluster.sweep_tuner import search_all  # Tune takes seconds to import
 
         places = self.workspace, self.train_storage
-        search_all(self.studies, self.allotment, *places, self._task, self._on_trial, self.view.note)
+        search_all(self.studies, self.resources, *places, self._task, self._on_trial, self.view.note)
 
     def _on_trial(self, event: str, study: Study, job_id: str) -> None:
         if event != "start" and (store := self._store(job_id)):
@@ -162,7 +162,7 @@ class RunningSweep:
                     self.reporter.on_final("end", study, index)
         run_finals(
             tasks,
-            self.allotment,
+            self.resources,
             self.train_storage,
             lambda event, job_id: self._on_final(event, *by_id[job_id]),
             {final_id(study.id): trial for study in studies if (trial := self._winning_job(study))},
@@ -198,7 +198,7 @@ class RunningSweep:
         for study in self.studies:
             if study.key in self.reporter.best and (run_id := self.tracker.run_id(study.id)):
                 task = self._task(final_id(study.id), study.winner())
-                compare = functools.partial(compare_by_ray, task, allotment=self.allotment)
+                compare = functools.partial(compare_by_ray, task, resources=self.resources)
                 found[study.base.category] = run_id, task.directory, compare
         return found
 
@@ -210,7 +210,7 @@ class RunningSweep:
                 if record.state == "complete" and not self.workspace.job(record.job_id).read("test_report"):
                     by_id[record.job_id] = study
                     tasks.append(self._task(record.job_id, record.job))
-        run_reports(tasks, self.allotment, lambda event, job_id: self.reporter.on_report(event, by_id[job_id], job_id))
+        run_reports(tasks, self.resources, lambda event, job_id: self.reporter.on_report(event, by_id[job_id], job_id))
         for study in studies:
             self.reporter.selection(study)
 
@@ -226,16 +226,16 @@ class RunningSweep:
             directory=self.workspace.job(job_id),
             store=self._store(job_id),
             layout=self.plan.layout,
-            cpus=self.allotment.cpus,
-            gpus=self.allotment.gpus,
-            memory=self.allotment.memory,
-            workers=self.allotment.workers,
+            cpus=self.resources.cpus,
+            gpus=self.resources.gpus,
+            memory=self.resources.memory,
+            workers=self.resources.workers,
             timeout=self.config.trial_timeout,
             identity=self.plan.identity(job).digest,
             provenance={
                 "sweep": self.config.name,
                 "layout": self.plan.layout,
                 "code_version": self.code_version,
-                "executor": executor or self.allotment.executor,
+                "executor": executor or self.resources.executor,
             },
         )

@@ -16,7 +16,7 @@ import click
 
 from msad import surroundings
 from msad.terminal import completion
-from msad.terminal.cli_look import compare, config, data, ui
+from msad.terminal.cli_inspect import compare, config, data, ui
 from msad.terminal.cli_registry import promote, pull
 from msad.terminal.options import (
     CONTEXT,
@@ -60,7 +60,7 @@ def _main() -> None:
             sys.exit(2)
     from msad.addresses import hide_secrets
     from msad.errors import USER_ERRORS, Interrupted
-    from msad.training.allocation import keep_freed_memory
+    from msad.training.malloc import keep_freed_memory
 
     surroundings.complete()
     _without_passwords(sys.orig_argv)

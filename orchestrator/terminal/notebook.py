@@ -13,7 +13,7 @@ from msad.bundle.inline import image_tag
 from msad.cluster.connection import left_as_found
 from msad.names import final_id, study_ids
 from msad.search.config import SweepConfig, default_name, load, make_config, overlay
-from msad.search.plan import read_plan
+from msad.search.sweep_plan import read_plan
 from msad.sweep.launch import resolved, resume, start
 from msad.sweep.outcome import Outcome
 from msad.tracking import compare

@@ -1,7 +1,7 @@
 """At a sweep's end: the best of each category meets the champion, where their validation scores do not compare.
 
 Both are scored elsewhere (`cluster.comparison`), because that needs the images, torch and perhaps a GPU, which the
-process that runs the sweep need not have. Here the champion's bundle is brought and the alias moved (`succession`).
+process that runs the sweep need not have. Here the champion's bundle is brought and the alias moved (`champion_alias`).
 What came of it is in the final's folder, so that a resume asks nothing twice, and in tags of
 the model's version.
 """
@@ -17,8 +17,8 @@ from msad.addresses import hide_secrets
 from msad.bundle import bundle_files
 from msad.errors import BundleError, TrackingError, first_line
 from msad.tracking.champion import COMPARED_TAG, COMPARED_WITH_TAG, version_of
+from msad.tracking.champion_alias import ALIAS, move, take_place
 from msad.tracking.model_store import pull
-from msad.tracking.succession import ALIAS, move, take_place
 from msad.workspace import JobDirectory
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """The registered models: one per category, whose versions are winners of studies, and the alias `champion` among them.
 
-The alias moves by itself as `succession.py` has it, and by hand with `promote`.
+The alias moves by itself as `champion_alias.py` has it, and by hand with `promote`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from msad.bundle.model_card import shorten
 from msad.errors import ConfigError, TrackingError, first_line
 from msad.names import REGISTERED, registered_name, search_filter
 from msad.tracking.artifacts import artifacts
+from msad.tracking.champion_alias import ALIAS, DIGITS, SCORE_TAG, comparable, holder, score_of, sought_by, take_place
 from msad.tracking.store import all_pages, connect, is_absent
-from msad.tracking.succession import ALIAS, DIGITS, SCORE_TAG, comparable, holder, score_of, sought_by, take_place
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

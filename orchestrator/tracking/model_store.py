@@ -19,9 +19,9 @@ from msad.errors import BundleError, ConfigError, TrackingError
 from msad.progress import filling
 from msad.tracking.artifacts import artifacts
 from msad.tracking.champion import enter, find_run, logged_model, models_of, without_model
+from msad.tracking.champion_alias import sought_by
 from msad.tracking.run_record import RunRecord
 from msad.tracking.store import connect
-from msad.tracking.succession import sought_by
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

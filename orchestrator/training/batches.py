@@ -26,13 +26,13 @@ from msad.models.synthesis.appearance import Appearance
 from msad.models.synthesis.augmentation import AugmentationConfig, Augmenter
 from msad.models.synthesis.corruptions import CorruptionConfig, Corruptor, noise_bank
 from msad.models.synthesis.synthetic_defects import SyntheticSet
+from msad.training.array_loader import ArrayLoader, fits, shared
 from msad.training.identity import Identity
 from msad.training.job_config import JobConfig
 from msad.training.parameters import written_out
-from msad.training.rows import Rows, fits, shared
 
 Arrays = Mapping[str, np.ndarray]
-Keep = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
+Cached = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
 
 VIEWS_IN_ALL = 800
 """Views of all images together whose features are computed ahead: small categories get more views of each image."""
@@ -61,8 +61,8 @@ class TrainingData:
     """What a job may see: good images of the training split only.
 
     `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects.
-    `textures_NHWC`: uint8 photographs that the corruption may paste, or None. `keep(key, make)` returns the arrays that
-    `make` computes, and may remember them for later jobs of the same identity; `key` names all else they depend on.
+    `textures_NHWC`: uint8 photographs that the corruption may paste, or None. `cached(key, make)` returns the arrays
+    that `make` computes, and may keep them for later jobs of the same identity; `key` names all else they depend on.
     `identity` is what the images are.
     """
 
@@ -70,7 +70,7 @@ class TrainingData:
     validation_NHWC: np.ndarray
     synthetic: SyntheticSet
     textures_NHWC: np.ndarray | None = None
-    keep: Keep = make_here
+    cached: Cached = make_here
     identity: Identity | None = None
 
 
@@ -105,7 +105,7 @@ class ImageBatches(PlainBatches):
     def __init__(self, job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device) -> None:
         super().__init__(job, data, device)
         self._tile = job.tiles.tile
-        self._rows = Rows(data.train_NHWC, device)
+        self._rows = ArrayLoader(data.train_NHWC, device)
         seen = _appearance(data)
         self._augment = Augmenter(AugmentationConfig(**job.augmentation), seen)
         if model.loss_terms:
@@ -161,7 +161,7 @@ class FeatureBatches:
 
     A step draws one view of each of its images, and by chance its clean or its corrupted features. Nothing is encoded
     while training, so a category costs 2 × V × N passes through the backbone however long a job trains, and later jobs
-    on the same images none (`TrainingData.keep`). Of tiles, a view is one of each image; the validation images are
+    on the same images none (`TrainingData.cached`). Of tiles, a view is one of each image; the validation images are
     then encoded whenever they are looked at, tile by tile, for the features of large images fill a disk.
     """
 
@@ -173,7 +173,7 @@ class FeatureBatches:
         self._count, self._tiled = self._images.count, bool(job.tiles.tile)
         self._steps = bool(model.loss_terms)
         self._views = number_of_views(job, self._count)
-        kept = data.keep(features_name(job, self._count, device.type), lambda: self._encode_all(job.seed))
+        kept = data.cached(features_name(job, self._count, device.type), lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
         self.on_device = fits(sum(array.nbytes for array in kept.values()), device)
         self._kept: Mapping[str, np.ndarray | Tensor] = (
@@ -303,12 +303,12 @@ def source_digest(name: str) -> str:
 
 def _appearance(data: TrainingData) -> Appearance:
     """Judge the training images, once for all trials on them."""
-    return Appearance.from_arrays(data.train_NHWC, data.keep("appearance", Appearance(data.train_NHWC).to_arrays))
+    return Appearance.from_arrays(data.train_NHWC, data.cached("appearance", Appearance(data.train_NHWC).to_arrays))
 
 
 def _noise(job: JobConfig, data: TrainingData) -> Tensor:
     """Make the corruption's noise, once for all trials on the images."""
-    kept = data.keep("noise", lambda: {"noise": noise_bank(*job.view).numpy()})
+    kept = data.cached("noise", lambda: {"noise": noise_bank(*job.view).numpy()})
     return shared(kept["noise"])
 
 

@@ -24,10 +24,19 @@ from msad.models.tiling import tiled
 from msad.training.batches import TrainingData, make_batches
 from msad.training.cuda_graphs import ReplayedStep
 from msad.training.job_config import JobConfig
-from msad.training.one_look import look_once
 from msad.training.self_training import fit_itself
-from msad.training.team import ALONE, Team
-from msad.training.validation import Best, Fitted, GetCheckpoint, Report, figures, fitted, set_threshold, validate
+from msad.training.training_free import fit_training_free
+from msad.training.validation import (
+    BestCheckpoint,
+    Fitted,
+    GetCheckpoint,
+    Report,
+    figures,
+    fitted,
+    set_threshold,
+    validate,
+)
+from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 
 CUDA_OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
 
@@ -39,7 +48,7 @@ def fit(
     device: torch.device,
     report: Report,
     get_checkpoint: GetCheckpoint,
-    team: Team = ALONE,
+    group: WorkerGroup = SINGLE_WORKER,
 ) -> Fitted:
     """Train one model and return its best checkpoint by the job's objective.
 
@@ -55,11 +64,11 @@ def fit(
         Called after every evaluation with the metrics (`epoch`, `train_loss`, `loss_<term>`, `learning_rate`,
         `validation_score`, `validation_image_auroc`, `validation_pixel_ap`, `best_objective`, `epoch_seconds`) and a
         state to go on from. `best_objective` is what the best epoch so far is worth on images that it was not chosen
-        on (see `Best`): with several evaluations a little less than the highest of them.
+        on (see `BestCheckpoint`): with several evaluations a little less than the highest of them.
     get_checkpoint
         Returns the last reported state, or None for a fresh start.
-    team
-        The workers that train this model together; each calls `fit` with the same arguments but for its own `team`.
+    group
+        The workers that train this model together; each calls `fit` with the same arguments but for its own `group`.
 
     Raises
     ------
@@ -69,7 +78,7 @@ def fit(
         The architecture, its parameters or the loss terms are wrong.
     """
     try:
-        return _fit(job, data, device, report, get_checkpoint, team)
+        return _fit(job, data, device, report, get_checkpoint, group)
     except (RuntimeError, MemoryError) as error:
         if not _out_of_memory(error):
             raise
@@ -85,7 +94,7 @@ def _fit(
     device: torch.device,
     report: Report,
     get_checkpoint: GetCheckpoint,
-    team: Team,
+    group: WorkerGroup,
 ) -> Fitted:
     torch.manual_seed(job.seed)
     model = build(job.architecture, **job.model)
@@ -93,8 +102,8 @@ def _fit(
         return fit_itself(job, model.to(device), data, device, report)
     model = tiled(model, job.tiles).to(device, memory_format=torch.channels_last)
     if not model.loss_terms:
-        return look_once(job, model, data, device, report)
-    model = team.prepare(model)
+        return fit_training_free(job, model, data, device, report)
+    model = group.synchronise_norm(model)
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
     batches = make_batches(job, data, model, device)
@@ -106,26 +115,26 @@ def _fit(
     names = ["train_loss", *(f"loss_{term}" for term in model.loss_terms if term in weights)]
 
     def gradients(batch: Tensor) -> Tensor:
-        clean, corrupted, mask_B1HW = team.part(batches.draw(batch, generator))
+        clean, corrupted, mask_B1HW = group.shard(batches.draw(batch, generator))
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             terms = model.losses(clean, corrupted, mask_B1HW, terms=weights)
         loss = sum(weights[name] * value for name, value in terms.items())
         loss.backward()
-        figures_T = team.mean(torch.stack([loss, *terms.values()]).detach(), model.parameters(), len(batch))
+        figures_T = group.all_reduce(torch.stack([loss, *terms.values()]).detach(), model.parameters(), len(batch))
         if job.gradient_clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
         return figures_T
 
-    recordable = device.type == "cuda" and batches.on_device and team.size == 1
+    recordable = device.type == "cuda" and batches.on_device and group.world_size == 1
     step = ReplayedStep(gradients, model.parameters(), generator) if recordable else gradients
 
-    start, best = 0, Best()
+    start, best = 0, BestCheckpoint()
     if (state := get_checkpoint()) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if schedule is not None:
             schedule.load_state_dict(state["schedule"])
-        start, best = state["epoch"], Best.from_state(state["best"])
+        start, best = state["epoch"], BestCheckpoint.from_state(state["best"])
     else:
         model.adapt(batches.clean())
 
@@ -153,21 +162,21 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = team.first(validate, model, batches, data.synthetic, job.view_size, job.objective)
+            choice = group.on_rank_zero(validate, model, batches, data.synthetic, job.view_size, job.objective)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "epoch_seconds": seconds}
         metrics |= figures(choice.validation)
-        best.offer(metrics[job.objective], epoch, choice, model)
+        best.update(metrics[job.objective], epoch, choice, model)
         metrics["best_objective"] = figures(best.validation)[job.objective]
         report(metrics, _state(model, optimizer, schedule, epoch, best))
         began, since = time.perf_counter(), epoch
 
     model.load_state_dict(best.model)
     # There is none only when resumed at the end.
-    choice = best.choice or team.first(validate, model, batches, data.synthetic, job.view_size, job.objective)
+    choice = best.choice or group.on_rank_zero(validate, model, batches, data.synthetic, job.view_size, job.objective)
     scoring, rate = choice.scorer.scoring, job.false_positive_rate
-    cut = team.first(set_threshold, model, batches, data.synthetic, scoring, rate)
+    cut = group.on_rank_zero(set_threshold, model, batches, data.synthetic, scoring, rate)
     return fitted(model, choice.scorer, cut, best)
 
 
@@ -197,7 +206,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def _state(
-    model: AnomalyModel, optimizer: torch.optim.Optimizer, schedule: Any, epoch: int, best: Best
+    model: AnomalyModel, optimizer: torch.optim.Optimizer, schedule: Any, epoch: int, best: BestCheckpoint
 ) -> dict[str, Any]:
     return {
         "epoch": epoch,

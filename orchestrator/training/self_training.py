@@ -12,7 +12,7 @@ from msad.errors import Diverged
 from msad.models.base import SelfTraining
 from msad.training.batches import PlainBatches, TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.validation import Best, Fitted, Report, figures, fitted, set_threshold, validate
+from msad.training.validation import BestCheckpoint, Fitted, Report, figures, fitted, set_threshold, validate
 
 
 def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: torch.device, report: Report) -> Fitted:
@@ -26,7 +26,7 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
     Diverged
         The model's maps are not finite.
     """
-    batches, best = PlainBatches(job, data, device), Best()
+    batches, best = PlainBatches(job, data, device), BestCheckpoint()
     began, since, last = time.perf_counter(), 0, 0
 
     def evaluate(epoch: int, metrics: Mapping[str, float]) -> None:
@@ -37,7 +37,7 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
         except FloatingPointError:
             raise Diverged(f"the anomaly maps of {job.architecture} are not finite in epoch {epoch}") from None
         told = figures(choice.validation)
-        best.offer(told[job.objective], epoch, choice, model)
+        best.update(told[job.objective], epoch, choice, model)
         objective = figures(best.validation)[job.objective]
         known = {name: value for name, value in metrics.items() if math.isfinite(value)}
         report(

@@ -38,7 +38,7 @@ class Fitted:
     validation: dict[str, Any]
 
 
-class Best:
+class BestCheckpoint:
     """The best weights so far, and what choosing them like this is worth on images that they were not chosen on.
 
     The highest of several evaluations is a choice too. So each half of the images has its own best epoch and scoring,
@@ -56,7 +56,7 @@ class Best:
         self.score, self.epoch, self.model, self.choice = score, epoch, model, None
         self.readings = list(readings)
 
-    def offer(self, score: float, epoch: int, choice: Choice, model: AnomalyModel) -> None:
+    def update(self, score: float, epoch: int, choice: Choice, model: AnomalyModel) -> None:
         if score > self.score:
             self.score, self.epoch, self.choice = score, epoch, choice
             self.model = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
@@ -73,7 +73,7 @@ class Best:
         return {"score": self.score, "epoch": self.epoch, "model": self.model, "readings": readings}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Best:
+    def from_state(cls, state: Mapping[str, Any]) -> BestCheckpoint:
         return cls(**{**state, "readings": [Reading(*reading) for reading in state["readings"]]})
 
     def stale(self, epoch: int, job: JobConfig) -> bool:
@@ -164,7 +164,7 @@ def figures(validation: ValidationScore) -> dict[str, float]:
     }
 
 
-def fitted(model: AnomalyModel, scorer: Scorer, cut: tuple[float, FalseAlarms], best: Best) -> Fitted:
+def fitted(model: AnomalyModel, scorer: Scorer, cut: tuple[float, FalseAlarms], best: BestCheckpoint) -> Fitted:
     """Return a model that holds its best weights with the scoring that was chosen for them, and the threshold."""
     return Fitted(
         model=model.eval(),

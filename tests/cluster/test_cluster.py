@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from msad.cluster.connection import Allotment, connect, divide, own_code
+from msad.cluster.connection import TrialResources, connect, divide, own_code
 from msad.errors import ConfigError, ResourceError
 from msad.search.config import make_config
 
@@ -22,16 +22,16 @@ def asked(executor="auto", **resources):
 
 
 def test_one_machine_without_gpu_runs_directly_as_many_as_fit():
-    assert divide(asked(), LAPTOP) == Allotment("direct", 1.0, 0.0, 8)
+    assert divide(asked(), LAPTOP) == TrialResources("direct", 1.0, 0.0, 8)
     assert divide(asked(cpus=3), LAPTOP).concurrency == 2
 
 
 def test_gpus_are_taken_where_there_are_any():
-    assert divide(asked(), GPU_NODES) == Allotment("train", 1.0, 1.0, 3)
+    assert divide(asked(), GPU_NODES) == TrialResources("train", 1.0, 1.0, 3)
 
 
 def test_gpus_of_zero_leave_the_gpus_alone():
-    assert divide(asked(gpus=0), [{"CPU": 4.0, "GPU": 1.0}]) == Allotment("direct", 1.0, 0.0, 4)
+    assert divide(asked(gpus=0), [{"CPU": 4.0, "GPU": 1.0}]) == TrialResources("direct", 1.0, 0.0, 4)
 
 
 @pytest.mark.parametrize(("gpus", "concurrency"), [(0.5, 6), (0.25, 12), (0.1, 20), (1 / 3, 9)])
@@ -45,7 +45,7 @@ def test_fraction_of_a_cpu_is_not_lost_to_rounding():
 
 
 def test_two_nodes_without_gpu_use_train_jobs():
-    assert divide(asked(), [{"CPU": 2.0}, {"CPU": 3.0}]) == Allotment("train", 1.0, 0.0, 5)
+    assert divide(asked(), [{"CPU": 2.0}, {"CPU": 3.0}]) == TrialResources("train", 1.0, 0.0, 5)
 
 
 def test_room_on_several_nodes_is_counted_per_node():
@@ -128,8 +128,8 @@ def test_ray_that_is_started_here_listens_on_the_loopback_address_alone():
 
 
 def test_workers_of_a_trial_are_counted_together():
-    assert divide(asked(workers=2), LAPTOP) == Allotment("train", 1.0, 0.0, 4, workers=2)
-    assert divide(asked(workers=2), GPU_NODES).concurrency == 1  # three GPUs are one team of two
+    assert divide(asked(workers=2), LAPTOP) == TrialResources("train", 1.0, 0.0, 4, workers=2)
+    assert divide(asked(workers=2), GPU_NODES).concurrency == 1  # three GPUs are one group of two
     assert divide(asked(workers=2, autoscaling=True, gpus=1, concurrency=4), []).workers == 2
 
 

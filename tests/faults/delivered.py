@@ -12,9 +12,9 @@ from typing import Any
 
 from msad import usage_reports
 from msad.names import registered_name
+from msad.tracking.champion_alias import IDENTITY_TAG
 from msad.tracking.run_mirror import CONTENT_TAG
 from msad.tracking.store import all_pages, connect, open_experiment
-from msad.tracking.succession import IDENTITY_TAG
 from msad.tracking.tracker import Tracker
 
 NAME = "killed"
@@ -55,10 +55,10 @@ def deliver(folder: Path, demo: Path, study: Any, name: str = NAME, *, meet: boo
     from rich.console import Console
 
     from msad.bundle import bundle_files
-    from msad.cluster.connection import Allotment
+    from msad.cluster.connection import TrialResources
     from msad.names import final_id
     from msad.search.config import make_config
-    from msad.search.plan import Code, Plan, StudyPlan, seen
+    from msad.search.sweep_plan import Code, StudyPlan, SweepPlan, seen
     from msad.sweep.running_sweep import RunningSweep
     from msad.tracking.challenge import settle
     from msad.tracking.model_store import deliver_files
@@ -70,7 +70,7 @@ def deliver(folder: Path, demo: Path, study: Any, name: str = NAME, *, meet: boo
 
     base, workspace, uri = study.base, Workspace(folder), address(folder)
     provenance = bundle_files.description_of(workspace.job(final_id(study.id)).bundle)["provenance"]
-    plan = Plan(
+    plan = SweepPlan(
         studies=(StudyPlan(id=study.id, job=base, space=study.space, trials=study.trials),),
         identities={seen(base): Identity.from_dict(provenance["identity"])},
         layout="mvtec",
@@ -83,7 +83,7 @@ def deliver(folder: Path, demo: Path, study: Any, name: str = NAME, *, meet: boo
         tracker = InStep(client, open_experiment(client, name, uri, workspace.claim_id()), say, deliver_files)
         plan.write(workspace)
         write_atomically(workspace.config, config.to_yaml().encode())
-        sweep = RunningSweep(config, workspace, plan, Allotment("direct", 1, 0, 1), tracker, console)
+        sweep = RunningSweep(config, workspace, plan, TrialResources("direct", 1, 0, 1), tracker, console)
         wrong = sweep.run(), sweep.report.publish(sweep.reporter, 0), meet and settle(client, uri, sweep.winners(), say)
         assert wrong == ({}, None, {} if meet else False) and tracker.close() == 0, wrong
     return told(client, folder, workspace.sweep_id)

@@ -19,9 +19,9 @@ from msad.errors import ConfigError, ResourceError
 from msad.models import registry
 from msad.models.registry import architecture
 from msad.search.config import make_config
-from msad.search.plan import Plan
 from msad.search.preflight import FREE_BYTES, prepare
 from msad.search.resuming import Resumed
+from msad.search.sweep_plan import SweepPlan
 from msad.training.identity import identify
 
 WATCH = """
@@ -130,7 +130,7 @@ def test_plan_gives_a_category_of_one_shape_its_rectangle(make, long, own_cache)
     assert {study.job.image_size for study in plan.studies} == {"96x32"}  # at 64 pixels, 160 × 64 as a share of 32
     identity = plan.identity(plan.studies[0].job)
     assert (identity.image_size, identity.view_size) == ("96x32", 55)
-    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
+    assert SweepPlan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     [told] = [line for line in Resumed.whole(make(dataset=long), plan).told() if "brick: " in line]
     assert told == "brick: images are worked on at 96x32 pixels, height x width (--image-size)"
     for given, size in (("48x80", "48x80"), ("64x64", 64)):

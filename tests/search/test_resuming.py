@@ -15,10 +15,10 @@ from msad.errors import ConfigError
 from msad.models.synthesis import synthetic_defects
 from msad.names import final_id
 from msad.search.config import make_config
-from msad.search.plan import Code, read_plan
 from msad.search.preflight import prepare
 from msad.search.resuming import take_up
 from msad.search.study import Study
+from msad.search.sweep_plan import Code, read_plan
 from msad.training.job_config import JobConfig
 from msad.workspace import JobDirectory, Workspace
 

@@ -15,7 +15,7 @@ from msad.bundle.evaluation import evaluate
 from msad.bundle.export import export
 from msad.bundle.predict import predict_folder
 from msad.data_io.decode import decode
-from msad.search.plan import read_plan
+from msad.search.sweep_plan import read_plan
 from msad.workspace import Workspace
 from tests.sweep.test_sweep import msad
 

@@ -13,11 +13,11 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from msad.errors import ConfigError, TrackingError
 from msad.terminal.cli import msad
-from msad.tracking import succession
+from msad.tracking import champion_alias
 from msad.tracking.champion import _version, promote
+from msad.tracking.champion_alias import CLAIM_TAG, score_of, take_place
 from msad.tracking.model_store import deliver_files, pull
 from msad.tracking.store import connect
-from msad.tracking.succession import CLAIM_TAG, score_of, take_place
 
 
 def champion(client, category):
@@ -159,7 +159,7 @@ def test_two_sweeps_that_end_at_once_leave_the_better_of_both(client, uri, log):
 
 
 def test_claim_of_a_sweep_that_died_holds_up_no_other(client, log, monkeypatch):
-    monkeypatch.setattr(succession, "CLAIM_SECONDS", 0.0)
+    monkeypatch.setattr(champion_alias, "CLAIM_SECONDS", 0.0)
     log("latch", 0.5)
     dead = registered(client, log("latch", 0.4)[0], "latch")
     client.set_model_version_tag(dead.name, dead.version, CLAIM_TAG, "true")

@@ -94,14 +94,14 @@ def test_epoch_of_a_small_category_goes_round_several_times(data, model):
 def test_kept_features_are_computed_once_for_jobs_that_differ_in_training_only(data, model, tmp_path):
     made = []
 
-    def keep(key, make):
+    def cached(key, make):
         def counted():
             made.extend([key] * key.startswith("features"))
             return make()
 
         return cached_arrays(key, counted, tmp_path)
 
-    kept = dataclasses.replace(data, keep=keep)
+    kept = dataclasses.replace(data, cached=cached)
     first = FeatureBatches(JOB, kept, model, CPU)
     again = FeatureBatches(dataclasses.replace(JOB, learning_rate=0.1, model={"width": 16}), kept, model, CPU)
     assert len(made) == 1

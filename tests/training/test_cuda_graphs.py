@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
-from msad.training import cuda_graphs, loop, rows
+from msad.training import array_loader, cuda_graphs, loop
 from msad.training.batches import TrainingData
 from msad.training.cuda_graphs import ReplayedScoring, ReplayedStep
 from msad.training.job_config import JobConfig
@@ -91,7 +91,7 @@ def test_recorded_steps_learn_as_on_the_cpu(data, monkeypatch):
 @pytest.mark.parametrize("architecture", ["multiscale", "feature_pyramid"])
 def test_what_does_not_fit_on_the_device_is_streamed_to_the_same_end(data, architecture, monkeypatch):
     kept = losses(data, architecture, monkeypatch, recorded=True)
-    monkeypatch.setattr(rows, "MOST_BYTES", 0)
+    monkeypatch.setattr(array_loader, "MOST_BYTES", 0)
     assert losses(data, architecture, monkeypatch, recorded=True) == pytest.approx(kept, rel=0.02)
 
 

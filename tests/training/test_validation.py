@@ -16,7 +16,7 @@ from msad.models.thresholds import LeaveOneOut
 from msad.models.tiling import TilingConfig, tiled
 from msad.training.batches import PlainBatches, TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.validation import Best, anomaly_maps, figures, scorings, set_threshold, validate
+from msad.training.validation import BestCheckpoint, anomaly_maps, figures, scorings, set_threshold, validate
 
 JOB = JobConfig(category="any", architecture="baseline", image_size=32, batch_size=4)
 
@@ -34,9 +34,9 @@ def model():
 
 
 def test_best_epoch_of_each_half_is_read_on_the_other(model):
-    best = Best()
-    best.offer(0.7, 1, choice((0.9, 0.5), (0.6, 0.8)), model)
-    best.offer(0.6, 2, choice((0.7, 1.0), (0.8, 0.3)), model)
+    best = BestCheckpoint()
+    best.update(0.7, 1, choice((0.9, 0.5), (0.6, 0.8)), model)
+    best.update(0.6, 2, choice((0.7, 1.0), (0.8, 0.3)), model)
     assert best.epoch == 1
     assert best.validation.image_auroc == pytest.approx((0.5 + 0.3) / 2)
 
@@ -45,13 +45,13 @@ def test_best_of_many_evaluations_of_noise_is_worth_nothing(model):
     """The highest of twelve independent evaluations of noise (deviation 0.05 each) would have 0.57."""
     rng, worth, highest = np.random.default_rng(0), [], []
     for _ in range(200):
-        best, evaluations = Best(), []
+        best, evaluations = BestCheckpoint(), []
         for epoch in range(1, 13):
             # An evaluation of noise: a half's figure says nothing about the other's.
             first, second = rng.normal(0.5, 0.05 * 2**0.5, 2)
             one = choice((first, second), (second, first))
             evaluations.append(one.validation.image_auroc)
-            best.offer(evaluations[-1], epoch, one, model)
+            best.update(evaluations[-1], epoch, one, model)
         worth.append(best.validation.image_auroc)
         highest.append(max(evaluations))
     assert np.mean(highest) > 0.57
@@ -59,14 +59,14 @@ def test_best_of_many_evaluations_of_noise_is_worth_nothing(model):
 
 
 def test_best_goes_on_from_a_checkpoint(model):
-    best = Best()
-    best.offer(0.7, 1, choice((0.9, 0.5), (0.6, 0.8)), model)
+    best = BestCheckpoint()
+    best.update(0.7, 1, choice((0.9, 0.5), (0.6, 0.8)), model)
     file = io.BytesIO()
     torch.save(best.state(), file)
     file.seek(0)
-    again = Best.from_state(torch.load(file, weights_only=True))
+    again = BestCheckpoint.from_state(torch.load(file, weights_only=True))
     for one in (best, again):
-        one.offer(0.6, 2, choice((0.7, 1.0), (0.8, 0.3)), model)
+        one.update(0.6, 2, choice((0.7, 1.0), (0.8, 0.3)), model)
     assert again.validation == best.validation and (again.epoch, again.score) == (1, 0.7)
     assert all(torch.equal(value, again.model[name]) for name, value in best.model.items())
 

@@ -8,14 +8,16 @@ from typing import Any
 
 from msad.cluster.workers.task import Task
 from msad.cluster.workers.watchdog import NOTE, Watchdog, hung_at
-from msad.training.team import ALONE, Team
+from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 from msad.workspace import full_disk_told
 
 Report = Callable[[dict[str, Any], Path | None], None]
 
 
-def attempt(run: Callable[..., None], task: Task, *, report: Report, team: Team = ALONE, **words: Any) -> None:
-    """Call `run(task, report=..., team=..., **words)`, see `job_worker.run`, unless there is no need to.
+def attempt(
+    run: Callable[..., None], task: Task, *, report: Report, group: WorkerGroup = SINGLE_WORKER, **words: Any
+) -> None:
+    """Call `run(task, report=..., group=..., **words)`, see `job_worker.run`, unless there is no need to.
 
     Whoever hands out jobs hears of each how it ended. A job that was done before anybody heard of it, because its
     worker or the sweep was killed then, is reported as it ended; so is one that had its last epoch behind it and has
@@ -31,7 +33,7 @@ def attempt(run: Callable[..., None], task: Task, *, report: Report, team: Team 
     """
     directory, note = task.directory, task.directory.path / NOTE
     if directory.read("result"):
-        if team.rank == 0:  # killed between its result and its end
+        if group.rank == 0:  # killed between its result and its end
             directory.clear_unfinished()
             note.unlink(missing_ok=True)
         report(_as_it_ended(task), None)
@@ -40,19 +42,19 @@ def attempt(run: Callable[..., None], task: Task, *, report: Report, team: Team 
         directory.write("failure", {"reason": reason, "kind": "Timeout"})
         report({"failure": reason, "objective": 0.0, "best_objective": 0.0}, None)
     else:
-        if team.rank == 0:
+        if group.rank == 0:
             directory.clear_unfinished()
             (directory.path / "failure.json").unlink(missing_ok=True)
         reported = False
-        with full_disk_told(directory.path), Watchdog(note, 0 if team.rank else task.timeout) as watchdog:
+        with full_disk_told(directory.path), Watchdog(note, 0 if group.rank else task.timeout) as watchdog:
 
             def report_in_time(metrics: dict[str, Any], state: Path | None) -> None:
                 nonlocal reported
-                with watchdog.reporting(watched=team.size > 1):
+                with watchdog.reporting(watched=group.world_size > 1):
                     report(metrics, state)
                 reported = True
 
-            run(task, report=report_in_time, team=team, **words)
+            run(task, report=report_in_time, group=group, **words)
             if not reported:
                 report_in_time(_as_it_ended(task), None)
 

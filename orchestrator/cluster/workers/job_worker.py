@@ -31,8 +31,8 @@ from msad.training.batches import TrainingData
 from msad.training.identity import of_split
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
-from msad.training.team import ALONE, Team
 from msad.training.validation import Fitted
+from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 from msad.workspace import full_disk_told
 
 CONFIGURATION_ERRORS = (Diverged, OutOfMemory, ModelError)
@@ -44,7 +44,7 @@ def run(
     *,
     report: Callable[[dict[str, Any], Path | None], None],
     resume_from: Callable[[], Path | None],
-    team: Team = ALONE,
+    group: WorkerGroup = SINGLE_WORKER,
 ) -> None:
     """Train a task's model and leave its bundle, or the reason why there is none, in the task's folder.
 
@@ -54,32 +54,32 @@ def run(
         The job, where its data is and where its results belong.
     report
         Called after every evaluation with the metrics and a file that holds the state to go on from, which the first
-        worker of a team alone has.
+        worker of a group alone has.
     resume_from
         Returns such a file of an earlier attempt, None for a fresh start.
-    team
+    group
         The workers that train this model together. Only the first one writes.
 
     A job that cannot succeed (a loss that is not finite, too little memory, unreadable data) is reported as
     `{"failure": reason, "teaches": whether its configuration is to blame}` and returns: another attempt would end
     alike. Any other exception is raised, to be retried: an error in a program, a `ValueError` too, says nothing about
-    the configuration. So is too little memory for one worker of a team, for which the others would wait; any other
+    the configuration. So is too little memory for one worker of a group, for which the others would wait; any other
     error of one is raised in all, so that they end alike.
     """
     directory = task.directory
-    if team.rank == 0:
+    if group.rank == 0:
         directory.write("job", task.job.to_dict())
     torch.set_num_threads(max(1, int(task.cpus)))
     device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
     if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
         torch.cuda.set_per_process_memory_fraction(task.gpus)
-    if device.type == "cpu" and (reason := native.prepare(task.node_cache)) and team.rank == 0:
+    if device.type == "cpu" and (reason := native.prepare(task.node_cache)) and group.rank == 0:
         slow = f"training on a CPU takes about 1.4 times as long as it could: {reason}"
         directory.write("remark", {"remark": slow})
 
     def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
         told = {**metrics, "objective": metrics[task.job.objective]}
-        if team.rank:
+        if group.rank:
             report(told, None)
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +95,7 @@ def run(
         return load_checkpoint(file, device) if (file := resume_from()) else None
 
     def get_checkpoint() -> dict[str, Any] | None:
-        return team.together(load)
+        return group.on_every_rank(load)
 
     def load_data() -> TrainingData:
         data = load_training_data(task.job, task.dataset, task.node_cache, task.layout)
@@ -148,9 +148,9 @@ def run(
 
     try:
         use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
-        data = team.together(load_data)
-        fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, team=team)
-        team.first(finish, fitted, data)
+        data = group.on_every_rank(load_data)
+        fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, group=group)
+        group.on_rank_zero(finish, fitted, data)
     except ResourceError:  # the disk is full: not this job's fault, and another attempt may find space
         raise
     except USER_ERRORS as error:
@@ -158,11 +158,11 @@ def run(
             raise
         reason = str(error)
         if isinstance(error, OutOfMemory):
-            if team.size > 1:
+            if group.world_size > 1:
                 raise
             if 0 < task.gpus < 1:
                 reason += f"; this trial had {task.gpus:g} of a GPU: raise --gpus-per-trial"
-        if team.rank == 0:
+        if group.rank == 0:
             directory.write("failure", {"reason": reason, "kind": type(error).__name__})
         teaches = isinstance(error, CONFIGURATION_ERRORS)
         report({"failure": reason, "teaches": teaches, "objective": 0.0, "best_objective": 0.0}, None)
@@ -211,7 +211,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     def textures() -> dict[str, np.ndarray]:
         return {"textures": load_textures(job.view)}
 
-    def keep(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def cached(name: str, make_arrays: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         return cached_arrays(identity.key(name), make_arrays, cache)
 
     # The same for all images.
@@ -219,8 +219,8 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     return TrainingData(
         train_NHWC=load_images(split.train_paths, job.image_size, cache, job.bit_depth),
         validation_NHWC=validation_NHWC,
-        synthetic=SyntheticSet(**keep("synthetic", make)),
+        synthetic=SyntheticSet(**cached("synthetic", make)),
         textures_NHWC=cached_arrays(photographs, textures, cache)["textures"],
-        keep=keep,
+        cached=cached,
         identity=identity,
     )

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from msad.cluster.workers.object_store import below, download, list_files, open_storage, remove_folder, write
-from msad.cluster.workers.survivor import survived
+from msad.cluster.workers.sidecar import sidecar
 from msad.cluster.workers.task import Task
 from msad.errors import ConfigError, ResourceError, first_line
 from msad.workspace import JobDirectory, Workspace
@@ -103,7 +103,7 @@ def working_copy(task: Task) -> Iterator[tuple[Task, Callable[[], None]]]:
         yield task, lambda: None
         return
     fs, folder = open_storage(task.store)
-    with tempfile.TemporaryDirectory() as place, survived(here := Path(place) / task.job_id, task.store):
+    with tempfile.TemporaryDirectory() as place, sidecar(here := Path(place) / task.job_id, task.store):
         here.mkdir()
         for path in list_files(fs, folder):
             download(fs, path, here / _inside(path, folder))

@@ -12,7 +12,7 @@ from msad.cluster.workers.attempt import attempt
 from msad.cluster.workers.task import Task
 from msad.errors import DiskFull
 from msad.training.job_config import JobConfig
-from msad.training.team import Team
+from msad.training.worker_group import WorkerGroup
 from msad.workspace import JobDirectory
 
 
@@ -62,13 +62,13 @@ def test_job_whose_last_attempt_hung_fails_with_the_place(task):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_job_that_was_interrupted_is_tried_anew_and_only_its_first_worker_watched(task, first):
-    reports, watched, team = [], [], Team(0 if first else 1, 2)
+    reports, watched, group = [], [], WorkerGroup(0 if first else 1, 2)
 
-    def run(task: Task, *, report, resume_from, team) -> None:
+    def run(task: Task, *, report, resume_from, group) -> None:
         watched.append((task.directory.path / "hung.txt").exists())
         report({"epoch": 3}, resume_from)
 
-    attempt(run, task, report=lambda *words: reports.append(words), team=team, resume_from="checkpoint")
+    attempt(run, task, report=lambda *words: reports.append(words), group=group, resume_from="checkpoint")
     assert reports == [({"epoch": 3}, "checkpoint")] and watched == [first]
     assert not (task.directory.path / "hung.txt").exists()
 
@@ -77,10 +77,10 @@ def test_job_that_was_interrupted_is_tried_anew_and_only_its_first_worker_watche
 def test_job_with_its_last_epoch_behind_it_is_finished_and_reported_by_every_worker(task, rank):
     reports = []
 
-    def finish(task: Task, *, report, team) -> None:
-        assert team.rank == rank  # it trains nothing, and so reports nothing
+    def finish(task: Task, *, report, group) -> None:
+        assert group.rank == rank  # it trains nothing, and so reports nothing
 
-    attempt(finish, task, report=lambda metrics, state: reports.append(metrics), team=Team(rank, 2))
+    attempt(finish, task, report=lambda metrics, state: reports.append(metrics), group=WorkerGroup(rank, 2))
     assert reports == [{"epoch": 2, "validation_score": 0.4, "objective": 0.4, "best_objective": 0.7}]
 
 
@@ -120,8 +120,8 @@ def test_report_of_a_team_is_watched_because_it_waits_for_the_others(task, monke
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: timer.clear())
     watched = []
 
-    def run(task: Task, *, report, team) -> None:
+    def run(task: Task, *, report, group) -> None:
         report({"epoch": 3}, None)
 
-    attempt(run, task, report=lambda *_words: watched.append(bool(timer)), team=Team(0, size))
+    attempt(run, task, report=lambda *_words: watched.append(bool(timer)), group=WorkerGroup(0, size))
     assert watched == [armed] and not timer

@@ -19,7 +19,7 @@ from msad.errors import OutOfMemory, TrainingError
 from msad.models.kernels import native
 from msad.training.identity import Identity, identify
 from msad.training.job_config import JobConfig
-from msad.training.team import Team
+from msad.training.worker_group import WorkerGroup
 from msad.workspace import JobDirectory
 
 
@@ -92,9 +92,11 @@ def test_job_out_of_memory_on_a_part_of_a_gpu_names_the_part(make_task, monkeypa
     (failure,) = reports
     assert "out of memory" in failure["failure"] and "had 0.25 of a GPU: raise --gpus-per-trial" in failure["failure"]
     assert task.directory.read("failure")["kind"] == "OutOfMemory"
-    monkeypatch.setattr(Team, "together", lambda _team, function: function())  # of a team whose others do the same
-    with pytest.raises(OutOfMemory):  # the other workers of a team would wait for ever
-        run(task, report=reports, resume_from=lambda: None, team=Team(0, 2))
+    monkeypatch.setattr(
+        WorkerGroup, "on_every_rank", lambda _group, function: function()
+    )  # of a group whose others do the same
+    with pytest.raises(OutOfMemory):  # the other workers of a group would wait for ever
+        run(task, report=reports, resume_from=lambda: None, group=WorkerGroup(0, 2))
 
 
 def test_bundle_tells_a_test_image_from_its_copy_with_a_black_bar(finished, demo, category):
@@ -204,7 +206,7 @@ def test_what_is_kept_belongs_to_the_images_as_they_are_named_now(make_task, dem
     def look(root):
         data = load_training_data(job, root, cache)
         seen = {"train": np.array(data.train_NHWC), "validation": np.array(data.validation_NHWC)}
-        for name, array in data.keep("seen", lambda: seen).items():
+        for name, array in data.cached("seen", lambda: seen).items():
             np.testing.assert_array_equal(array, seen[name], err_msg=f"{name} is of another split")
         synthetic = data.synthetic
         for image, mask, source in zip(synthetic.images, synthetic.masks, synthetic.source, strict=True):

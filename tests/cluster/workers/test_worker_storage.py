@@ -91,7 +91,7 @@ from msad.cluster.workers.attempt import attempt
 from msad.cluster.workers.task import Task
 from msad.cluster.workers.worker_storage import working_copy
 
-def stands_still(task, *, report, team):
+def stands_still(task, *, report, group):
     (task.directory.path / "large").write_bytes(b"0" * 1000)
     print("stands still", flush=True)
     time.sleep(600)
@@ -132,7 +132,7 @@ def test_worker_that_is_killed_leaves_no_copy_and_is_tried_again(task, tmp_path)
     assert dies(task, tmp_path / "temporary", kill=signal.SIGKILL) == -signal.SIGKILL
     tried = []
     with working_copy(task) as (copied, _):
-        attempt(lambda _task, report, team: report({}, None), copied, report=lambda *told: tried.append(told))
+        attempt(lambda _task, report, group: report({}, None), copied, report=lambda *told: tried.append(told))
     assert tried == [({}, None)]
 
 

@@ -35,7 +35,7 @@ def shared(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-class Rows:
+class ArrayLoader:
     """The rows of an array, by their numbers.
 
     Parameters

@@ -7,8 +7,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from msad.errors import ConfigError
 from msad.search.config import make_config
-from msad.search.plan import plan_study, read_plan
 from msad.search.preflight import prepare
+from msad.search.sweep_plan import plan_study, read_plan
 from msad.search_spaces import space
 from msad.training.job_config import JobConfig
 from msad.training.parameters import written_out

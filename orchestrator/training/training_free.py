@@ -10,10 +10,12 @@ from msad.errors import TrainingError
 from msad.models.base import AnomalyModel
 from msad.training.batches import TrainingData, make_batches
 from msad.training.job_config import JobConfig
-from msad.training.validation import Best, Fitted, Report, figures, fitted, set_threshold, validate
+from msad.training.validation import BestCheckpoint, Fitted, Report, figures, fitted, set_threshold, validate
 
 
-def look_once(job: JobConfig, model: AnomalyModel, data: TrainingData, device: torch.device, report: Report) -> Fitted:
+def fit_training_free(
+    job: JobConfig, model: AnomalyModel, data: TrainingData, device: torch.device, report: Report
+) -> Fitted:
     """Let a model without loss terms `adapt` to the good images, and choose its scoring.
 
     It takes seconds where the features are kept from an earlier job, so an interrupted job begins anew.
@@ -23,7 +25,7 @@ def look_once(job: JobConfig, model: AnomalyModel, data: TrainingData, device: t
     TrainingError
         The model's maps are not finite.
     """
-    began, best = time.perf_counter(), Best()
+    began, best = time.perf_counter(), BestCheckpoint()
     batches = make_batches(job, data, model, device)
     model.adapt(batches.clean())
     try:
@@ -31,7 +33,7 @@ def look_once(job: JobConfig, model: AnomalyModel, data: TrainingData, device: t
     except FloatingPointError:
         raise TrainingError(f"the anomaly maps of {job.architecture} are not finite: are its features?") from None
     told, seconds = figures(choice.validation), time.perf_counter() - began
-    best.offer(told[job.objective], 1, choice, model)
+    best.update(told[job.objective], 1, choice, model)
     report({"epoch": 1, "epoch_seconds": seconds, **told, "best_objective": told[job.objective]}, {"epoch": 1})
     cut = set_threshold(model, batches, data.synthetic, choice.scorer.scoring, job.false_positive_rate)
     return fitted(model, choice.scorer, cut, best)

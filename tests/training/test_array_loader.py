@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from msad.training import rows
-from msad.training.rows import Rows, shared
+from msad.training import array_loader
+from msad.training.array_loader import ArrayLoader, shared
 
 INDICES = list(torch.randperm(50, generator=torch.Generator().manual_seed(0)).split(8))
 
@@ -19,7 +19,7 @@ def mapped(tmp_path):
 
 
 def test_stream_on_a_cpu_reads_rows_from_the_map_and_keeps_no_copy(mapped):
-    kept = Rows(mapped, torch.device("cpu"))
+    kept = ArrayLoader(mapped, torch.device("cpu"))
     assert len(kept) == 50 and kept._kept is None
     for index_B, rows_BHWC in zip(INDICES, kept.stream(INDICES), strict=True):
         assert np.array_equal(rows_BHWC.numpy(), mapped[index_B.numpy()])
@@ -29,8 +29,8 @@ def test_stream_on_a_cpu_reads_rows_from_the_map_and_keeps_no_copy(mapped):
 @pytest.mark.gpu
 @pytest.mark.parametrize("most_bytes", [0, 1 << 30])
 def test_stream_to_a_gpu_gives_the_same_rows_whether_they_fit_or_not(mapped, most_bytes, monkeypatch):
-    monkeypatch.setattr(rows, "MOST_BYTES", most_bytes)
-    kept = Rows(mapped, torch.device("cuda"))
+    monkeypatch.setattr(array_loader, "MOST_BYTES", most_bytes)
+    kept = ArrayLoader(mapped, torch.device("cuda"))
     assert (kept._kept is None) == (most_bytes == 0)
     for count in (0, 1, 2, len(INDICES)):
         streamed = [rows_BHWC.clone() for rows_BHWC in kept.stream(INDICES[:count])]

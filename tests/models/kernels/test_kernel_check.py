@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from msad.models.kernels import gate, gate_gpu, gpu_kernels, native, proof, similarity_gpu
+from msad.models.kernels import gate, gate_gpu, gpu_kernels, kernel_check, native, similarity_gpu
 from msad.models.kernels.enlarge import doubled
 from msad.models.kernels.feature_distance import feature_distances
 from msad.models.kernels.gate import gated
@@ -64,7 +64,7 @@ def test_compiled_kernel_proves_itself_for_every_class(name, kind, shape, compil
         made = run(shape, kind)
     small = name == "SSIM" and min(shape[2:]) <= 5  # no window fits
     assert made.grad_fn.name().startswith(gradient) or small
-    assert not proof._refused and len(proof._proven) == (0 if small else 1)
+    assert not kernel_check._refused and len(kernel_check._proven) == (0 if small else 1)
 
 
 @EVERY
@@ -122,32 +122,32 @@ class WrongGradient(torch.autograd.Function):
 )
 def test_wrong_operation_is_refused_with_the_reason(ours, said):
     with pytest.warns(UserWarning, match=f"kernel for doubling on cpu: with bfloat16, 2×4×8×8 {said}"):
-        assert not proof.holds("doubling", ours, double, feature(4, 4, 8, 8, kind=torch.bfloat16))
+        assert not kernel_check.agrees("doubling", ours, double, feature(4, 4, 8, 8, kind=torch.bfloat16))
 
 
-def test_proof_happens_once_for_a_class_and_draws_from_no_generator_of_others():
+def test_check_happens_once_for_a_class_and_draws_from_no_generator_of_others():
     calls = []
     ours = lambda value: calls.append(value) or 2 * value  # noqa: E731
     state = torch.get_rng_state()
     for shape in ((2, 8, 64, 64), (9, 8, 96, 32)):  # sides that 32 divides are one class
-        assert proof.holds("doubling", ours, double, feature(*shape))
+        assert kernel_check.agrees("doubling", ours, double, feature(*shape))
     assert len(calls) == 1 and calls[0].shape == (2, 8, 32, 32)
     assert calls[0].is_contiguous(memory_format=torch.channels_last) and calls[0].requires_grad
-    assert proof.holds("doubling", ours, double, feature(2, 8, 64, 64).detach())
-    assert proof.holds("doubling", ours, double, feature(2, 8, 64, 64, kind=torch.float16))
+    assert kernel_check.agrees("doubling", ours, double, feature(2, 8, 64, 64).detach())
+    assert kernel_check.agrees("doubling", ours, double, feature(2, 8, 64, 64, kind=torch.float16))
     assert len(calls) == 3 and torch.equal(torch.get_rng_state(), state)
 
 
-def test_proof_under_no_grad_and_autocast_is_as_without():
+def test_check_under_no_grad_and_autocast_is_as_without():
     def ours(value):
         assert not torch.is_autocast_enabled("cpu")
         return WrongGradient.apply(value)
 
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), pytest.warns(UserWarning, match="gradient"):
-        assert not proof.holds("doubling", ours, double, feature(2, 4, 8, 8))
+        assert not kernel_check.agrees("doubling", ours, double, feature(2, 4, 8, 8))
 
 
-def test_proof_by_two_threads_at_once_happens_once():
+def test_check_by_two_threads_at_once_happens_once():
     calls, verdicts, together = [], [], threading.Barrier(2)
 
     def ours(value):
@@ -156,7 +156,7 @@ def test_proof_by_two_threads_at_once_happens_once():
 
     def ask():
         together.wait()
-        verdicts.append(proof.holds("doubling", ours, double, feature(2, 4, 8, 8)))
+        verdicts.append(kernel_check.agrees("doubling", ours, double, feature(2, 4, 8, 8)))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
@@ -171,27 +171,27 @@ def test_full_device_says_nothing_about_a_kernel():
         raise torch.OutOfMemoryError("full")
 
     with pytest.raises(torch.OutOfMemoryError):
-        proof.holds("doubling", full, double, feature(2, 4, 8, 8))
-    assert proof.holds("doubling", double, double, feature(2, 4, 8, 8))
+        kernel_check.agrees("doubling", full, double, feature(2, 4, 8, 8))
+    assert kernel_check.agrees("doubling", double, double, feature(2, 4, 8, 8))
 
 
 def test_nothing_is_proven_while_a_graph_is_recorded(monkeypatch):
     calls = []
     ours = lambda value: calls.append(value) or 2 * value  # noqa: E731
     given = feature(2, 4, 8, 8)
-    monkeypatch.setattr(proof, "recording", lambda _device: True)
+    monkeypatch.setattr(kernel_check, "recording", lambda _device: True)
     monkeypatch.setattr(gpu_kernels, "_works", {})
-    assert not proof.holds("doubling", ours, double, given) and not gpu_kernels.works(given.device)
+    assert not kernel_check.agrees("doubling", ours, double, given) and not gpu_kernels.works(given.device)
     assert not calls and not gpu_kernels._works
-    monkeypatch.setattr(proof, "recording", lambda _device: False)
-    assert proof.holds("doubling", ours, double, given)
-    monkeypatch.setattr(proof, "recording", lambda _device: True)
-    assert proof.holds("doubling", ours, double, given) and len(calls) == 1
+    monkeypatch.setattr(kernel_check, "recording", lambda _device: False)
+    assert kernel_check.agrees("doubling", ours, double, given)
+    monkeypatch.setattr(kernel_check, "recording", lambda _device: True)
+    assert kernel_check.agrees("doubling", ours, double, given) and len(calls) == 1
 
 
 def test_kernel_that_is_left_to_torch_is_neither_tried_nor_warned_of(monkeypatch):
-    monkeypatch.setattr(proof, "left_to_torch", {"doubling"})
-    assert not proof.holds("doubling", lambda _: pytest.fail("not this one"), double, feature(2, 4, 8, 8))
+    monkeypatch.setattr(kernel_check, "left_to_torch", {"doubling"})
+    assert not kernel_check.agrees("doubling", lambda _: pytest.fail("not this one"), double, feature(2, 4, 8, 8))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_kernel_that_is_left_to_torch_is_neither_tried_nor_warned_of(monkeypatch
     ],
 )
 def test_small_shape_keeps_what_compilers_look_at(shape, images, small):
-    assert proof._small(shape, images, True) == small
+    assert kernel_check._small(shape, images, True) == small
     for size, kept in zip(shape, small, strict=True):
         assert (size % 16, size == 1) == (kept % 16, kept == 1)
 
@@ -220,7 +220,7 @@ def prove_in_triton():
         for name in on_gpu:
             run, gradient = OPERATIONS[name]
             assert run((1, 3, 12, 10), torch.float16).grad_fn.name().startswith(gradient), name
-    assert len(proof._proven) == len(on_gpu) and not proof._refused
+    assert len(kernel_check._proven) == len(on_gpu) and not kernel_check._refused
     real = gate_gpu._backward
     gate_gpu._backward = {}  # no such grid
     with pytest.warns(UserWarning, match=r"gates on cpu: with float16, .*failed \(KeyError"):
@@ -229,7 +229,7 @@ def prove_in_triton():
     gate_gpu._backward = real
     given = [feature(1, 6, 4, 4, kind=torch.float16, seed=seed) for seed in range(3)]
     ours = functools.partial(gate._Gated.apply, gate_gpu.run)
-    assert proof.holds("gates again", ours, gate._by_torch, *given)
+    assert kernel_check.agrees("gates again", ours, gate._by_torch, *given)
 
 
 def test_kernels_in_triton_prove_themselves_and_a_broken_one_is_left_to_torch(interpreted):
@@ -246,7 +246,7 @@ def test_kernel_on_a_gpu_proves_itself_for_every_class(name, kind, shape, monkey
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         OPERATIONS[name][0](shape, kind)
-    assert not proof._refused
+    assert not kernel_check._refused
 
 
 def _on_gpu(draw, shape, generator, device=None):

@@ -32,7 +32,7 @@ _refused: set[tuple[str, torch.device]] = set()
 _one_at_a_time = threading.RLock()
 
 
-def holds(name: str, ours: Operation, torchs: Operation, *given: Tensor, images: bool = False) -> bool:
+def agrees(name: str, ours: Operation, torchs: Operation, *given: Tensor, images: bool = False) -> bool:
     """Say whether a kernel can be relied on for tensors like these; the first of a class are what it is tried for.
 
     Parameters

@@ -7,8 +7,8 @@ from collections import namedtuple
 import pytest
 import torch
 
+from msad.cluster.disk_space import cache_needs, disk_space_problem
 from msad.cluster.nodes import node_problems
-from msad.cluster.room import kept_by, room_problem
 from msad.cluster.workers.job_worker import load_training_data
 from msad.models.registry import build
 from msad.search.config import make_config
@@ -32,33 +32,35 @@ def disk_with(monkeypatch, free):
 
 def test_what_a_frozen_encoder_keeps_is_what_was_asked_for(plan, demo, category, tmp_path):
     found = plan("feature_pyramid")
-    (images, _), (features, size) = kept_by(found, {category}, 1)
+    (images, _), (features, size) = cache_needs(found, {category}, 1)
     data = load_training_data(found.studies[0].job, demo, tmp_path / "cache")
     arrays = {}
 
-    def keep(name, make):
-        arrays[data.identity.key(name)] = data.keep(name, make)
+    def cached(name, make):
+        arrays[data.identity.key(name)] = data.cached(name, make)
         return arrays[data.identity.key(name)]
 
     model = build("feature_pyramid")
-    FeatureBatches(found.studies[0].job, type(data)(**{**vars(data), "keep": keep}), model, torch.device("cpu"))
+    FeatureBatches(found.studies[0].job, type(data)(**{**vars(data), "cached": cached}), model, torch.device("cpu"))
     assert features[0] in arrays and sum(array.nbytes for array in arrays[features[0]].values()) == size
-    assert room_problem(kept_by(found, {category}, 1), tmp_path / "cache") is None  # whatever is free: it is there
+    assert (
+        disk_space_problem(cache_needs(found, {category}, 1), tmp_path / "cache") is None
+    )  # whatever is free: it is there
     assert images == (data.identity.key("synthetic"),)
 
 
 def test_room_is_asked_for_each_seed_and_for_none_of_what_is_finished(plan, category):
-    one, three = (kept_by(plan("feature_pyramid", "multiscale", final_seeds=n), {category}, n) for n in (1, 3))
+    one, three = (cache_needs(plan("feature_pyramid", "multiscale", final_seeds=n), {category}, n) for n in (1, 3))
     assert len(three) == 3 * len(one) == 6
-    assert kept_by(plan("multiscale"), set(), 1) == []
+    assert cache_needs(plan("multiscale"), set(), 1) == []
 
 
 def test_too_little_room_is_told_with_both_amounts(tmp_path, monkeypatch):
     kept, cache = [(("a", "b"), 3 * 10**9), (("c",), 10**8)], tmp_path / "not" / "made yet"
     disk_with(monkeypatch, 3_100_000_000)
-    assert room_problem(kept, cache) is None
+    assert disk_space_problem(kept, cache) is None
     disk_with(monkeypatch, 1_500_000_000)
-    assert "1.5 GB free" in room_problem(kept, cache) and "3.1 GB" in room_problem(kept, cache)
+    assert "1.5 GB free" in disk_space_problem(kept, cache) and "3.1 GB" in disk_space_problem(kept, cache)
     assert not cache.exists()
 
 

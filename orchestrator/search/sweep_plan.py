@@ -86,7 +86,7 @@ class StudyPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SweepPlan:
     """What a sweep runs.
 
     Parameters
@@ -133,7 +133,7 @@ class Plan:
         }
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, values: Mapping[str, Any]) -> SweepPlan:
         """Rebuild from `to_dict`."""
         found = [(entry["category"], Identity.from_dict(entry)) for entry in values["identities"]]
         return cls(
@@ -148,7 +148,7 @@ class Plan:
         write_atomically(workspace.root / FILE, json.dumps(self.to_dict(), indent=1).encode())
 
 
-def read_plan(workspace: Workspace) -> Plan | None:
+def read_plan(workspace: Workspace) -> SweepPlan | None:
     """Return the plan in a sweep's folder, None where there is none: the sweep is older than plans.
 
     Raises
@@ -158,7 +158,7 @@ def read_plan(workspace: Workspace) -> Plan | None:
     """
     file = workspace.root / FILE
     try:
-        return Plan.from_dict(json.loads(file.read_text()))
+        return SweepPlan.from_dict(json.loads(file.read_text()))
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError, AttributeError) as error:

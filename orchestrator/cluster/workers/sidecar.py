@@ -19,13 +19,13 @@ from msad.cluster.workers.watchdog import NOTE, hung_at
 
 
 @contextmanager
-def survived(copy: Path, store: str) -> Iterator[None]:
+def sidecar(copy: Path, store: str) -> Iterator[None]:
     """Start the process, and end it where the work in here ends in any way but the death of this process.
 
     `copy` is in a temporary folder of its own, `store` the address of what it is a copy of.
     """
-    survivor = subprocess.Popen(
-        [sys.executable, "-m", "msad.cluster.workers.survivor", str(copy), store],
+    process = subprocess.Popen(
+        [sys.executable, "-m", "msad.cluster.workers.sidecar", str(copy), store],
         stdin=subprocess.PIPE,  # which the system closes when this process is gone, however it went
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -35,8 +35,8 @@ def survived(copy: Path, store: str) -> Iterator[None]:
     try:
         yield
     finally:
-        survivor.kill()
-        survivor.communicate()
+        process.kill()
+        process.communicate()
 
 
 def main(copy: Path, store: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from msad.cluster.sharing import _train, fit, gpu_kind, resident_bytes
+from msad.cluster.trial_packing import _train, gpu_kind, resident_bytes, resources_for
 from msad.cluster.workers.task import Task
 from msad.errors import ResourceError
 from msad.search.config import make_config
@@ -30,38 +30,38 @@ def asked(**resources):
 
 def test_gpu_is_shared_by_as_many_as_its_memory_holds_with_a_margin():
     # 80 / (1.15 × 4) = 17.4, but 16 CPUs stand beside each GPU.
-    allotment = fit(NEED, asked(), [H100])
-    assert allotment.gpus == pytest.approx(1 / 16) and allotment.concurrency == 32 and allotment.executor == "train"
-    assert fit(NEED, asked(cpus=0.5), [H100]).gpus == pytest.approx(1 / 17, abs=1e-4)
-    assert fit({**NEED, "device": 20 * GIB}, asked(), [H100]).gpus == pytest.approx(1 / 3, abs=1e-4)
+    resources = resources_for(NEED, asked(), [H100])
+    assert resources.gpus == pytest.approx(1 / 16) and resources.concurrency == 32 and resources.executor == "train"
+    assert resources_for(NEED, asked(cpus=0.5), [H100]).gpus == pytest.approx(1 / 17, abs=1e-4)
+    assert resources_for({**NEED, "device": 20 * GIB}, asked(), [H100]).gpus == pytest.approx(1 / 3, abs=1e-4)
 
 
 def test_share_of_a_gpu_never_adds_up_to_more_than_one():
     for device in range(1, 60):
-        gpus = fit({**NEED, "device": device * GIB}, asked(cpus=0.1), [H100]).gpus
+        gpus = resources_for({**NEED, "device": device * GIB}, asked(cpus=0.1), [H100]).gpus
         assert 1 - 1e-2 <= gpus * round(1 / gpus) <= 1
 
 
 def test_trial_larger_than_half_a_gpu_gets_a_whole_one():
-    assert fit({**NEED, "device": 50 * GIB}, asked(), [H100]).gpus == 1.0
+    assert resources_for({**NEED, "device": 50 * GIB}, asked(), [H100]).gpus == 1.0
 
 
 def test_memory_of_the_node_limits_trials_on_a_gpu_too():
-    allotment = fit({**NEED, "resident": 20 * GIB}, asked(), [H100])
-    assert allotment.concurrency == 8 and allotment.memory == pytest.approx(1.15 * 20 * GIB, rel=1e-6)
+    resources = resources_for({**NEED, "resident": 20 * GIB}, asked(), [H100])
+    assert resources.concurrency == 8 and resources.memory == pytest.approx(1.15 * 20 * GIB, rel=1e-6)
 
 
 def test_machine_without_gpu_is_shared_by_its_memory():
     need, laptop = {**NEED, "resident": 2 * GIB}, {"CPU": 8.0, "memory": 7 * GIB}
-    allotment = fit(need, asked(), [laptop])
-    assert (allotment.executor, allotment.gpus, allotment.concurrency) == ("direct", 0, 3)
-    assert fit(need, asked(), [{**laptop, "CPU": 2.0}]).concurrency == 2
-    assert fit(need, asked(concurrency=1), [laptop]).concurrency == 1
+    resources = resources_for(need, asked(), [laptop])
+    assert (resources.executor, resources.gpus, resources.concurrency) == ("direct", 0, 3)
+    assert resources_for(need, asked(), [{**laptop, "CPU": 2.0}]).concurrency == 2
+    assert resources_for(need, asked(concurrency=1), [laptop]).concurrency == 1
 
 
 def test_trial_larger_than_every_node_is_refused_with_both_sizes():
     with pytest.raises(ResourceError, match=r"3\.5 GiB of memory, but the largest node has 2\.0: lower --batch-size"):
-        fit(NEED, asked(), [{"CPU": 8.0, "memory": 2 * GIB}])
+        resources_for(NEED, asked(), [{"CPU": 8.0, "memory": 2 * GIB}])
 
 
 def test_gpus_of_several_kinds_are_refused_by_name():

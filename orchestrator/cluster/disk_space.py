@@ -1,4 +1,4 @@
-"""What jobs will keep in each node's cache, known before they do: a sweep asks every node for that room.
+"""What jobs will keep in each node's cache, known before they do: a sweep asks every node for that disk space.
 
 Of a frozen encoder's features that is most: for each category and seed at 256 pixels up to 0.1 GB with the default,
 `feature_memory`, and 0.6 GB with `feature_pyramid`, however many images there are.
@@ -20,12 +20,12 @@ from msad.models.base import SelfTraining
 from msad.models.registry import architecture, build
 from msad.models.synthesis.corruptions import NOISE_FIELDS
 from msad.models.synthesis.synthetic_defects import FAMILIES, GRADES, PER_GROUP
-from msad.search.plan import Plan, seeds
+from msad.search.sweep_plan import SweepPlan, seeds
 from msad.training.batches import features_name, number_of_views
 from msad.training.identity import Identity
 from msad.training.job_config import JobConfig
 
-Kept = tuple[tuple[str, ...], int]
+CacheNeed = tuple[tuple[str, ...], int]
 """The keys of a cache's entries any of which says that something is there already, and the bytes it takes else."""
 
 _DEVICES = ("cpu", "cuda")
@@ -33,7 +33,7 @@ _DEFECTS = len(FAMILIES) * len(GRADES) * PER_GROUP  # images with synthetic defe
 _HALF, _FLOAT, _COLOURS = 2, 4, 3
 
 
-def kept_by(plan: Plan, categories: Collection[str], final_seeds: int) -> list[Kept]:
+def cache_needs(plan: SweepPlan, categories: Collection[str], final_seeds: int) -> list[CacheNeed]:
     """Return what the jobs of some categories keep, with every seed of their winners.
 
     A search among what changes the features (the backbone, the corruption, the augmentation) keeps more of them.
@@ -53,7 +53,7 @@ def kept_by(plan: Plan, categories: Collection[str], final_seeds: int) -> list[K
     return list(kept.items())
 
 
-def room_problem(kept: Iterable[Kept], cache: Path) -> str | None:
+def disk_space_problem(kept: Iterable[CacheNeed], cache: Path) -> str | None:
     """Return in words that a cache's disk has too little room for what is not kept there yet, None where it has."""
     needed = sum(size for keys, size in kept if not any(has_entry(key, cache) for key in keys))
     folder = next(path for path in (cache, *cache.absolute().parents) if path.exists())

@@ -29,7 +29,7 @@ def job(**settings):
     return JobConfig(category="gear", architecture="feature_memory", image_size=64, model=model, **settings)
 
 
-def test_one_look_is_reported_validated_and_delivered(data, tmp_path, monkeypatch):
+def test_training_free_model_is_reported_validated_and_delivered(data, tmp_path, monkeypatch):
     monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 24)
     reports, settings = [], job(epochs=50)
     fitted = fit(
@@ -52,15 +52,15 @@ def test_one_look_is_reported_validated_and_delivered(data, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("kind", "views"), [("none", 1), ("aligned", 2)])
-def test_features_of_one_look_are_clean_ones_alone(data, monkeypatch, kind, views):
+def test_features_of_a_training_free_model_are_clean_ones_alone(data, monkeypatch, kind, views):
     monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 24)
     kept = {}
 
-    def keep(key, make):
+    def cached(key, make):
         kept[key] = make()
         return kept[key]
 
-    watched = TrainingData(data.train_NHWC, data.validation_NHWC, data.synthetic, keep=keep)
+    watched = TrainingData(data.train_NHWC, data.validation_NHWC, data.synthetic, cached=cached)
     model = build("feature_memory", rows=5)
     batches = FeatureBatches(job(augmentation={"kind": kind}), watched, model, CPU)
     (features,) = (arrays for key, arrays in kept.items() if key.startswith("features"))
@@ -73,11 +73,11 @@ def test_kept_features_are_those_of_the_stages_the_light_and_the_pose_asked_for(
     monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 1)
     keys = set()
 
-    def keep(key, make):
+    def cached(key, make):
         keys.add(key) if key.startswith("features") else None
         return make()
 
-    watched = TrainingData(data.train_NHWC, data.validation_NHWC, data.synthetic, keep=keep)
+    watched = TrainingData(data.train_NHWC, data.validation_NHWC, data.synthetic, cached=cached)
     for model in ({}, {"light": "kept"}, {"finest_stride": 32}, {"pose": "kept"}, {"rows": 7}):
         settings = job(model=model)
         FeatureBatches(settings, watched, build("feature_memory", **settings.model), CPU)

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from msad.training.allocation import CHILDREN
+from msad.training.malloc import CHILDREN
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 PAGES = """
@@ -24,7 +24,7 @@ def work():
         make()
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-KEEP = "from msad.training.allocation import keep_freed_memory\nkeep_freed_memory()\n"
+KEEP = "from msad.training.malloc import keep_freed_memory\nkeep_freed_memory()\n"
 IN_A_THREAD = "thread = threading.Thread(target=work)\nthread.start()\nthread.join()"
 
 

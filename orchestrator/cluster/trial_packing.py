@@ -1,4 +1,4 @@
-"""How many trials share a GPU, or a machine without one: as many as measured memory and the CPUs allow.
+"""Packing: how many trials share a GPU, or a machine without one: as many as measured memory and the CPUs allow.
 
 Before the first trial one job of each architecture really trains, with those values of its search space that take the
 most memory. What it took is kept in the sweep's folder, so that a resumed sweep does not measure again. All trials of a
@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from msad.cluster.connection import Allotment, alive_nodes, divide
+from msad.cluster.connection import TrialResources, alive_nodes, divide
 from msad.cluster.workers.task import Task
 from msad.data_io.array_cache import chosen_cache_dir
 from msad.errors import Diverged, ResourceError
 from msad.search.config import SweepConfig
 from msad.search.heaviest import heaviest
-from msad.search.plan import Plan, StudyPlan
+from msad.search.sweep_plan import StudyPlan, SweepPlan
 from msad.training.job_config import JobConfig
 from msad.workspace import JobDirectory, Workspace
 
@@ -33,7 +33,9 @@ MOST_CONTEXT_BYTES = 1 << 30
 """What CUDA itself may take for a process. More than that beside its tensors is another process's memory."""
 
 
-def share(config: SweepConfig, plan: Plan, workspace: Workspace, say: Callable[[str], None]) -> Allotment:
+def pack_trials(
+    config: SweepConfig, plan: SweepPlan, workspace: Workspace, say: Callable[[str], None]
+) -> TrialResources:
     """Measure one trial of each architecture on the Ray cluster that is joined, and divide it accordingly.
 
     Parameters
@@ -71,12 +73,12 @@ def share(config: SweepConfig, plan: Plan, workspace: Workspace, say: Callable[[
         needs[name] = kept[key]
     for name, need in needs.items():
         taken, total = ("device", need["total"]) if kind else ("resident", max(n.get("memory", 0) for n in nodes))
-        say(f"{name}: {_gib(need[taken])} of {_gib(total)}, {fit(need, config, nodes).concurrency} at a time")
+        say(f"{name}: {_gib(need[taken])} of {_gib(total)}, {resources_for(need, config, nodes).concurrency} at a time")
     largest = {part: max(need[part] for need in needs.values()) for part in ("device", "resident", "total")}
-    return fit(largest, config, nodes)
+    return resources_for(largest, config, nodes)
 
 
-def fit(need: Mapping[str, int], config: SweepConfig, nodes: list[dict[str, float]]) -> Allotment:
+def resources_for(need: Mapping[str, int], config: SweepConfig, nodes: list[dict[str, float]]) -> TrialResources:
     """Divide nodes among trials of one size.
 
     Parameters
@@ -97,7 +99,7 @@ def fit(need: Mapping[str, int], config: SweepConfig, nodes: list[dict[str, floa
 
 
 def gpu_kind(nodes: list[dict[str, float]]) -> str | None:
-    """Return what Ray calls the GPUs of the nodes, None where there are none; see `share` for the error."""
+    """Return what Ray calls the GPUs of the nodes, None where there are none; see `pack_trials` for the error."""
     prefix = "accelerator_type:"
     kinds = {
         next((name.removeprefix(prefix) for name in node if name.startswith(prefix)), "GPU")
@@ -112,8 +114,8 @@ def gpu_kind(nodes: list[dict[str, float]]) -> str | None:
     return kinds.pop() if kinds else None
 
 
-def _measure(job: JobConfig, config: SweepConfig, plan: Plan, whole: Allotment) -> dict[str, int]:
-    """Train a job on a worker with a whole GPU, where there are any, and return what it took, as `fit` wants it."""
+def _measure(job: JobConfig, config: SweepConfig, plan: SweepPlan, whole: TrialResources) -> dict[str, int]:
+    """Train a job on a worker with a whole GPU, where there are any, and return what `resources_for` has to know."""
     import ray
 
     task = Task(

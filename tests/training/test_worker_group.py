@@ -25,7 +25,7 @@ from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
 from msad.training.loop import computes_in_bfloat16, fit
-from msad.training.team import ALONE, Team
+from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 from msad.workspace import JobDirectory
 
 # Group normalisation looks at each image by itself, and without dropout nothing is drawn for a part of a batch. The
@@ -50,7 +50,7 @@ def data() -> TrainingData:
     return TrainingData(images[:13], images[13:], make_synthetic_defects(images[13:], seed=0, per_group=1))
 
 
-def train(data, team=ALONE, checkpoint=None, **settings):
+def train(data, group=SINGLE_WORKER, checkpoint=None, **settings):
     """Return a job's reports and states, and its weights."""
     torch.set_num_threads(1)
     reports, states = [], []
@@ -61,13 +61,13 @@ def train(data, team=ALONE, checkpoint=None, **settings):
             device=torch.device("cpu"),
             report=lambda metrics, state: (reports.append(metrics), states.append(copy.deepcopy(state))),
             get_checkpoint=lambda: checkpoint,
-            team=team,
+            group=group,
         )
     return reports, states, torch.cat([value.flatten() for value in fitted.model.state_dict().values()])
 
 
 def work(rank, folder, data, jobs, tasks):
-    """What each worker of a team does with several jobs, and with whole tasks; leaves their outcomes in a file.
+    """What each worker of a group does with several jobs, and with whole tasks; leaves their outcomes in a file.
 
     A job's checkpoint is a file too: tensors that are handed to processes would be one memory for both.
     """
@@ -76,7 +76,7 @@ def work(rank, folder, data, jobs, tasks):
     for settings, file in jobs:
         checkpoint = torch.load(file) if file else None
         try:
-            reports, _, weights = train(data, Team(rank, 2), checkpoint, **settings)
+            reports, _, weights = train(data, WorkerGroup(rank, 2), checkpoint, **settings)
             outcomes.append({"reports": reports, "weights": weights})
         except TrainingError as error:
             outcomes.append(str(error))
@@ -86,11 +86,11 @@ def work(rank, folder, data, jobs, tasks):
             task[rank],
             report=lambda metrics, state, told=told: told.append(metrics),
             resume_from=list,
-            team=Team(rank, 2),
+            group=WorkerGroup(rank, 2),
         )
         outcomes.append(told)
     try:
-        Team(rank, 2).together(sum if rank else unportable, [1, 2])
+        WorkerGroup(rank, 2).on_every_rank(sum if rank else unportable, [1, 2])
     except RuntimeError as error:
         outcomes.append(str(error))
     torch.save(outcomes, folder / f"{rank}.pt")
@@ -123,10 +123,10 @@ def failing(demo, own_cache, tmp_path):
     return (tasks[0], tasks[0]), (tasks[1], dataclasses.replace(tasks[1], dataset=tmp_path))
 
 
-def test_team_of_two_trains_as_one_worker_and_fails_as_one(data, failing, tmp_path):
+def test_group_of_two_trains_as_one_worker_and_fails_as_one(data, failing, tmp_path):
     reports, states, weights = train(data)
     diverging = {"learning_rate": 1e30, "gradient_clip": 0.0, "schedule": "constant"}
-    torch.save(states[0], tmp_path / "state.pt")  # the team goes on from where one worker stood after two epochs
+    torch.save(states[0], tmp_path / "state.pt")  # the group goes on from where one worker stood after two epochs
     jobs = [({}, tmp_path / "state.pt"), (diverging, None)]
     multiprocessing.spawn(work, (tmp_path, data, jobs, failing), nprocs=2)
     outcomes = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
@@ -153,15 +153,15 @@ def test_error_of_the_first_worker_is_raised_as_it_is_where_there_is_one():
         raise FloatingPointError(what)
 
     with pytest.raises(FloatingPointError, match="anomaly maps"):
-        ALONE.first(refuse, "anomaly maps")
-    assert ALONE.first(max, 1, 2) == 2
+        SINGLE_WORKER.on_rank_zero(refuse, "anomaly maps")
+    assert SINGLE_WORKER.on_rank_zero(max, 1, 2) == 2
 
 
 @pytest.mark.parametrize(("count", "parts"), [(4, [[0, 1], [2, 3]]), (3, [[0], [1, 2]]), (1, [[0], [0]])])
 def test_parts_of_a_batch_are_all_of_it(count, parts):
     batch = (torch.arange(count), (torch.arange(count) * 2,), torch.arange(count))
     for rank, expected in enumerate(parts):
-        clean, (corrupted,), mask = Team(rank, 2).part(batch)
+        clean, (corrupted,), mask = WorkerGroup(rank, 2).shard(batch)
         assert clean.tolist() == mask.tolist() == expected and corrupted.tolist() == [2 * i for i in expected]
 
 
