@@ -16,6 +16,7 @@ from msad.training import array_loader, cuda_graphs, loop
 from msad.training.batches import TrainingData
 from msad.training.cuda_graphs import ReplayedScoring, ReplayedStep
 from msad.training.job_config import JobConfig
+from tests.training.train import train
 
 gpu = pytest.mark.gpu
 
@@ -39,18 +40,11 @@ def losses(data: TrainingData, architecture: str, monkeypatch, *, recorded: bool
     """The loss of each epoch; 13 images in batches of 5 make two sizes of batches."""
     values = {"epochs": 6, "evaluate_every": 1, "batch_size": 5, "image_size": 64, **SETTINGS[architecture]}
     job = JobConfig(category="gear", architecture=architecture, **{**values, **settings})
-    reports = []
     with monkeypatch.context() as context, warnings.catch_warnings():
         warnings.simplefilter("error")
         if not recorded:
             context.setattr(loop, "ReplayedStep", lambda step, _parameters, _generator: step)
-        loop.fit(
-            job,
-            data,
-            device=torch.device("cuda"),
-            report=lambda metrics, _state: reports.append(metrics),
-            get_checkpoint=lambda: None,
-        )
+        _, reports, _ = train(job, data, device="cuda")
     return [metrics["train_loss"] for metrics in reports]
 
 
@@ -66,7 +60,6 @@ def test_recorded_steps_learn_as_unrecorded_ones(data, architecture, monkeypatch
 @gpu
 def test_recorded_steps_learn_as_on_the_cpu(data, monkeypatch):
     recorded = losses(data, "multiscale", monkeypatch, recorded=True, epochs=12, learning_rate=3e-3)
-    reports = []
     job = JobConfig(
         category="gear",
         architecture="multiscale",
@@ -77,14 +70,8 @@ def test_recorded_steps_learn_as_on_the_cpu(data, monkeypatch):
         image_size=64,
         **SETTINGS["multiscale"],
     )
-    loop.fit(
-        job,
-        data,
-        device=torch.device("cpu"),
-        report=lambda metrics, _state: reports.append(metrics["train_loss"]),
-        get_checkpoint=lambda: None,
-    )
-    assert recorded[-1] == pytest.approx(reports[-1], rel=0.2)
+    _, reports, _ = train(job, data)
+    assert recorded[-1] == pytest.approx(reports[-1]["train_loss"], rel=0.2)
 
 
 @gpu

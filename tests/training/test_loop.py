@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from types import SimpleNamespace
 
@@ -15,10 +14,9 @@ from msad.models.errors import ModelError
 from msad.models.kernels import native
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training import loop
+from msad.training.batches import TrainingData
 from msad.training.job_config import SCHEDULES, JobConfig
-from msad.training.loop import TrainingData, fit
-
-CPU = torch.device("cpu")
+from tests.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -40,51 +38,39 @@ def job(**settings) -> JobConfig:
     return JobConfig(category="brick", architecture="multiscale", **{**values, **settings})
 
 
-def run(settings: JobConfig, data: TrainingData, checkpoint=None):
-    reports = []
-    fitted = fit(
-        settings,
-        data,
-        device=CPU,
-        report=lambda metrics, state: reports.append((metrics, copy.deepcopy(state))),
-        get_checkpoint=lambda: checkpoint,
-    )
-    return fitted, reports
-
-
 def weights(fitted) -> torch.Tensor:
     return torch.cat([value.flatten().double() for value in fitted.model.state_dict().values()])
 
 
 def test_fit_reports_every_figure_at_every_evaluation(data):
-    fitted, reports = run(job(evaluate_every=2, epochs=5), data)
-    assert [metrics["epoch"] for metrics, _ in reports] == [2, 4, 5]
-    for metrics, _ in reports:
+    fitted, reports, _ = train(job(evaluate_every=2, epochs=5), data)
+    assert [metrics["epoch"] for metrics in reports] == [2, 4, 5]
+    for metrics in reports:
         assert {"train_loss", "loss_l1", "learning_rate", "validation_score", "epoch_seconds"} <= set(metrics)
         assert all(math.isfinite(value) for value in metrics.values())
     # What choosing the best epoch is worth on images that did not choose it is no more than the highest evaluation.
-    assert fitted.validation["score"] == pytest.approx(reports[-1][0]["best_objective"])
-    assert fitted.epoch == max(reports, key=lambda report: report[0]["validation_score"])[0]["epoch"]
+    assert fitted.validation["score"] == pytest.approx(reports[-1]["best_objective"])
+    assert fitted.epoch == max(reports, key=lambda metrics: metrics["validation_score"])["epoch"]
     assert 0.4 < fitted.validation["chance"] < 0.6 and fitted.false_alarms.held_out == len(data.validation_NHWC)
 
 
 def test_fit_lowers_the_loss(data):
-    _, reports = run(job(epochs=12, learning_rate=3e-3), data)
-    losses = [metrics["train_loss"] for metrics, _ in reports]
+    _, reports, _ = train(job(epochs=12, learning_rate=3e-3), data)
+    losses = [metrics["train_loss"] for metrics in reports]
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_fit_twice_gives_the_same_weights(data):
-    assert torch.equal(weights(run(job(), data)[0]), weights(run(job(), data)[0]))
+    assert torch.equal(weights(train(job(), data)[0]), weights(train(job(), data)[0]))
 
 
 @pytest.mark.parametrize(("bfloat16", "tolerance"), [(False, 1e-3), (True, 0.02)])
 def test_fit_with_kernels_in_c_follows_the_losses_of_torch(bfloat16, tolerance, data, compiled, monkeypatch):
     monkeypatch.setattr(loop, "computes_in_bfloat16", lambda _: bfloat16)
-    _, fast = run(job(), data)
+    _, fast, _ = train(job(), data)
     monkeypatch.setattr(native, "_loaded", {})
-    _, slow = run(job(), data)
-    fast, slow = ([metrics["train_loss"] for metrics, _ in reports] for reports in (fast, slow))
+    _, slow, _ = train(job(), data)
+    fast, slow = ([metrics["train_loss"] for metrics in reports] for reports in (fast, slow))
     assert fast == pytest.approx(slow, rel=tolerance)
 
 
@@ -97,31 +83,31 @@ def test_bfloat16_is_left_to_gpus_that_have_it(major, supported, monkeypatch):
 
 
 def test_fit_with_kernels_in_c_resumes_exactly(data, compiled):
-    whole, reports = run(job(), data)
-    resumed, _ = run(job(), data, reports[1][1])
+    whole, _, states = train(job(), data)
+    resumed, _, _ = train(job(), data, checkpoint=states[1])
     assert torch.equal(weights(whole), weights(resumed))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_fit_resumed_ends_with_the_weights_of_the_uninterrupted_run(data, schedule):
     settings = job(schedule=schedule, model={"base_width": 4, "depth": 2, "skip_dropout": 0.3})
-    whole, reports = run(settings, data)
-    resumed, later = run(settings, data, checkpoint=reports[1][1])
-    assert [metrics["epoch"] for metrics, _ in later] == [3, 4]
+    whole, _, states = train(settings, data)
+    resumed, later, _ = train(settings, data, checkpoint=states[1])
+    assert [metrics["epoch"] for metrics in later] == [3, 4]
     assert torch.equal(weights(whole), weights(resumed))
     assert whole.threshold == resumed.threshold and whole.epoch == resumed.epoch
 
 
 def test_fit_resumed_after_its_last_epoch_only_validates(data):
-    whole, reports = run(job(), data)
-    resumed, later = run(job(), data, checkpoint=reports[-1][1])
+    whole, _, states = train(job(), data)
+    resumed, later, _ = train(job(), data, checkpoint=states[-1])
     assert not later
     assert torch.equal(weights(whole), weights(resumed)) and whole.threshold == pytest.approx(resumed.threshold)
 
 
 def test_fit_stops_early_without_a_better_score(data):
     # A learning rate of almost nothing: no evaluation is much better than the first.
-    _, reports = run(job(epochs=30, patience=2, learning_rate=1e-12, schedule="constant"), data)
+    _, reports, _ = train(job(epochs=30, patience=2, learning_rate=1e-12, schedule="constant"), data)
     assert len(reports) < 30
 
 
@@ -129,7 +115,7 @@ def test_fit_whose_loss_is_not_finite_names_the_epoch_and_the_remedy(data):
     with pytest.raises(
         TrainingError, match=r"(loss is|maps are) not finite in epoch 1 at learning_rate 1e\+30: lower it"
     ):
-        run(job(learning_rate=1e30, gradient_clip=0.0, schedule="constant"), data)
+        train(job(learning_rate=1e30, gradient_clip=0.0, schedule="constant"), data)
 
 
 def test_fit_out_of_memory_says_what_to_lower(data, monkeypatch):
@@ -138,16 +124,16 @@ def test_fit_out_of_memory_says_what_to_lower(data, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "backward", exhausted)
     with pytest.raises(TrainingError, match=r"out of memory on cpu with batch_size 4, image_size 32 .*lower"):
-        run(job(), data)
+        train(job(), data)
 
 
 def test_fit_with_an_unknown_loss_term_is_refused(data):
     with pytest.raises(ModelError, match="l1"):
-        run(job(loss_weights={"l11": 1.0}), data)
+        train(job(loss_weights={"l11": 1.0}), data)
 
 
 def test_checkpoint_loads_without_unpickling_objects(data, tmp_path):
     for schedule in SCHEDULES:
-        state = run(job(schedule=schedule, epochs=1), data)[1][-1][1]
+        *_, (state,) = train(job(schedule=schedule, epochs=1), data)
         torch.save(state, tmp_path / "state.pt")
         assert torch.load(tmp_path / "state.pt", weights_only=True)["epoch"] == 1

@@ -16,7 +16,7 @@ from msad.models.scorer import IMAGE_SCORE
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.loop import fit
+from tests.training.train import train
 
 NAME = "own_memory:Memory"
 
@@ -55,41 +55,32 @@ def data(monkeypatch):
     return TrainingData(images[:12], images[12:], make_synthetic_defects(images[12:], 0))
 
 
-def trained(data, model=None, **settings):
-    reports = []
-    job = JobConfig(category="gear", architecture=NAME, image_size=64, model=model or {}, **settings)
-    fitted = fit(
-        job,
-        data,
-        device=torch.device("cpu"),
-        report=lambda metrics, state: reports.append(metrics),
-        get_checkpoint=lambda: None,
-    )
-    return job, fitted, reports
+def job(model=None, **settings):
+    return JobConfig(category="gear", architecture=NAME, image_size=64, model=model or {}, **settings)
 
 
 def test_self_training_is_validated_now_and_then_and_at_its_end(data):
-    _, fitted, reports = trained(data, epochs=5, evaluate_every=2)
+    fitted, reports, _ = train(job(epochs=5, evaluate_every=2), data)
     assert [report["epoch"] for report in reports] == [2, 4, 5]
     assert reports[0]["train_loss"] == 0.5 and reports[-1]["best_objective"] == fitted.validation["score"]
     assert fitted.validation["image_auroc"] > 0.6
 
 
 def test_self_training_keeps_its_best_epoch(data):
-    _, fitted, reports = trained(data, {"spoil_after": 2}, epochs=4, evaluate_every=1)
+    fitted, reports, _ = train(job({"spoil_after": 2}, epochs=4, evaluate_every=1), data)
     assert fitted.epoch == 1 and len(reports) == 4
     assert fitted.validation["score"] == reports[-1]["best_objective"]
 
 
 def test_self_training_stops_when_it_gets_no_better(data):
-    _, fitted, reports = trained(data, {"spoil_after": 1}, epochs=50, evaluate_every=1, patience=2)
+    fitted, reports, _ = train(job({"spoil_after": 1}, epochs=50, evaluate_every=1, patience=2), data)
     assert fitted.epoch == 1 and [report["epoch"] for report in reports] == [1, 2, 3]
     assert fitted.model.epochs_done == 3
 
 
 def test_self_training_with_maps_that_are_not_finite_is_a_training_error(data):
     with pytest.raises(TrainingError, match="maps of own_memory:Memory are not finite"):
-        trained(data, {"broken": True}, epochs=1)
+        train(job({"broken": True}, epochs=1), data)
 
 
 def test_self_training_has_no_losses():
@@ -98,8 +89,9 @@ def test_self_training_has_no_losses():
 
 
 def test_self_trained_bundle_scores_as_the_model_did(data, tmp_path):
-    job, fitted, _ = trained(data, epochs=1)
-    bundle = Bundle(fitted.model, fitted.scorer, fitted.threshold, job)
+    settings = job(epochs=1)
+    fitted, _, _ = train(settings, data)
+    bundle = Bundle(fitted.model, fitted.scorer, fitted.threshold, settings)
     image_BCHW = torch.rand(2, 3, 64, 64)
     expected = bundle.score_batch(image_BCHW)
     for kept, loaded in zip(expected, Bundle.load(bundle.save(tmp_path / "b")).score_batch(image_BCHW), strict=True):

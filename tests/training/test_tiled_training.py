@@ -15,7 +15,7 @@ from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.models.tiling import Tiled
 from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.loop import fit
+from tests.training.train import train
 
 ARCHITECTURES = {
     "multiscale": {"base_width": 4, "depth": 2},
@@ -50,14 +50,7 @@ def test_tiled_job_is_trained_saved_loaded_and_predicts_images_of_any_size(archi
         model=ARCHITECTURES[architecture],
         tiling={"tile": 32, "overlap": 16},
     )
-    reports = []
-    fitted = fit(
-        job,
-        data,
-        device=torch.device("cpu"),
-        report=lambda metrics, _: reports.append(metrics),
-        get_checkpoint=lambda: None,
-    )
+    fitted, reports, _ = train(job, data)
     assert np.isfinite(reports[0].get("train_loss", 0)) and 0 <= reports[0]["validation_score"] <= 1
     bundle = Bundle(fitted.model, fitted.scorer, fitted.threshold, job)
     loaded = Bundle.load(bundle.save(tmp_path / "bundle"), device="cpu")
@@ -86,20 +79,10 @@ def test_tiled_job_resumes_where_it_was(data, few):
         epochs=2,
         evaluate_every=1,
         batch_size=25,
+        schedule="constant",
         model=ARCHITECTURES["multiscale"],
         tiling={"tile": 32},
     )
-    states = []
-
-    def run(settings, checkpoint):
-        return fit(
-            settings,
-            data,
-            device=torch.device("cpu"),
-            report=lambda _, state: states.append(dict(state)),
-            get_checkpoint=lambda: checkpoint,
-        )
-
-    run(dataclasses.replace(job, epochs=1, schedule="constant"), None)
-    resumed = run(dataclasses.replace(job, schedule="constant"), states[0])
+    _, _, states = train(dataclasses.replace(job, epochs=1), data)
+    resumed, _, states = train(job, data, checkpoint=states[0])
     assert resumed.epoch in (1, 2) and states[-1]["epoch"] == 2

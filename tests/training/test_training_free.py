@@ -11,7 +11,7 @@ from msad.models.registry import build
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training.batches import FeatureBatches, TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.loop import fit
+from tests.training.train import train
 
 CPU = torch.device("cpu")
 
@@ -31,14 +31,8 @@ def job(**settings):
 
 def test_training_free_model_is_reported_validated_and_delivered(data, tmp_path, monkeypatch):
     monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 24)
-    reports, settings = [], job(epochs=50)
-    fitted = fit(
-        settings,
-        data,
-        device=CPU,
-        report=lambda metrics, state: reports.append(metrics),
-        get_checkpoint=lambda: None,
-    )
+    settings = job(epochs=50)
+    fitted, reports, _ = train(settings, data)
     assert [report["epoch"] for report in reports] == [1] and fitted.epoch == 1
     assert reports[0]["best_objective"] == reports[0]["validation_score"] == fitted.validation["score"]
     assert fitted.validation["image_auroc"] > 0.6 and np.isfinite(fitted.threshold)

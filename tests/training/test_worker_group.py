@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import os
 import signal
@@ -24,9 +23,10 @@ from msad.errors import TrainingError
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.loop import computes_in_bfloat16, fit
+from msad.training.loop import computes_in_bfloat16
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 from msad.workspace import JobDirectory
+from tests.training.train import train
 
 # Group normalisation looks at each image by itself, and without dropout nothing is drawn for a part of a batch. The
 # last batch of an epoch has one image, and so nothing for the second worker. Groups of two channels: where a channel is
@@ -50,19 +50,12 @@ def data() -> TrainingData:
     return TrainingData(images[:13], images[13:], make_synthetic_defects(images[13:], seed=0, per_group=1))
 
 
-def train(data, group=SINGLE_WORKER, checkpoint=None, **settings):
+def curve(data, group=SINGLE_WORKER, checkpoint=None, **settings):
     """Return a job's reports and states, and its weights."""
     torch.set_num_threads(1)
-    reports, states = [], []
+    job = JobConfig(category="noise", **{**SETTINGS, **settings})
     with mock.patch("msad.training.loop.computes_in_bfloat16", lambda device: False):
-        fitted = fit(
-            JobConfig(category="noise", **{**SETTINGS, **settings}),
-            data,
-            device=torch.device("cpu"),
-            report=lambda metrics, state: (reports.append(metrics), states.append(copy.deepcopy(state))),
-            get_checkpoint=lambda: checkpoint,
-            group=group,
-        )
+        fitted, reports, states = train(job, data, checkpoint=checkpoint, group=group)
     return reports, states, torch.cat([value.flatten() for value in fitted.model.state_dict().values()])
 
 
@@ -76,7 +69,7 @@ def work(rank, folder, data, jobs, tasks):
     for settings, file in jobs:
         checkpoint = torch.load(file) if file else None
         try:
-            reports, _, weights = train(data, WorkerGroup(rank, 2), checkpoint, **settings)
+            reports, _, weights = curve(data, WorkerGroup(rank, 2), checkpoint, **settings)
             outcomes.append({"reports": reports, "weights": weights})
         except TrainingError as error:
             outcomes.append(str(error))
@@ -124,7 +117,7 @@ def failing(demo, own_cache, tmp_path):
 
 
 def test_group_of_two_trains_as_one_worker_and_fails_as_one(data, failing, tmp_path):
-    reports, states, weights = train(data)
+    reports, states, weights = curve(data)
     diverging = {"learning_rate": 1e30, "gradient_clip": 0.0, "schedule": "constant"}
     torch.save(states[0], tmp_path / "state.pt")  # the group goes on from where one worker stood after two epochs
     jobs = [({}, tmp_path / "state.pt"), (diverging, None)]
@@ -199,15 +192,8 @@ def test_two_ray_train_workers_of_which_one_is_killed_end_as_one_worker(demo, tm
     assert process.wait() == 0, (tmp_path / "output").read_text()
 
     job = JobConfig.from_dict(directory.read("job"))
-    alone = []
     torch.set_num_threads(1)
-    fit(
-        job,
-        load_training_data(job, demo, own_cache),
-        device=torch.device("cpu"),
-        report=lambda metrics, _state: alone.append(metrics),
-        get_checkpoint=lambda: None,
-    )
+    _, alone, _ = train(job, load_training_data(job, demo, own_cache))
     together = directory.progress()
     assert [metrics["epoch"] for metrics in together] == [metrics["epoch"] for metrics in alone] == list(range(1, 9))
     tolerance = 0.02 if computes_in_bfloat16(torch.device("cpu")) else TOLERANCE
