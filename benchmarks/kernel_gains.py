@@ -1,13 +1,14 @@
 """What each of this package's own kernels gains in a whole training step, beside its lines of code.
 
     python benchmarks/kernel_gains.py
-    python benchmarks/kernel_gains.py --image-size 128 --rounds 9 --threads 1
+    python benchmarks/kernel_gains.py --architectures multiscale --image-size 128 --rounds 9
 
 A step is all that a job does with a batch: images drawn, augmented and corrupted (kept features for
 `feature_pyramid`), losses, gradients, their clipping, and the optimiser. Steps with all kernels and without one of
-them take turns; the ratio is the median over pairs of neighbours. On a CPU processor seconds are compared, which
-others on the machine disturb least, and on a GPU the seconds of steps that are not recorded: `benchmarks/kernels.py`
-measures recorded ones. Lines are those with code.
+them take turns; the ratio is the median over pairs of neighbours, beside its quartiles. Steps with all against steps
+with all say what is noise. On a CPU processor seconds of one thread are compared, which others on the machine disturb
+least, and on a GPU the seconds of steps that are not recorded: `benchmarks/kernels.py` measures recorded ones. Lines
+are those with code.
 """
 
 from __future__ import annotations
@@ -53,15 +54,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if device.type == "cpu" and (reason := native.prepare(default_cache_dir())):
         raise SystemExit(f"no kernels in C: {reason}")
-    columns = f"{'C':>4} {'Triton':>7} {'Python':>7} {'step, s':>8} {'without':>8} {'ratio':>7}"
+    columns = f"{'C':>4} {'Triton':>7} {'Python':>7} {'step, s':>8} {'without':>8} {'ratio':>7} {'quartiles':>12}"
     lines = [f"{'architecture':16} {'kernel':30} {columns}"]
     for name in options.architectures:
         step = _step(name, options, device)
         step()
         step()
-        for kernel, with_all, without, ratio in _compare(step, options.rounds):
+        for kernel, with_all, without, (low, ratio, high) in _compare(step, options.rounds):
             sizes = "{:4} {:7} {:7}".format(*map(_lines, SOURCES.get(kernel, ((), (), ()))))
-            lines.append(f"{name:16} {kernel:30} {sizes} {with_all:8.3f} {without:8.3f} {ratio:6.3f}x")
+            figures = f"{with_all:8.3f} {without:8.3f} {ratio:6.3f}x {low:6.3f}-{high:.3f}"
+            lines.append(f"{name:16} {kernel:30} {sizes} {figures}")
             print(lines[-1], flush=True)
     lines.append(f"lines that all share: {_lines(SHARED)} ({', '.join(SHARED)}); similarity_* are those of two kernels")
     print()
@@ -72,15 +74,17 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--architectures", nargs="+", default=["multiscale", "feature_pyramid"], metavar="NAME")
     parser.add_argument("--image-size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="write the table here too")
     return parser.parse_args()
 
 
 def _step(name: str, options: argparse.Namespace, device: torch.device) -> Callable[[], None]:
     """Return what takes a training step of an architecture with its defaults."""
-    settings = architecture(name).training_defaults | {"image_size": options.image_size}
+    sizes = {"image_size": options.image_size, "batch_size": options.batch_size}
+    settings = architecture(name).training_defaults | sizes
     job = dataclasses.replace(JobConfig(category="made_up", architecture=name, **settings), patience=0)
     model = build(name, **job.model).to(device, memory_format=torch.channels_last).train()
     weights = model.default_loss_weights
@@ -111,19 +115,19 @@ def _step(name: str, options: argparse.Namespace, device: torch.device) -> Calla
     return step
 
 
-def _compare(step: Callable[[], None], rounds: int) -> Iterator[tuple[str, float, float, float]]:
-    """Yield each kernel of a step, then all of them: seconds of a step with all, without, and the pairs' ratio."""
+def _compare(step: Callable[[], None], rounds: int) -> Iterator[tuple[str, float, float, list[float]]]:
+    """Yield each kernel of a step, all and none: seconds of a step with all, without, and the quartiles of ratios."""
     names = [name for name in SOURCES if name in {known[0] for known in kernel_check._proven}]
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in [*names, "all of them"]}
+    left_out = {name: {name} for name in names} | {"all of them": set(names), "none of them": set()}
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in left_out}
     for number in range(rounds):
-        for name in pairs:
-            left_out = {name} if name in SOURCES else set(names)
-            sides = [set(), left_out] if number % 2 else [left_out, set()]
-            seconds = {bool(side): _seconds(step, side) for side in sides}
-            pairs[name].append((seconds[False], seconds[True]))
+        for name, without in left_out.items():
+            sides = [set(), without] if number % 2 else [without, set()]
+            seconds = [_seconds(step, side) for side in sides]
+            pairs[name].append(tuple(seconds if number % 2 else reversed(seconds)))
     for name, measured in pairs.items():
         with_all, without = (statistics.median(side) for side in zip(*measured, strict=True))
-        yield name, with_all, without, statistics.median(later / sooner for sooner, later in measured)
+        yield name, with_all, without, statistics.quantiles([later / sooner for sooner, later in measured], n=4)
     kernel_check.forget()
 
 
