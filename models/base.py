@@ -145,9 +145,12 @@ class AnomalyModel(nn.Module, ABC):
             raise ModelError(f"images of shape {tuple(image_BCHW.shape)}: B×3×H×W (RGB) is needed")
         height, width = image_BCHW.shape[-2:]
         if height % self.size_multiple or width % self.size_multiple:
+            near = "×".join(
+                str(self.size_multiple * max(1, round(side / self.size_multiple))) for side in (height, width)
+            )
             raise ModelError(
                 f"images of {height}×{width} pixels do not fit {type(self).__name__}: both sides must be divisible by "
-                f"{self.size_multiple}; change image_size, or lower the depth"
+                f"{self.size_multiple}; the nearest size is {near}"
             )
 
     @abstractmethod

@@ -101,7 +101,6 @@ class FeatureMemory(FrozenFeatures):
             raise ModelError(f"pose is {pose!r}{did_you_mean(str(pose), POSES)}")
         strides = [stride for stride in KNOWN_STRIDES if finest_stride <= stride <= coarsest_stride]
         super().__init__(backbone, strides, light)
-        self.finest_stride = finest_stride
         shares = [1.0] * (len(strides) - 1) + [float(coarsest_share) if len(strides) > 1 else 1.0]
         self.memory = Memory(self.backbone.channels, rows, neighbourhood, neighbours, shares)
         self.pose = Pose(self.size_multiple) if pose == "straightened" else None
@@ -153,7 +152,7 @@ class FeatureMemory(FrozenFeatures):
     def _maps(self, image: Encoded) -> dict[str, Tensor]:
         *features, back_B6HW = image if self._straightens else (*image, None)
         distance_B1hw = self.memory(self.standardised(features))
-        size = [self.finest_stride * side for side in distance_B1hw.shape[-2:]]
+        size = [self.backbone.strides[0] * side for side in distance_B1hw.shape[-2:]]
         memory_B1HW = F.interpolate(distance_B1hw, size, mode="bilinear")
         if back_B6HW is not None:
             memory_B1HW = self.pose.put_back(memory_B1HW, back_B6HW)

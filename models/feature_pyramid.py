@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msad.models.backbones import LITE0, STRIDES
+from msad.models.backbones import LITE0
 from msad.models.base import Encoded
 from msad.models.errors import ModelError
 from msad.models.frozen_features import FrozenFeatures
@@ -78,11 +78,13 @@ class FeaturePyramid(FrozenFeatures):
             if not allowed:
                 raise ModelError(f"{name} is {value!r}; it must be {rule}")
         super().__init__(backbone)
-        channels = self.backbone.channels
-        widths = [width * stride // STRIDES[-1] for stride in STRIDES]
-        self.gather = nn.ModuleList(_gather(c, s, width // 2) for c, s in zip(channels, STRIDES, strict=True))
+        channels, strides = self.backbone.channels, self.backbone.strides
+        widths = [width * stride // strides[-1] for stride in strides]
+        self.gather = nn.ModuleList(
+            _gather(c, strides[-1] // s, width // 2) for c, s in zip(channels, strides, strict=True)
+        )
         self.squeeze = nn.Sequential(
-            _conv(width // 2 * len(STRIDES), width, 3), nn.Conv2d(width, bottleneck_channels, 1), nn.Dropout(dropout)
+            _conv(width // 2 * len(strides), width, 3), nn.Conv2d(width, bottleneck_channels, 1), nn.Dropout(dropout)
         )
         self.restore = nn.Sequential(_conv(bottleneck_channels, width, 1), _conv(width, width, 3))
         self.decode = nn.ModuleList(_Rise(w, w2) for w, w2 in zip([*widths[1:], width], widths, strict=True))
@@ -132,7 +134,10 @@ class FeaturePyramid(FrozenFeatures):
             "squared": _fused([(m - f).square().mean(dim=1, keepdim=True) for m, f in pairs], finest),
             "mask": evidence(logit_B1HW),
         }
-        return {name: _resized(map_B1HW, [STRIDES[0] * side for side in finest]) for name, map_B1HW in maps.items()}
+        return {
+            name: _resized(map_B1HW, [self.backbone.strides[0] * side for side in finest])
+            for name, map_B1HW in maps.items()
+        }
 
 
 class _Rise(nn.Module):
@@ -150,12 +155,12 @@ class _Rise(nn.Module):
         return self.mix(level_BCHW)
 
 
-def _gather(channels: int, stride: int, width: int) -> nn.Sequential:
-    """From a stage to the coarsest one: the channels double where the sides halve."""
+def _gather(channels: int, times: int, width: int) -> nn.Sequential:
+    """From a stage to one that is so many times as coarse: the channels double where the sides halve."""
     steps: list[nn.Module] = []
-    while stride < STRIDES[-1]:
+    while times > 1:
         steps.append(_conv(channels, 2 * channels, 3, stride=2))
-        channels, stride = 2 * channels, 2 * stride
+        channels, times = 2 * channels, times // 2
     return nn.Sequential(*steps, _conv(channels, width, 1))
 
 

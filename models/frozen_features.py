@@ -48,7 +48,7 @@ class FrozenFeatures(AnomalyModel):
         self.light = light
         self.backbone = load_backbone(backbone, strides)
         self.pretrained = {backbone: terms(backbone)}
-        self.size_multiple = strides[-1]
+        self.size_multiple = self.backbone.strides[-1]
         for stage, count in enumerate(self.backbone.channels):
             self.register_buffer(f"mean{stage}", torch.zeros(1, count, 1, 1))
             self.register_buffer(f"scale{stage}", torch.ones(1, count, 1, 1))

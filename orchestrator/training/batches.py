@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msad.models.backbones import source
 from msad.models.base import AnomalyModel, Encoded
 from msad.models.precision import full_float32
 from msad.models.registry import architecture, is_own
@@ -279,10 +280,12 @@ def features_name(job: JobConfig, count: int, device_type: str) -> str:
     It names all that they depend on besides. That is the kind of device too: the random numbers of a CPU and a GPU
     differ, and so do their views.
     """
-    own, model = is_own(job.architecture), written_out(job).model
+    model = written_out(job).model
     decisive = [
         job.architecture,
-        [dict(job.model), source_digest(job.architecture)] if own else {name: model.get(name) for name in ENCODING},
+        [dict(job.model), source_digest(job.architecture)]
+        if is_own(job.architecture)
+        else [{name: model.get(name) for name in ENCODING}, source(model["backbone"])],
         number_of_views(job, count),
         dataclasses.asdict(CorruptionConfig(**_all_corrupted(job).corruption)),
         dataclasses.asdict(AugmentationConfig(**job.augmentation)),

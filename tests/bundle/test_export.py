@@ -23,6 +23,7 @@ from msad.bundle.export import METADATA_FILE, OUTPUTS, TOLERANCE, export
 from msad.bundle.images import to_tensor
 from msad.data_io.photographs import load_textures
 from msad.errors import ConfigError, ExportError
+from msad.models.backbones import untrained
 from msad.models.registry import architectures, build
 from msad.models.scorer import Scoring, fit_scorer
 from msad.models.thresholds import threshold
@@ -46,11 +47,12 @@ SCORING = {
 }
 
 
-def make(name):
+def make(name, **parameters):
     """A bundle with untrained weights but real statistics; images it calls good and anomalous lie on both sides."""
     torch.manual_seed(0)
-    job = JobConfig(category="brick", architecture=name, image_size=SIZE, model=SMALL[name])
-    model = build(name, **SMALL[name]).eval()
+    parameters = {**SMALL[name], **parameters}
+    job = JobConfig(category="brick", architecture=name, image_size=SIZE, model=parameters)
+    model = build(name, **parameters).eval()
     if not model.loss_terms:
         model.adapt([model.encode(to_tensor(load_textures(SIZE)[1::3]))])
     maps = model.anomaly_maps(to_tensor(load_textures(SIZE)[::3]))
@@ -73,6 +75,21 @@ def assert_agrees(found, bundle, batch):
     assert is_anomalous.dtype == bool and is_anomalous.tolist() == [one.is_anomalous for one in expected]
     assert anomaly_map.shape == batch.shape[:3]
     assert anomaly_map == pytest.approx(np.stack([one.anomaly_map for one in expected]), abs=allowed)
+
+
+def test_vision_transformer_as_a_backbone_goes_with_bundle_and_file(batch, tmp_path, monkeypatch):
+    pytest.importorskip("timm", reason="the extra timm is not installed")
+    with untrained():
+        bundle = make("feature_memory", backbone="timm:test_vit")
+    bundle.save(tmp_path / "bundle")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    loaded = Bundle.load(tmp_path / "bundle", "cpu")
+    for one, other in zip(loaded.predict(batch), bundle.predict(batch), strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-4)
+    assert "apache-2.0, huggingface.co/timm/test_vit.r160_in1k" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    export(loaded, tmp_path / "part.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "part.onnx")
+    assert_agrees(session.run(OUTPUTS, {"image": batch}), bundle, batch)
 
 
 @pytest.mark.parametrize("name", architectures())

