@@ -44,7 +44,7 @@ from msad.models.scoring import choose_scoring
 from msad.training.batches import TrainingData, make_batches
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
-from msad.training.validation import anomaly_maps, set_threshold
+from msad.training.validation import anomaly_maps, set_thresholds
 
 # Image AUROC, where others report the same data; sources in the README's table of references.
 PUBLISHED = {
@@ -162,7 +162,13 @@ def _train(job: JobConfig, options: argparse.Namespace, device: torch.device) ->
         print(f"  {where}: loss {loss:.4f}, validation {validation:.4f}, {seconds:.0f} s", flush=True)
 
     fitted = fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
-    bundle = Bundle(model=fitted.model, scorer=fitted.scorer, threshold=fitted.threshold, job=job)
+    bundle = Bundle(
+        model=fitted.model,
+        scorer=fitted.scorer,
+        threshold=fitted.threshold,
+        job=job,
+        pixel_threshold=fitted.pixel_threshold,
+    )
     return Trial(job, bundle, fitted.validation["score"], time.perf_counter() - began)
 
 
@@ -231,8 +237,9 @@ def _rescore(best: Trial, data: TrainingData, scoring: Scoring, device: torch.de
     batches = make_batches(best.job, data, model, device)
     good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
     choice = choose_scoring(good, defects, data.synthetic, [scoring])
-    cut, _ = set_threshold(model, batches, data.synthetic, scoring, best.job.false_positive_rate)
-    return dataclasses.replace(best.bundle, scorer=choice.scorer, threshold=cut), choice.validation.score
+    cuts = set_thresholds(model, batches, data.synthetic, scoring, best.job)
+    changed = {"scorer": choice.scorer, "threshold": cuts.threshold, "pixel_threshold": cuts.pixel_threshold}
+    return dataclasses.replace(best.bundle, **changed), choice.validation.score
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

@@ -54,6 +54,7 @@ from msad.cluster.workers.job_worker import load_training_data
 from msad.data_io.array_cache import default_cache_dir
 from msad.data_io.splits import split_good_images
 from msad.models.base import AnomalyModel
+from msad.models.false_regions import FalseRegions
 from msad.models.kernels import native
 from msad.models.kernels.norm_relu import NormReLU
 from msad.models.registry import architecture, build, count_parameters
@@ -63,7 +64,7 @@ from msad.training import loop
 from msad.training.batches import TrainingData, make_batches
 from msad.training.job_config import JobConfig
 from msad.training.malloc import keep_freed_memory
-from msad.training.validation import figures, validate
+from msad.training.validation import Thresholds, figures, validate
 
 REFERENCE = {"skip": "concat", "first_skip": 0, "skip_dropout": 0.0}  # the plain U-Net: 1,927,075 parameters
 GANOMALY = {"parameters": 5, "arithmetic": 60}  # features: 1,865,210 parameters, and 15.4 GFLOP
@@ -171,7 +172,7 @@ def _ours(
 
     changes: dict[str, Any] = {
         "validate": lambda *_: _CHOICE,
-        "set_threshold": lambda *_: (0.0, FalseAlarms(0.01, 0, 1.0, 1.0)),
+        "set_thresholds": lambda *_: _THRESHOLDS,
     }
     if mixed is not None:
         changes["computes_in_bfloat16"] = lambda _device: mixed
@@ -185,6 +186,12 @@ def _ours(
 
 # What `_ours` has in the place of a validation's.
 _CHOICE = Choice(Scorer(Scoring({"l1": 1.0}), {}), (Reading(0.0, {}), Reading(0.0, {})))
+_THRESHOLDS = Thresholds(
+    threshold=0.0,
+    false_alarms=FalseAlarms(0.01, 0, 1.0, 1.0),
+    pixel_threshold=0.0,
+    false_regions=FalseRegions(0.1, 0, 0, 1.0),
+)
 
 
 class _Photographs(torch.utils.data.Dataset):

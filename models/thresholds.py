@@ -11,7 +11,7 @@ Shapes: B images of a batch, G good images, H×W pixels; a map is float32 B×1×
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,23 +97,30 @@ class LeaveOneOut:
         self._centre = {name: maps.mean(dim=0) for name, maps in self._good.items()}
         self._sums = {name: self._moments(name, slice(None)) for name in self._good}
 
+    def good(self) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the map of each good image, float32 H×W, and their scores, G, float64."""
+        maps, scores = zip(*self._scored(self._good, range(self.count)), strict=True)
+        return [one.cpu().numpy() for one in maps], _together(scores)
+
     def good_scores(self) -> np.ndarray:
         """Return the score of each good image, G, float64."""
-        return self._scores(self._good, range(self.count))
+        return self.good()[1]
 
     def scores(self, maps: Mapping[str, Tensor], source_B: np.ndarray) -> np.ndarray:
         """Return the scores of images that were made of the good images at `source_B`, B, float64."""
-        return self._scores(smooth_maps(self._scoring, maps), source_B.tolist())
+        return _together([score for _, score in self._scored(smooth_maps(self._scoring, maps), source_B.tolist())])
+
+    def _scored(self, smoothed: Mapping[str, Tensor], sources: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the map, H×W, and the score, 1, of each image."""
+        for index, source in enumerate(sources):
+            yield self._score({name: smoothed[name][index : index + 1] for name in self._good}, source)
 
     @torch.no_grad()
     @full_float32()
-    def _scores(self, smoothed: Mapping[str, Tensor], sources: Iterable[int]) -> np.ndarray:
-        scores = []
-        for index, source in enumerate(sources):
-            scorer = Scorer(self._scoring, {name: self._without(name, source) for name in self._good})
-            one = {name: smoothed[name][index : index + 1] for name in self._good}
-            scores.append(scorer.of_smoothed(one)[1])
-        return torch.cat(scores).double().cpu().numpy() if scores else np.empty(0)
+    def _score(self, one: Mapping[str, Tensor], source: int) -> tuple[Tensor, Tensor]:
+        scorer = Scorer(self._scoring, {name: self._without(name, source) for name in self._good})
+        map_11HW, score_1 = scorer.of_smoothed(one)
+        return map_11HW[0, 0], score_1
 
     def _without(self, name: str, left_out: int) -> Statistics:
         """Return the statistics of all good images but one."""
@@ -128,6 +135,11 @@ class LeaveOneOut:
         """Sum the deviations from the centre and their squares, 1×H×W each."""
         away = self._good[name][images] - self._centre[name]
         return away.sum(dim=0), away.square().sum(dim=0)
+
+
+def _together(scores: Iterable[Tensor]) -> np.ndarray:
+    scores = list(scores)
+    return torch.cat(scores).double().cpu().numpy() if scores else np.empty(0)
 
 
 def threshold(

@@ -28,6 +28,7 @@ def make_bundle(demo, category):
     from msad.bundle.images import to_tensor
     from msad.data_io.cache import load_images
     from msad.data_io.splits import split_good_images
+    from msad.models.false_regions import pixel_threshold
     from msad.models.registry import build
     from msad.models.scorer import Scoring, fit_scorer
     from msad.models.thresholds import threshold
@@ -42,9 +43,10 @@ def make_bundle(demo, category):
         maps = model.anomaly_maps(to_tensor(images))
         values = {"weights": dict.fromkeys(maps, 1.0), "smoothing": 0.5, "calibration": "position"} | scoring
         scorer = fit_scorer(Scoring(**values), maps)
-        good_scores = scorer(maps)[1].numpy()
+        good_maps, good_scores = (part.numpy() for part in scorer(maps))
         provenance = {"run_id": "0123abcd", "validation": {"score": 0.75, "pixel_ap": float("nan")}}
-        return Bundle(model, scorer, threshold(good_scores, 0.2), job, provenance)
+        pixel_cut, _ = pixel_threshold(good_maps[:, 0], 0.5)
+        return Bundle(model, scorer, threshold(good_scores, 0.2), job, provenance, pixel_cut)
 
     return make
 
@@ -93,6 +95,7 @@ def log(client, experiment, bundle, tmp_path_factory):
             bundle.threshold,
             dataclasses.replace(bundle.job, objective=objective),
             bundle.provenance,
+            bundle.pixel_threshold,
         ).save(folder.bundle)
         (folder.path / "pictures").mkdir()
         (folder.path / "pictures" / "training.png").write_bytes(b"picture")

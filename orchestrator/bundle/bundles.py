@@ -1,4 +1,4 @@
-"""A finished model, ready to predict: network, scorer, threshold and where they came from.
+"""A finished model, ready to predict: network, scorer, thresholds and where they came from.
 
 Shapes: B images, H×W pixels; `image_BCHW` is float32 RGB in [0, 1], `map_B1HW` higher where more anomalous.
 """
@@ -22,6 +22,7 @@ from msad.bundle import contents
 from msad.bundle.batch_scoring import BatchScoring, find_device
 from msad.bundle.contents import Contents
 from msad.bundle.images import ImageLike, fit_maps, to_network
+from msad.bundle.map_scale import anchor
 from msad.bundle.prediction import Prediction
 from msad.data_io.remarks import ReadingRemarks
 from msad.errors import BundleError
@@ -44,6 +45,9 @@ class Bundle:
         The configuration the weights came from.
     provenance
         JSON values: run ID, the data's `identity`, validation figures; `save` adds versions of msad, torch and Python.
+    pixel_threshold
+        Pixels of a map above it belong to a region. None, as in bundles that were made before there was one, becomes
+        the middle of the colour scale: `threshold`, but at least 3 deviations. It promises nothing then.
     """
 
     model: AnomalyModel
@@ -51,11 +55,16 @@ class Bundle:
     threshold: float
     job: JobConfig
     provenance: dict[str, Any] = field(default_factory=dict)
+    pixel_threshold: float | None = None
     _scoring: BatchScoring | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.threshold):
             raise BundleError(f"the threshold is {self.threshold}; it must be finite: did the training diverge?")
+        if self.pixel_threshold is None:
+            self.pixel_threshold = anchor(self.threshold)
+        if not math.isfinite(self.pixel_threshold):
+            raise BundleError(f"the pixel threshold is {self.pixel_threshold}; it must be finite")
         self.model.eval().requires_grad_(False)
 
     def __repr__(self) -> str:
@@ -90,8 +99,8 @@ class Bundle:
         BundleError
             The folder is taken or cannot be written.
         """
-        held = Contents(self.model, self.scorer, self.threshold, self.job, self.provenance)
-        contents.write(Path(directory), held)
+        parts = (self.model, self.scorer, self.threshold, self.job, self.provenance, self.pixel_threshold)
+        contents.write(Path(directory), Contents(*parts))
         return Path(directory)
 
     @classmethod
@@ -176,7 +185,9 @@ class Bundle:
         image_BCHW, sizes = to_network(images, self.job.sides, self.device, remarks)
         map_B1HW, score_B = self.score_batch(image_BCHW)
         maps = fit_maps(map_B1HW, sizes)
+        known = {name: getattr(self, name) for name in ("threshold", "pixel_threshold")}
+        known["bit_depth"] = self.job.bit_depth
         return [
-            Prediction(score, score > self.threshold, anomaly_map, self.threshold, image, self.job.bit_depth)
+            Prediction(score, score > self.threshold, anomaly_map, source=image, **known)
             for anomaly_map, score, image in zip(maps, score_B.tolist(), images, strict=True)
         ]

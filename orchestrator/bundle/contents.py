@@ -25,18 +25,22 @@ _LARGEST_NUMBER = 1 << 15  # of a width, a depth, an image's side in a descripti
 
 
 class Contents(NamedTuple):
-    """A trained network, its fitted scorer and threshold, and what they came from; see `msad.bundle.bundles.Bundle`."""
+    """A trained network, its fitted scorer and thresholds, and what they came from; see `msad.bundle.bundles.Bundle`.
+
+    `pixel_threshold` is None in bundles that were made before there was one.
+    """
 
     model: AnomalyModel
     scorer: Scorer
     threshold: float
     job: JobConfig
     provenance: Mapping[str, Any]
+    pixel_threshold: float | None
 
 
 def write(directory: Path, contents: Contents) -> None:
     """Write a bundle's folder, or replace an older one; see `msad.bundle.bundle_files.write`."""
-    model, scorer, threshold, job, provenance = contents
+    model, scorer, threshold, job, provenance, pixel_threshold = contents
     versions = {
         "msad": importlib.metadata.version("msad"),
         "torch": torch.__version__,
@@ -49,6 +53,7 @@ def write(directory: Path, contents: Contents) -> None:
         "image_size": job.image_size,
         "normalisation": NORMALISATION,
         "threshold": threshold,
+        "pixel_threshold": pixel_threshold,
         "scoring": scorer.scoring.to_dict(),
         "pretrained": dict(model.pretrained),
         "job": job.to_dict(),
@@ -73,6 +78,8 @@ def read(directory: Path, device: torch.device) -> Contents:
         job = JobConfig.from_dict(description["job"])
         scoring = Scoring.from_dict(description["scoring"])
         threshold, provenance = float(description["threshold"]), dict(description["provenance"])
+        pixel_threshold = description.get("pixel_threshold")
+        pixel_threshold = None if pixel_threshold is None else float(pixel_threshold)
         with untrained():  # a frozen backbone's weights are in the file too
             _refuse_another_network(job, model_tensors)
             model = tiled(build(job.architecture, **job.model), job.tiles)
@@ -84,7 +91,8 @@ def read(directory: Path, device: torch.device) -> Contents:
         # ModelError is a ValueError whose text already says what to do; the others mean values of the wrong kind.
         advice = _advice(description) if isinstance(error, ModelError) else "; pull the bundle again"
         raise BundleError(f"{directory}: not a readable bundle: {error}{advice}") from error
-    return Contents(model.to(device, memory_format=torch.channels_last), scorer, threshold, job, provenance)
+    model = model.to(device, memory_format=torch.channels_last)
+    return Contents(model, scorer, threshold, job, provenance, pixel_threshold)
 
 
 def _advice(description: dict[str, Any]) -> str:

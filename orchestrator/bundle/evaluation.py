@@ -18,6 +18,7 @@ import torch
 
 from msad.bundle.bundles import Bundle
 from msad.bundle.images import fit_map, to_tensor
+from msad.bundle.measured_regions import MeasuredRegions
 from msad.data_io.decode import resize_mask
 from msad.data_io.test_split import TestSplit
 from msad.errors import ConfigError
@@ -41,21 +42,22 @@ class Evaluation:
 
     Parameters
     ----------
-    category, architecture, threshold
+    category, architecture, threshold, pixel_threshold
         Of the bundle; `category` is the one measured.
-    false_alarms
-        What the bundle's threshold promises, as `msad.models.thresholds.FalseAlarms.to_dict` gives it; empty where the
-        bundle does not say.
+    false_alarms, false_regions
+        What the bundle's thresholds promise, as `msad.models.thresholds.FalseAlarms.to_dict` and
+        `msad.models.false_regions.FalseRegions.to_dict` give it; empty where the bundle does not say.
     metrics
         Of images: `image_auroc`, `image_prauc` (average precision; its chance level is `image_prevalence`), `f1`,
         `recall` and `false_alarm_rate` at the bundle's threshold, and `recall_at_fpr`, the recall at the false-positive
         rate that the job aims at, `target_fpr`. Each of these six has the ends of its 95 % interval beside it (see
         `msad.models.metrics.image_metrics`), as in `image_auroc_low` and `image_auroc_high`. Of pixels: `pixel_auroc`,
-        `pixel_prauc`, `pixel_prevalence`, and `aupro_30` and `aupro_05`, AU-PRO up to that false-positive rate. Counts
-        of images: `false_positives` and `misses` at the threshold, of `good_images` and `defective_images`. And
-        `latency_ms`, the median time of one image of the model's size through network and scorer. NaN where a class is
-        missing. Pixels are those of the images whose ground truth is known, `masked_images` defective ones; without any
-        there is no figure of pixels.
+        `pixel_prauc`, `pixel_prevalence`, and `aupro_30` and `aupro_05`, AU-PRO up to that false-positive rate. Of
+        regions at the pixel threshold: `false_regions`, `defect_regions` and `found_regions`, see
+        `msad.bundle.measured_regions`. Counts of images: `false_positives` and `misses` at the threshold, of
+        `good_images` and `defective_images`. And `latency_ms`, the median time of one image of the model's size through
+        network and scorer. NaN where a class is missing. Pixels are those of the images whose ground truth is known,
+        `masked_images` defective ones; without any there is no figure of pixels.
     per_defect_type
         One row per type, measured with that type and the good images only; the index is the type, the columns are
         `PER_DEFECT_TYPE`, named as in `metrics`, with `images` of the type; those of pixels are NaN for a type without
@@ -63,6 +65,8 @@ class Evaluation:
     scores
         One row per image: `path`, `defect_type`, `label` (0/1), `score`, `threshold`, `verdict` (anomalous/good),
         `outcome` (hit, miss, false positive, correct rejection).
+    regions
+        One row per region of the maps, in the images' own pixels; see `msad.bundle.measured_regions`.
     images, masks, maps
         In the order of `scores`, at the model's size: uint8 N×h×w×3, a map of the cache's file; bool N×h×w; float32
         N×h×w. So 5 h w bytes of memory an image, 0.3 MB at 256 pixels, whatever its own size.
@@ -75,10 +79,13 @@ class Evaluation:
     category: str
     architecture: str
     threshold: float
+    pixel_threshold: float
     false_alarms: dict[str, float]
+    false_regions: dict[str, float]
     metrics: dict[str, float]
     per_defect_type: pd.DataFrame
     scores: pd.DataFrame
+    regions: pd.DataFrame
     images: np.ndarray = field(repr=False)
     masks: np.ndarray = field(repr=False)
     maps: np.ndarray = field(repr=False)
@@ -87,7 +94,8 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """Return the figures without the images, for JSON."""
-        names = ("category", "architecture", "threshold", "false_alarms", "metrics", "remarks")
+        names = ("category", "architecture", "threshold", "pixel_threshold")
+        names += ("false_alarms", "false_regions", "metrics", "remarks")
         named = {name: getattr(self, name) for name in names}
         return named | {"per_defect_type": self.per_defect_type.to_dict("index")}
 
@@ -130,7 +138,7 @@ def evaluate(
     split = TestSplit(root, category, layout)
     images = split.images(size, cache_dir, bundle.job.bit_depth)
     maps, score = _score(bundle, images)
-    masks = np.zeros(maps.shape, bool)
+    masks, regions = np.zeros(maps.shape, bool), MeasuredRegions(bundle.pixel_threshold)
 
     def compared_maps() -> Iterator[np.ndarray]:
         for index, anomaly_map in enumerate(maps):
@@ -142,6 +150,7 @@ def evaluate(
     def compared_masks() -> Iterator[np.ndarray]:
         for index, mask in enumerate(split.masks()):
             masks[index] = resize_mask(mask, size)
+            regions.add(index, maps[index], split.native_size(index), mask if split.masked[index] else None)
             if split.masked[index]:
                 yield mask if masks_at == "native" else masks[index]
 
@@ -151,18 +160,25 @@ def evaluate(
     if split.has_masks:
         known = [name for name, masked in zip(types, split.masked, strict=True) if masked]
         pixels, pixels_of_type = grouped_pixel_metrics(compared_maps(), compared_masks(), known)
+    else:
+        for index, anomaly_map in enumerate(maps):
+            regions.add(index, anomaly_map, split.native_size(index), None)
     target = bundle.job.false_positive_rate
-    metrics = _metrics(scores, pixels, target) | {"latency_ms": measure_latency(bundle)}
+    metrics = _metrics(scores, pixels, target) | regions.figures(split.labels)
+    metrics["latency_ms"] = measure_latency(bundle)
     if pixels is not None:
         metrics["masked_images"] = float((split.labels[split.masked] == 1).sum())
     return Evaluation(
         category=category,
         architecture=bundle.job.architecture,
         threshold=bundle.threshold,
+        pixel_threshold=bundle.pixel_threshold,
         false_alarms=dict(bundle.provenance.get("false_alarms", {})),
+        false_regions=dict(bundle.provenance.get("false_regions", {})),
         metrics=metrics,
         per_defect_type=_per_defect_type(scores, dict.fromkeys(filter(None, types)), pixels_of_type, target),
         scores=scores,
+        regions=regions.table(scores),
         images=images,
         masks=masks,
         maps=maps,
@@ -172,8 +188,9 @@ def evaluate(
 
 
 def save_tables(evaluation: Evaluation, directory: Path, prefix: str = "") -> None:
-    """Write `scores.csv` and `per_defect_type.csv` into a folder that exists; the prefix comes before their names."""
+    """Write `scores.csv`, `regions.csv` and `per_defect_type.csv` into a folder that exists, named with the prefix."""
     evaluation.scores.to_csv(directory / f"{prefix}scores.csv", index=False)
+    evaluation.regions.to_csv(directory / f"{prefix}regions.csv", index=False)
     evaluation.per_defect_type.to_csv(directory / f"{prefix}per_defect_type.csv")
 
 

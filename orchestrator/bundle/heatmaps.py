@@ -1,30 +1,27 @@
 """An anomaly map as colours: one scale for every image of a bundle, so that good images look good.
 
-A map is in deviations from good images (see `msad.models.scorer`). The scale starts at 0, typical of good, has the
-threshold in its middle and ends at twice the threshold. Colours: matplotlib's `inferno`, even in lightness and safe for
-colour-blind readers.
+The scale (see `msad.bundle.map_scale`) starts at 0, typical of good, has the image threshold in its middle and ends at
+twice the threshold. Colours: matplotlib's `inferno`, even in lightness and safe for colour-blind readers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib
 import numpy as np
 
+from msad.bundle.map_scale import anchor
+from msad.models.regions import Region, mask_of
+
 COLOURS = "inferno"
-# With the reduction `mean` the threshold belongs to averages and says nothing about one pixel.
-LEAST_ANCHOR = 3.0
 OUTLINE = (0, 158, 255)  # a blue that stands out from every colour of the scale
 _PIXELS_AT_ONCE = 1 << 18
 _TABLE = (matplotlib.colormaps[COLOURS](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 
 
-def anchor(threshold: float) -> float:
-    """Return the pixel value in the middle of the colour scale: the threshold, but at least three deviations."""
-    return max(threshold, LEAST_ANCHOR)
-
-
-def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
-    """Lay an anomaly map over its image; what lies above the anchor is outlined.
+def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, regions: Sequence[Region]) -> np.ndarray:
+    """Lay an anomaly map over its image, and outline its regions.
 
     Parameters
     ----------
@@ -33,7 +30,9 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.
     anomaly_map
         float H×W, in deviations.
     threshold
-        The bundle's; it anchors the colours.
+        Of image scores; it anchors the colours.
+    regions
+        What to outline, see `msad.models.regions.find_regions`.
 
     Returns
     -------
@@ -48,7 +47,7 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float) -> np.
         colour = _TABLE[(level * 255).astype(np.uint8)]
         opacity = (np.clip((level - 0.25) / 0.25, 0, 1) * 0.65)[..., None]
         mixed[rows] = (image[rows] * (1 - opacity) + colour * opacity).round()
-    mixed[edge(anomaly_map > anchor(threshold))] = OUTLINE
+    mixed[edge(mask_of(regions, anomaly_map.shape))] = OUTLINE
     return mixed
 
 

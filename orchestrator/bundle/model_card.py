@@ -32,6 +32,7 @@ _FIGURES = {
 _COUNTS = {
     "false_positives": ("False alarms at the threshold", "good_images"),
     "misses": ("Defects missed at the threshold", "defective_images"),
+    "found_regions": ("Regions of the ground truth that a region of the map touches", "defect_regions"),
 }
 _ABSENT = "not recorded"
 
@@ -193,6 +194,8 @@ def _figure_rows(test: Values) -> Iterator[str]:
     for name, (title, total) in _COUNTS.items():
         if name in test:
             yield f"| {title} | {_count(test[name])} of {_count(test.get(total))} | | |"
+    if "false_regions" in test:
+        yield f"| Regions in a good image, on average | {_number(test['false_regions'])} | | |"
     if "latency_ms" in test:
         yield f"| Time per image, one at a time | {test['latency_ms']:.1f} ms | | |"
 
@@ -211,8 +214,22 @@ def _threshold(d: Values) -> str:
     return (
         f"{d['threshold']:.6g}: a higher score is called anomalous. False alarms aimed at: {rate:.3g} of the good "
         f"images. {kept} Where plain synthetic defects leave a gap above the good images, the threshold is the middle "
-        "of that gap. Another one is a matter of `msad predict --threshold`."
+        "of that gap. Another one is a matter of `msad predict --threshold`.\n\n"
+        f"{_pixel_threshold(d)} Another one is a matter of `msad predict --pixel-threshold`."
     )
+
+
+def _pixel_threshold(d: Values) -> str:
+    if d.get("pixel_threshold") is None:
+        return "Regions of a map: no pixel threshold is recorded; they are cut at the threshold, but at least at 3."
+    kept = f"What it promises: {_ABSENT}."
+    if promised := d["provenance"].get("false_regions"):
+        kept = (
+            f"Aimed at were at most {promised['target']:.3g} regions in a good image; the maps of the "
+            f"{promised['held_out']} held-out ones have {promised['regions']} in all, which promises that on average "
+            f"at most {promised['expected']:.1%} of the good images show one."
+        )
+    return f"{d['pixel_threshold']:.6g}: pixels of a map above it, where they are connected, are a region. {kept}"
 
 
 def _loading(d: Values) -> str:

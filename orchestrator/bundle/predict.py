@@ -1,4 +1,4 @@
-"""Run a bundle over new images: a table of scores, a heatmap and a map each, written as they come.
+"""Run a bundle over new images: tables of scores and regions, a heatmap and a map each, written as they come.
 
 While the network is at one batch, threads read the next. What is in memory are two batches, and a batch of large
 photographs is a small one, so neither the number nor the size of the images matters.
@@ -21,11 +21,13 @@ from msad.bundle.bundles import Bundle
 from msad.bundle.image_files import ImageFile, find_images
 from msad.bundle.images import fit_map, to_tensor
 from msad.bundle.predictions import MAPS, Results, Row, Settings
+from msad.bundle.region_files import Entry, make_entry
 from msad.data_io.decode import Decoded, read_header, read_image, resize
 from msad.data_io.errors import DataError
 from msad.data_io.parallel import thread_pool
 from msad.data_io.remarks import ReadingRemarks
 from msad.errors import ConfigError, Interrupted, ResourceError
+from msad.models.regions import SMALLEST_AREA, find_regions
 from msad.progress import bar
 
 BATCH_PIXELS = 1 << 25
@@ -39,14 +41,15 @@ class FolderPrediction:
     """What came of the images asked for.
 
     `scored` counts all that have a row, `earlier` those of them that had it before, `anomalous` those above the
-    threshold; `skipped` says by path why an image could not be read, `masks` what was left out as ground truth,
-    `others` which files are plainly no images. `remarks` are what is worth saying of those that were read now, in
-    sentences.
+    threshold, `regions` the regions of all their maps; `skipped` says by path why an image could not be read, `masks`
+    what was left out as ground truth, `others` which files are plainly no images. `remarks` are what is worth saying of
+    those that were read now, in sentences.
     """
 
     scored: int = 0
     earlier: int = 0
     anomalous: int = 0
+    regions: int = 0
     skipped: dict[str, str] = field(default_factory=dict)
     masks: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
@@ -71,6 +74,8 @@ def predict_folder(
     *,
     batch_size: int = 8,
     threshold: float | None = None,
+    pixel_threshold: float | None = None,
+    smallest_area: int = SMALLEST_AREA,
     heatmaps: bool = True,
     maps: str = "none",
     overwrite: bool = False,
@@ -91,36 +96,39 @@ def predict_folder(
         Folder for the results, see `msad.bundle.predictions`.
     batch_size
         Images through the network at once, fewer if they are large. A kill loses at most the work on one batch.
-    threshold
-        Replaces the bundle's own.
+    threshold, pixel_threshold
+        Replace the bundle's own.
+    smallest_area
+        Of a region, in pixels of its image; what is smaller is neither listed nor outlined.
     heatmaps
-        Write a PNG of each image with its map over it, at the image's own size.
+        Write a PNG of each image with its map over it and its regions outlined, at the image's own size.
     maps
         Write each map at the image's own size: `npy`, float32 H×W in deviations; `png`, 16 bit grey, see
-        `msad.bundle.predictions.to_grey`; or `none`.
+        `msad.bundle.map_scale.to_grey`; or `none`.
     overwrite
         Replace the results of an earlier run in `out`.
 
     Raises
     ------
     ConfigError
-        No such file or folder, no image in any, a threshold that is not finite, or `out` holds results of another
-        model, threshold or choice of files.
+        No such file or folder, no image in any, a threshold that is not finite, an area below 1, or `out` holds results
+        of another model, threshold or choice of files.
     ResourceError
         The results cannot be written.
     Interrupted
         Ctrl-C; the text says how to go on.
     """
-    threshold = bundle.threshold if threshold is None else float(threshold)
-    if not math.isfinite(threshold):
-        raise ConfigError(f"the threshold is {threshold}; it must be a finite number")
+    threshold = _finite("threshold", bundle.threshold if threshold is None else threshold)
+    pixel_threshold = _finite("pixel threshold", bundle.pixel_threshold if pixel_threshold is None else pixel_threshold)
+    if smallest_area < 1:
+        raise ConfigError(f"the smallest area is {smallest_area}; it must be at least 1 pixel")
     if maps not in MAPS:
         raise ConfigError(f"maps is {maps!r}; it must be one of {', '.join(MAPS)}")
     found = find_images(images, out)
     result = FolderPrediction(skipped=dict(found.skipped), masks=found.masks, others=found.others)
     remarks = ReadingRemarks(bundle.job.bit_depth)
     source = f"{bundle.job.category}, {bundle.job.architecture}, run {bundle.provenance.get('run_id', 'unknown')}"
-    settings = Settings(bundle.fingerprint(), source, threshold, heatmaps, maps)
+    settings = Settings(bundle.fingerprint(), source, threshold, pixel_threshold, smallest_area, heatmaps, maps)
     try:
         with Results(out, settings, overwrite=overwrite) as results:
             done = {image.file for image in found.images if _is_current(results, image)}
@@ -138,6 +146,8 @@ def predict_folder(
                     else:
                         result.scored += 1
                         result.anomalous += outcome.verdict == "anomalous"
+            results.finish()
+            result.regions = results.region_count
             result.remarks = remarks.sentences()
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {out} is complete as far as it goes, the same command continues it") from None
@@ -155,6 +165,7 @@ def format_outcome(result: FolderPrediction, out: Path) -> str:
     lines.append(
         f"{result.scored:,} image(s) scored{earlier}, {result.anomalous:,} anomalous; see {out / 'scores.csv'}"
     )
+    lines.append(f"{result.regions:,} region(s) in their maps; see {out / 'regions.csv'}")
     if result.skipped:
         lines.append(f"{len(result.skipped):,} skipped; see {out / 'skipped.csv'}")
     if result.masks:
@@ -181,14 +192,14 @@ def _predict(
         for batch in _read_ahead(pool, _batches(images, batch_size), read):
             readable = [(image, outcome) for image, outcome in batch if isinstance(outcome, _Read)]
             rows: list[Row] = []
+            entries: list[Entry] = []
             if readable:
                 small = np.stack([read.small for _, read in readable])
                 map_B1HW, score_B = bundle.score_batch(to_tensor(small, bundle.device))
                 rows = [_row(results, *pair, score) for pair, score in zip(readable, score_B.tolist(), strict=True)]
-                if settings.heatmaps or settings.maps != "none":
-                    maps = map_B1HW.cpu()
-                    list(pool.map(lambda *file: _write(results, *file), rows, [read for _, read in readable], maps))
-            results.add(rows)
+                reads, maps = [read for _, read in readable], map_B1HW.cpu()
+                entries = list(pool.map(lambda *file: _write(results, *file), rows, reads, maps))
+            results.add(rows, entries)
             row_of = {row.file: row for row in rows}
             for image, outcome in batch:
                 if isinstance(outcome, str):
@@ -205,8 +216,20 @@ def _row(results: Results, image: ImageFile, read: _Read, score: float) -> Row:
     return Row(path, score, threshold, verdict, *results.names(image.place), image.file, *read.state)
 
 
-def _write(results: Results, row: Row, read: _Read, map_1HW: Tensor) -> None:
-    results.write_files(row, read.own, fit_map(map_1HW, read.height_width))
+def _write(results: Results, row: Row, read: _Read, map_1HW: Tensor) -> Entry:
+    """Write an image's files and return its regions; a map that needs neither stays at the network's size."""
+    settings, regions = results.settings, []
+    if row.heatmap or row.map or map_1HW.max() > settings.pixel_threshold:
+        anomaly_map = fit_map(map_1HW, read.height_width)
+        regions = find_regions(anomaly_map, settings.pixel_threshold, settings.smallest_area)
+        results.write_files(row, read.own, anomaly_map, regions)
+    return make_entry(row.path, row.verdict, row.score, read.height_width, regions)
+
+
+def _finite(name: str, value: float) -> float:
+    if not math.isfinite(value):
+        raise ConfigError(f"the {name} is {value}; it must be a finite number")
+    return float(value)
 
 
 def _read_ahead(

@@ -4,6 +4,7 @@ OUT/
   prediction.json   the model, threshold and options that all rows have in common; the scale of 16 bit maps
   scores.csv        a row per image; a row is written after its files, so what a row names is complete
   .resume.csv       per row of scores.csv its file's absolute path, size and time of change, for a later run to compare
+  regions.csv       a row per region of an image's map; with regions.json, see `msad.bundle.region_files`
   skipped.csv       path and reason of what could not be decoded in the last run; no such file if there was nothing
   heatmaps/         a PNG per image: the image with its map over it
   maps/             a map per image at the image's own size, .png or .npy
@@ -18,7 +19,7 @@ import importlib.metadata
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
@@ -29,13 +30,14 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
-from msad.bundle.heatmaps import anchor, overlay
+from msad.bundle.heatmaps import overlay
+from msad.bundle.map_scale import grey_step, to_grey
+from msad.bundle.region_files import Entry, RegionFiles
 from msad.errors import ConfigError, ResourceError
+from msad.models.regions import Region
 
 FORMAT = 1
 MAPS = ("none", "png", "npy")
-ANCHOR_GREY = 8192
-"""Grey value of the anchor in a 16 bit map, so that white is eight times the threshold."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class Settings:
         Where the model came from, for people: category, architecture and run ID.
     threshold
         Scores above it are called anomalous.
+    pixel_threshold, smallest_area
+        Connected pixels of a map above it are a region where they are as many as this.
     heatmaps, maps
         Which files are written per image; `maps` is one of `none`, `png`, `npy`.
     """
@@ -57,6 +61,8 @@ class Settings:
     model: str
     source: str
     threshold: float
+    pixel_threshold: float
+    smallest_area: int
     heatmaps: bool
     maps: str
 
@@ -65,7 +71,7 @@ class Settings:
         found = []
         if earlier.get("model") != self.model:
             found.append(f"the model (then {earlier.get('source')}, now {self.source})")
-        for name in ("threshold", "heatmaps", "maps"):
+        for name in ("threshold", "pixel_threshold", "smallest_area", "heatmaps", "maps"):
             then, now = earlier.get(name), getattr(self, name)
             if then != now:
                 found.append(f"{name} (then {then}, now {now})")
@@ -126,6 +132,7 @@ class Results:
             raise ResourceError(
                 f"{out}: another prediction is being written there; wait or give another --out"
             ) from None
+        self._regions = RegionFiles(out, _whole)
         self.rows = {row.file: row for row in _read_rows(self._scores, self._resume)}
         try:
             if overwrite:
@@ -146,7 +153,7 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._table, self._known, self._skipped, self._lock):
+        for file in (self._table, self._known, self._skipped, self._regions, self._lock):
             if file is not None:
                 file.close()
 
@@ -158,22 +165,34 @@ class Results:
             del self._files[row.path]
         description = {"format": FORMAT, **asdict(self.settings), "msad": importlib.metadata.version("msad")}
         if self.settings.maps == "png":
-            description["map_scale"] = map_scale(self.settings.threshold)
+            description["map_scale"] = grey_step(self.settings.threshold)
         with _whole(self.out / "prediction.json") as file:
             file.write_text(json.dumps(description, indent=2) + "\n")
         for path, columns in ((self._resume, RESUMING), (self._scores, COLUMNS)):
             with _whole(path) as file, _open(file, "w") as table:
                 _writer(table).writerow(columns)
                 _writer(table).writerows(_cells(row, columns) for row in self.rows.values())
+        self._regions.start({row.path for row in self.rows.values()})
         (self.out / "skipped.csv").unlink(missing_ok=True)
         self._table, self._known = _open(self._scores, "a"), _open(self._resume, "a")
 
-    def add(self, rows: list[Row]) -> None:
-        """Append rows whose files are written; they are on their way to the disk when this returns."""
+    def add(self, rows: list[Row], entries: list[Entry]) -> None:
+        """Append rows whose files are written, with their regions; they are on their way to the disk afterwards."""
         assert self._table is not None and self._known is not None, "start() comes first"
+        self._regions.add(entries)
         for table, columns in ((self._known, RESUMING), (self._table, COLUMNS)):  # a row is known before it is there
             _writer(table).writerows(_cells(row, columns) for row in rows)
             table.flush()
+
+    def finish(self) -> None:
+        """Write what is made of all images when a run ends."""
+        settings = {name: getattr(self.settings, name) for name in ("source", "pixel_threshold", "smallest_area")}
+        self._regions.finish({"description": "regions of anomaly maps by msad", **settings})
+
+    @property
+    def region_count(self) -> int:
+        """Regions of all images that have a row."""
+        return self._regions.count
 
     def skip(self, path: str, reason: str) -> None:
         """Note an image that cannot be decoded."""
@@ -206,11 +225,14 @@ class Results:
         self._names |= {heatmap, anomaly_map} - {""}
         return heatmap, anomaly_map
 
-    def write_files(self, row: Row, image: np.ndarray | None, anomaly_map: np.ndarray) -> None:
+    def write_files(
+        self, row: Row, image: np.ndarray | None, anomaly_map: np.ndarray, regions: Sequence[Region]
+    ) -> None:
         """Write the files that a row names: from uint8 H×W×3 and float32 H×W of the same size."""
         if row.heatmap:
+            picture = overlay(image, anomaly_map, row.threshold, regions)
             with _whole(self.out / row.heatmap) as file:
-                Image.fromarray(overlay(image, anomaly_map, row.threshold)).save(file, compress_level=1)
+                Image.fromarray(picture).save(file, compress_level=1)
         if row.map:
             with _whole(self.out / row.map) as file:
                 if self.settings.maps == "npy":
@@ -248,33 +270,9 @@ class Results:
                     (self.out / file).unlink(missing_ok=True)
         for path in (self._scores, self._resume):
             path.unlink(missing_ok=True)
+        self._regions.remove()
         (self.out / "prediction.json").unlink(missing_ok=True)
         self.rows = {}
-
-
-def map_scale(threshold: float) -> float:
-    """Return how many deviations one grey value of a 16 bit map stands for."""
-    return anchor(threshold) / ANCHOR_GREY
-
-
-def to_grey(anomaly_map: np.ndarray, threshold: float) -> np.ndarray:
-    """Turn a map into 16 bit grey: `map = grey × map_scale`, exact to half a grey value between 0 and 8 anchors.
-
-    What is below 0, more usual than the average good image, becomes 0; what is above 8 anchors becomes white.
-
-    Parameters
-    ----------
-    anomaly_map
-        float H×W, in deviations.
-    threshold
-        The one that `msad.bundle.heatmaps.anchor` is taken from; its grey value is always 8192.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint16 H×W.
-    """
-    return np.clip(np.rint(anomaly_map / map_scale(threshold)), 0, 65535).astype(np.uint16)
 
 
 def _read_rows(scores: Path, resume: Path) -> list[Row]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from msad.bundle.heatmaps import anchor
+from msad.bundle.map_scale import anchor
 from msad.pictures.palette import BLUE, DASHES, GREY, LINES, VERMILION, drawable, new_figure, save_figure
 
 if TYPE_CHECKING:  # A job draws its training curves from here, and must not even import what opens the test split.

@@ -12,7 +12,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from msad.bundle.heatmaps import COLOURS, anchor, edge, overlay
+from msad.bundle.heatmaps import COLOURS, edge, overlay
+from msad.bundle.map_scale import anchor
+from msad.models.regions import find_regions
 from msad.pictures.curves import save_roc_and_pr, save_score_distribution, save_training_curves
 from msad.pictures.palette import ERROR_TEXT, GREY, drawable, save_figure
 
@@ -58,7 +60,7 @@ def save_gallery(evaluation: Evaluation, path: Path, rows: int = 12) -> None:
         left = 0.2 + (block + 0.3) * (place // deep)
         bottom = height - head - (place % deep + 1) * (side + caption)
         image, mask, anomaly_map = (part[index] for part in (evaluation.images, evaluation.masks, evaluation.maps))
-        shown = (image, _outlined(image, mask), anomaly_map, overlay(image, anomaly_map, evaluation.threshold))
+        shown = (image, _outlined(image, mask), anomaly_map, _overlay(evaluation, index))
         for column, (picture, title) in enumerate(zip(shown, COLUMNS, strict=True)):
             x = left + column * (side + gap)
             axes = figure.add_axes((x / width, bottom / height, side / width, side / height))
@@ -74,7 +76,9 @@ def save_gallery(evaluation: Evaluation, path: Path, rows: int = 12) -> None:
         _caption(figure, left / width, (bottom + side + 0.06) / height, evaluation, index)
     bar = figure.add_axes((0.3, 0.6 / height, 0.4, 0.12 / height))
     scale = figure.colorbar(ScalarMappable(Normalize(0, top), COLOURS), cax=bar, orientation="horizontal")
-    scale.set_label("deviations from good images; the outline in the overlay is drawn at the middle of the scale")
+    scale.set_label(
+        f"deviations from good images; outlined in the overlay is what is above {evaluation.pixel_threshold:.3g}"
+    )
     title = f"{len(chosen)} of {len(evaluation.scores)} test images, threshold {evaluation.threshold:.3g}"
     named = f"{drawable(evaluation.category)}, {evaluation.architecture}: {title}"
     figure.text(0.5, 1 - 0.12 / height, named, ha="center", va="top", fontsize=13)
@@ -90,8 +94,8 @@ def save_examples(evaluation: Evaluation, path: Path, columns: int = 4, side: in
     typical = [int(group.sort_values("score").index[len(group) // 2]) for _, group in groups][:columns]
     strip = Image.new("RGB", (len(typical) * (side + 4) - 4, 2 * (side + 4) - 4), "white")
     for column, index in enumerate(typical):
-        image, mask, anomaly_map = (part[index] for part in (evaluation.images, evaluation.masks, evaluation.maps))
-        for row, picture in enumerate((_outlined(image, mask), overlay(image, anomaly_map, evaluation.threshold))):
+        outlined = _outlined(evaluation.images[index], evaluation.masks[index])
+        for row, picture in enumerate((outlined, _overlay(evaluation, index))):
             fitted = ImageOps.contain(Image.fromarray(picture), (side, side))
             left, top = (side - fitted.width) // 2, (side - fitted.height) // 2
             strip.paste(fitted, (column * (side + 4) + left, row * (side + 4) + top))
@@ -120,6 +124,13 @@ def pick(evaluation: Evaluation, rows: int) -> list[int]:
 def _in_turn(*sequences: np.ndarray) -> list[int]:
     longest = max((len(sequence) for sequence in sequences), default=0)
     return [int(sequence[place]) for place in range(longest) for sequence in sequences if place < len(sequence)]
+
+
+def _overlay(evaluation: Evaluation, index: int) -> np.ndarray:
+    """Lay a map over its image and outline what is above the pixel threshold, all at the model's size."""
+    anomaly_map = evaluation.maps[index]
+    regions = find_regions(anomaly_map, evaluation.pixel_threshold)
+    return overlay(evaluation.images[index], anomaly_map, evaluation.threshold, regions)
 
 
 def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import pandas as pd
 from msad.pictures import heat_table
 from msad.pictures.palette import value_colours
 from msad.report.captions import EVALUATION, SEARCH, format_value, pictures
+from msad.report.region_table import region_table
 from msad.tracking.read_sweep import StudyReport, SweepReport, read_sweep
 from msad.workspace import write_atomically
 
@@ -119,6 +120,7 @@ def _details(study: StudyReport, gallery: bool) -> dict[str, Any]:
         "parameters": _parameters(study),
         "settings": _settings(study),
         "per_type": _per_type(study.per_defect_type),
+        "regions": region_table(study.regions, study.metrics) if gallery else None,
     }
 
 

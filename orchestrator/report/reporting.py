@@ -324,7 +324,12 @@ def _validation(result: Mapping[str, Any]) -> dict[str, float]:
         "chance": "validation_chance",
         "epoch": "best_epoch",
         "threshold": "threshold",
+        "pixel_threshold": "pixel_threshold",
         "parameters": "parameters",
     }
-    promised = {f"false_alarms_{name}": float(value) for name, value in result.get("false_alarms", {}).items()}
+    promised = {
+        f"{kind}_{name}": float(value)
+        for kind in ("false_alarms", "false_regions")
+        for name, value in result.get(kind, {}).items()
+    }
     return {names[key]: float(value) for key, value in result.items() if key in names} | promised

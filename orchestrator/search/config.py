@@ -132,6 +132,7 @@ class SweepConfig(_Part):
     objective: Literal["validation_score", "validation_image_auroc", "validation_pixel_ap"] = "validation_score"
     pruner: Literal["asha", "median", "none"] = "asha"
     false_positive_rate: float = Field(0.01, gt=0, lt=1)
+    false_regions_per_image: float = Field(0.1, gt=0, allow_inf_nan=False)
     parameters: dict[str, Any] = Field(default_factory=dict)
     search_spaces: dict[str, str] = Field(default_factory=dict)
     final_seeds: int = Field(1, ge=1)
@@ -245,6 +246,7 @@ class SweepConfig(_Part):
             "seed": self.seed,
             "objective": self.objective,
             "false_positive_rate": self.false_positive_rate,
+            "false_regions_per_image": self.false_regions_per_image,
         }
         defaults = architecture_class(architecture).training_defaults
         settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}

@@ -262,6 +262,19 @@ def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str |
     "--out", default="predictions", show_default=True, type=click.Path(path_type=Path), callback=output_folder
 )
 @click.option("--threshold", type=float, help="Call images above this score anomalous. [default: the model's own]")
+@click.option(
+    "--pixel-threshold",
+    type=float,
+    help="Connected pixels of a map above this value are a region. [default: the model's own]",
+)
+@click.option(
+    "--smallest-area",
+    default=1,
+    show_default=True,
+    type=click.IntRange(1),
+    metavar="PIXELS",
+    help="Leave out regions of fewer pixels of the image.",
+)
 @click.option("--heatmaps/--no-heatmaps", default=True, show_default=True, help="A picture of each image and its map.")
 @click.option(
     "--maps",
@@ -284,9 +297,11 @@ def predict(
     json_file: str | None,
     **options: Any,
 ) -> int:
-    """Score images (files or folders) with a pulled model's folder or a run ID: scores.csv and heatmaps.
+    """Score images (files or folders) with a pulled model's folder or a run ID: scores.csv, regions.csv and heatmaps.
 
-    The same command again continues where it was stopped; what cannot be read is listed in skipped.csv.
+    regions.csv lists what is connected in an image's map: box, area, peak and mean score, the largest first;
+    regions.json is the same in COCO's form. The same command again continues where it was stopped; what cannot be read
+    is listed in skipped.csv.
 
     \b
     Example: msad predict models/bottle new_photographs --out predictions
@@ -317,7 +332,7 @@ def predict(
     "--out",
     type=click.Path(path_type=Path),
     callback=output_folder,
-    help="Folder for pictures, scores.csv and per_defect_type.csv.",
+    help="Folder for pictures, scores.csv, regions.csv and per_defect_type.csv.",
 )
 @tracking_option
 @json_option("the figures")

@@ -30,12 +30,17 @@ def format_evaluation(evaluation: Evaluation) -> str:
         "pixel_prauc": f"average precision; chance {_number(metrics.get('pixel_prevalence', math.nan))}",
         "aupro_30": "AU-PRO to a false-positive rate of 0.3; chance 0.15",
         "aupro_05": "AU-PRO to a false-positive rate of 0.05; chance 0.025",
+        "false_regions": f"in a good image, above the pixel threshold {evaluation.pixel_threshold:.4g}",
     }
     rows = [
         (name, _number(metrics[name]), _interval(metrics, name), meaning)
         for name, meaning in meanings.items()
         if name in metrics
-    ] + [("latency_ms", f"{metrics['latency_ms']:.1f}", "", "one image through network and scorer")]
+    ]
+    if metrics.get("defect_regions", 0) > 0:
+        found, defects = (f"{metrics[name]:.0f}" for name in ("found_regions", "defect_regions"))
+        rows.append(("found_regions", found, "", f"of {defects} regions of the ground truth"))
+    rows.append(("latency_ms", f"{metrics['latency_ms']:.1f}", "", "one image through network and scorer"))
     parts = [
         f"{evaluation.category}, {evaluation.architecture}: {good} good and {defective} defective test images",
         _columns([("", "", "95 % interval", ""), *rows], "<>><"),
@@ -45,6 +50,12 @@ def format_evaluation(evaluation: Evaluation) -> str:
             f"The threshold rests on {promised['held_out']} held-out good images, which certify no false-alarm rate "
             f"below {promised['smallest']:.1%}.\nAimed at was {promised['target']:.3g}; promised is at most "
             f"{promised['expected']:.1%} on average, and {promised['at_most']:.1%} for 95 of 100 such models."
+        )
+    if promised := evaluation.false_regions:
+        parts.append(
+            f"The pixel threshold rests on the same images, whose maps have {promised['regions']} regions above it in "
+            f"all.\nAimed at were {promised['target']:.3g} per good image; promised is that on average at most "
+            f"{promised['expected']:.1%} of them show one."
         )
     if len(table):
         parts += [

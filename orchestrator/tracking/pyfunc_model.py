@@ -16,6 +16,7 @@ from PIL import Image
 
 from msad.data_io.decode import decode
 from msad.data_io.photographs import load_textures
+from msad.models.regions import FIGURES
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -34,7 +35,7 @@ class PyfuncModel:
         self.bundle = Bundle.load(Path(folder))
 
     def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Return a row per image: `score`, `threshold` and `is_anomalous`.
+        """Return a row per image: `score`, `threshold`, `is_anomalous` and `regions`, the largest first.
 
         Raises
         ------
@@ -51,6 +52,7 @@ class PyfuncModel:
                 "score": [p.score for p in predictions],
                 "threshold": self.bundle.threshold,
                 "is_anomalous": [p.is_anomalous for p in predictions],
+                "regions": [[region.to_dict() for region in p.regions()] for p in predictions],
             }
         )
 
@@ -63,9 +65,13 @@ def signature() -> ModelSignature:
     """Return what goes in and comes out, as MLflow checks and shows it."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, Schema
+    from mlflow.types.schema import Array, DataType, Object, Property
 
     inputs = [ColSpec("binary", "image", required=False), ColSpec("string", "path", required=False)]
+    kinds = dict.fromkeys(FIGURES, DataType.long) | dict.fromkeys(("peak", "mean"), DataType.double)
+    regions = Array(Object([Property(name, kind) for name, kind in kinds.items()]))
     outputs = [ColSpec("double", "score"), ColSpec("double", "threshold"), ColSpec("boolean", "is_anomalous")]
+    outputs.append(ColSpec(regions, "regions"))
     return ModelSignature(Schema(inputs), Schema(outputs))
 
 

@@ -28,7 +28,7 @@ class StudyReport:
 
     `reason` says why it has no result, or no test figures, where it has none. `search` is
     `study_record.describe_search`'s, None where nothing was searched. `pictures` holds the PNG files' bytes by name,
-    without suffix. `per_defect_type` is `Evaluation.per_defect_type`, None where the run has none.
+    without suffix. `per_defect_type` and `regions` are those of `Evaluation`, None where the run has none.
     """
 
     row: dict[str, Any]
@@ -38,6 +38,7 @@ class StudyReport:
     search: dict[str, Any] | None
     pictures: dict[str, bytes] = field(repr=False)
     per_defect_type: pd.DataFrame | None = field(repr=False)
+    regions: pd.DataFrame | None = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,9 @@ def _study(client: MlflowClient, row: dict[str, Any]) -> StudyReport:
         for item in there.list_artifacts(row["run_id"]):
             if item.path in ARTIFACTS:
                 there.download_artifacts(row["run_id"], item.path, folder)
-        search, per_type = files / "search.json", files / "test" / "per_defect_type.csv"
+        search, per_type, regions = (
+            files / name for name in ("search.json", "test/per_defect_type.csv", "test/regions.csv")
+        )
         return StudyReport(
             row=row,
             reason=run.data.tags.get("msad.reason", ""),
@@ -83,11 +86,11 @@ def _study(client: MlflowClient, row: dict[str, Any]) -> StudyReport:
             metrics=dict(run.data.metrics),
             search=json.loads(search.read_text()) if search.is_file() else None,
             pictures={path.stem: path.read_bytes() for path in sorted((files / "pictures").glob("*.png"))},
-            per_defect_type=_table(per_type) if per_type.is_file() else None,
+            per_defect_type=_table(per_type).set_index("defect_type") if per_type.is_file() else None,
+            regions=_table(regions) if regions.is_file() else None,
         )
 
 
 def _table(path: Path) -> pd.DataFrame:
-    """Read a table of defect types; a folder may be named `001` or `NA`."""
-    table = pd.read_csv(path, dtype={"defect_type": str}, keep_default_na=False, na_values=[""])
-    return table.set_index("defect_type")
+    """Read a table of defect types or images; a folder may be named `001` or `NA`."""
+    return pd.read_csv(path, dtype={"defect_type": str, "path": str}, keep_default_na=False, na_values=[""])

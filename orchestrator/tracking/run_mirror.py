@@ -31,7 +31,10 @@ RUN_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 NOTE_TAG = "mlflow.note.content"  # what the UI shows as the description of a run or an experiment
 CONTENT_TAG = "msad.content_sha256"  # of the record that a run was given whole
 REPLACED = "replaced"  # the kind of a run that another one stands for now
-SUMMARY = ("test_", "report_test_", "selection_", "final_seeds", "threshold", "parameters", "best_epoch")
+SUMMARY = (
+    *("test_", "report_test_", "selection_", "final_seeds", "threshold", "pixel_threshold", "false_regions_"),
+    *("parameters", "best_epoch"),
+)
 """What figures of a finished run begin with that no epoch has: one that the record has no more becomes NaN."""
 
 

@@ -15,7 +15,7 @@ from msad.workspace import JobDirectory
 ORIGIN = ("msad.identity", "msad.code_version")
 """Tags that say what a model was trained on and by which code: they belong to a run, not to the sweep as it is now."""
 
-TEST_TABLES = ("scores.csv", "per_defect_type.csv")
+TEST_TABLES = ("scores.csv", "regions.csv", "per_defect_type.csv")
 OTHER_FILES = ("search.json", "selection.json", "report.html")
 Note = Callable[[Pages], str]
 

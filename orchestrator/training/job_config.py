@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -56,6 +57,8 @@ class JobConfig:
         Evaluations without a better validation score before training stops early; 0 never stops early.
     false_positive_rate
         Share of good images above the threshold that is aimed at, in (0, 1).
+    false_regions_per_image
+        Regions above the pixel threshold that is aimed at in a good image, on average; above 0.
     model, loss_weights, corruption, augmentation, tiling
         The architecture's own parameters, the weight of each loss term, and the fields of `CorruptionConfig`,
         `AugmentationConfig` and `TilingConfig`. Left empty they mean the defaults.
@@ -81,6 +84,7 @@ class JobConfig:
     gradient_clip: float = 1.0
     patience: int = 0
     false_positive_rate: float = 0.01
+    false_regions_per_image: float = 0.1
     model: Mapping[str, Any] = field(default_factory=dict)
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     corruption: Mapping[str, Any] = field(default_factory=dict)
@@ -115,6 +119,7 @@ class JobConfig:
                 ("gradient_clip", self.gradient_clip >= 0, "0 (off) or more"),
                 ("patience", self.patience >= 0, "0 (off) or more"),
                 ("false_positive_rate", 0 < self.false_positive_rate < 1, "between 0 and 1"),
+                ("false_regions_per_image", 0 < self.false_regions_per_image < math.inf, "above 0"),
             )
             if not allowed
         ]

@@ -33,7 +33,7 @@ from msad.training.validation import (
     Report,
     figures,
     fitted,
-    set_threshold,
+    set_thresholds,
     validate,
 )
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
@@ -175,9 +175,8 @@ def _fit(
     model.load_state_dict(best.model)
     # There is none only when resumed at the end.
     choice = best.choice or group.on_rank_zero(validate, model, batches, data.synthetic, job.view_size, job.objective)
-    scoring, rate = choice.scorer.scoring, job.false_positive_rate
-    cut = group.on_rank_zero(set_threshold, model, batches, data.synthetic, scoring, rate)
-    return fitted(model, choice.scorer, cut, best)
+    thresholds = group.on_rank_zero(set_thresholds, model, batches, data.synthetic, choice.scorer.scoring, job)
+    return fitted(model, choice.scorer, thresholds, best)
 
 
 def _out_of_memory(error: RuntimeError | MemoryError) -> bool:

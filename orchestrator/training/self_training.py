@@ -12,7 +12,7 @@ from msad.errors import Diverged
 from msad.models.base import SelfTraining
 from msad.training.batches import PlainBatches, TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.validation import BestCheckpoint, Fitted, Report, figures, fitted, set_threshold, validate
+from msad.training.validation import BestCheckpoint, Fitted, Report, figures, fitted, set_thresholds, validate
 
 
 def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: torch.device, report: Report) -> Fitted:
@@ -58,6 +58,5 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
     if last == 0 or not best.stale(last, job):
         evaluate(last + 1, {})  # the last epoch is not heard of
     model.load_state_dict(best.model)
-    scoring = best.choice.scorer.scoring
-    cut = set_threshold(model, batches, data.synthetic, scoring, job.false_positive_rate)
-    return fitted(model, best.choice.scorer, cut, best)
+    thresholds = set_thresholds(model, batches, data.synthetic, best.choice.scorer.scoring, job)
+    return fitted(model, best.choice.scorer, thresholds, best)

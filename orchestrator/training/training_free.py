@@ -10,7 +10,7 @@ from msad.errors import TrainingError
 from msad.models.base import AnomalyModel
 from msad.training.batches import TrainingData, make_batches
 from msad.training.job_config import JobConfig
-from msad.training.validation import BestCheckpoint, Fitted, Report, figures, fitted, set_threshold, validate
+from msad.training.validation import BestCheckpoint, Fitted, Report, figures, fitted, set_thresholds, validate
 
 
 def fit_training_free(
@@ -35,5 +35,5 @@ def fit_training_free(
     told, seconds = figures(choice.validation), time.perf_counter() - began
     best.update(told[job.objective], 1, choice, model)
     report({"epoch": 1, "epoch_seconds": seconds, **told, "best_objective": told[job.objective]}, {"epoch": 1})
-    cut = set_threshold(model, batches, data.synthetic, choice.scorer.scoring, job.false_positive_rate)
-    return fitted(model, choice.scorer, cut, best)
+    thresholds = set_thresholds(model, batches, data.synthetic, choice.scorer.scoring, job)
+    return fitted(model, choice.scorer, thresholds, best)

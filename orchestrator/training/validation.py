@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from msad.models.base import AnomalyModel, Encoded
+from msad.models.false_regions import FalseRegions, pixel_threshold
 from msad.models.scoring import Choice, Reading, Scorer, Scoring, ValidationScore, choose_scoring, default_candidates
 from msad.models.synthesis.synthetic_defects import GRADES, SyntheticSet
 from msad.models.thresholds import FalseAlarms, LeaveOneOut, threshold
@@ -26,14 +27,22 @@ Report = Callable[[dict[str, float], dict[str, Any]], None]
 GetCheckpoint = Callable[[], dict[str, Any] | None]
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A job's best checkpoint: model, chosen scoring, threshold and what it promises, and the validation figures."""
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """Of image scores and of pixels, each with what it promises."""
+
+    threshold: float
+    false_alarms: FalseAlarms
+    pixel_threshold: float
+    false_regions: FalseRegions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Thresholds):
+    """A job's best checkpoint: model, chosen scoring, thresholds, and the validation figures."""
 
     model: AnomalyModel
     scorer: Scorer
-    threshold: float
-    false_alarms: FalseAlarms
     epoch: int
     validation: dict[str, Any]
 
@@ -116,16 +125,17 @@ def scorings(model: AnomalyModel, map_names: Sequence[str], view_size: int) -> l
 
 
 @torch.no_grad()
-def set_threshold(
+def set_thresholds(
     model: AnomalyModel,
     batches: PlainBatches | FeatureBatches,
     synthetic: SyntheticSet,
     scoring: Scoring,
-    false_positive_rate: float,
-) -> tuple[float, FalseAlarms]:
+    job: JobConfig,
+) -> Thresholds:
     """Score the held-out good images and their plain synthetic defects as the finished model does; cut between them.
 
-    Each image is scored without what the scorer knows of it, see `msad.models.thresholds`.
+    Each image is scored without what the scorer knows of it, see `msad.models.thresholds`; pixels are cut by the maps
+    of the good images alone, see `msad.models.false_regions`.
     """
     model.eval()
     held_out = LeaveOneOut(scoring, anomaly_maps(model, batches.validation()))
@@ -135,9 +145,16 @@ def set_threshold(
         count = len(next(iter(maps.values())))
         plain_scores.append(held_out.scores(maps, synthetic.source[plain[done : done + count]]))
         done += count
-    good_scores = held_out.good_scores()
-    cut = threshold(good_scores, false_positive_rate, np.concatenate([np.empty(0), *plain_scores]))
-    return cut, FalseAlarms.of(good_scores, cut, false_positive_rate)
+    good_maps, good_scores = held_out.good()
+    rate = job.false_positive_rate
+    cut = threshold(good_scores, rate, np.concatenate([np.empty(0), *plain_scores]))
+    pixel_cut, false_regions = pixel_threshold(good_maps, job.false_regions_per_image)
+    return Thresholds(
+        threshold=cut,
+        false_alarms=FalseAlarms.of(good_scores, cut, rate),
+        pixel_threshold=pixel_cut,
+        false_regions=false_regions,
+    )
 
 
 def anomaly_maps(model: AnomalyModel, images: Iterable[Encoded]) -> dict[str, Tensor]:
@@ -164,13 +181,8 @@ def figures(validation: ValidationScore) -> dict[str, float]:
     }
 
 
-def fitted(model: AnomalyModel, scorer: Scorer, cut: tuple[float, FalseAlarms], best: BestCheckpoint) -> Fitted:
-    """Return a model that holds its best weights with the scoring that was chosen for them, and the threshold."""
+def fitted(model: AnomalyModel, scorer: Scorer, thresholds: Thresholds, best: BestCheckpoint) -> Fitted:
+    """Return a model that holds its best weights with the scoring that was chosen for them, and the thresholds."""
     return Fitted(
-        model=model.eval(),
-        scorer=scorer,
-        threshold=cut[0],
-        false_alarms=cut[1],
-        epoch=best.epoch,
-        validation=best.validation.to_dict(),
+        model=model.eval(), scorer=scorer, epoch=best.epoch, validation=best.validation.to_dict(), **vars(thresholds)
     )

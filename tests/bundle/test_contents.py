@@ -13,6 +13,7 @@ from PIL import Image
 from msad.bundle.bundle_files import CARD_FILE, DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE, amend, verify
 from msad.bundle.bundles import Bundle
 from msad.bundle.images import to_tensor
+from msad.bundle.map_scale import anchor
 from msad.data_io.decode import resize
 from msad.errors import BundleError, ResourceError
 from msad.models import registry
@@ -40,6 +41,7 @@ def change(directory, **values):
 def test_load_gives_back_the_same_scores_and_description(bundle, saved, photographs):
     loaded = Bundle.load(saved, device="cpu")
     assert loaded.job == bundle.job and loaded.threshold == bundle.threshold
+    assert loaded.pixel_threshold == bundle.pixel_threshold != anchor(bundle.threshold)
     assert loaded.scorer.scoring == bundle.scorer.scoring
     image_BCHW = to_tensor(np.stack([resize(np.asarray(Image.open(p).convert("RGB")), 32) for p in photographs[:3]]))
     for before, after in zip(bundle.score_batch(image_BCHW), loaded.score_batch(image_BCHW), strict=True):
@@ -60,6 +62,22 @@ def test_save_writes_strict_json_with_checksums_versions_and_no_pickle(bundle, s
     assert description["provenance"]["versions"]["torch"] == torch.__version__
     for path in saved.glob("*.safetensors"):
         assert path.read_bytes()[8:9] == b"{"
+
+
+def test_bundle_without_a_pixel_threshold_gets_the_middle_of_the_colour_scale(bundle, saved):
+    description = json.loads((saved / DESCRIPTION_FILE).read_text())
+    for removed in ({"pixel_threshold": None}, {}):
+        without = {name: value for name, value in description.items() if name != "pixel_threshold"}
+        (saved / DESCRIPTION_FILE).write_text(json.dumps(without | removed))
+        loaded = Bundle.load(saved)
+        assert loaded.pixel_threshold == anchor(bundle.threshold) and "false_regions" not in loaded.provenance
+
+
+def test_bundle_whose_pixel_threshold_is_no_number_is_refused(saved):
+    for wrong in ("high", [1.0], 1e999):
+        change(saved, pixel_threshold=wrong)
+        with pytest.raises(BundleError, match=r"not a readable bundle|pixel threshold is inf"):
+            Bundle.load(saved)
 
 
 def test_save_replaces_a_bundle_and_leaves_nothing_beside_it(make_bundle, saved):

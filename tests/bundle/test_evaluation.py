@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
 import msad.data_io.test_split
@@ -30,6 +31,7 @@ METRICS = {
     *(f"{name}{end}" for name in ESTIMATED for end in ("", "_low", "_high")),
     *("image_prevalence", "target_fpr", "pixel_auroc", "pixel_prauc", "pixel_prevalence", "aupro_30", "aupro_05"),
     *("false_positives", "misses", "good_images", "defective_images", "masked_images", "latency_ms"),
+    *("false_regions", "defect_regions", "found_regions"),
 }
 
 
@@ -42,6 +44,7 @@ def test_evaluate_gives_every_metric_as_a_float_in_its_range(evaluation):
     assert set(evaluation.metrics) == METRICS
     assert all(type(value) is float for value in evaluation.metrics.values())
     counts = {"false_positives", "misses", "good_images", "defective_images", "masked_images", "latency_ms"}
+    counts |= {"false_regions", "defect_regions", "found_regions"}
     assert all(0 <= evaluation.metrics[name] <= 1 for name in METRICS - counts)
     for name in ESTIMATED:
         low, middle, high = (evaluation.metrics[f"{name}{end}"] for end in ("_low", "", "_high"))
@@ -115,12 +118,48 @@ def test_evaluate_per_defect_type_at_native_size_is_measured_on_the_resized_maps
     assert native.per_defect_type.loc[name, "pixel_auroc"] == pytest.approx(roc_auc_score(labels, values), abs=1e-9)
 
 
+def test_evaluate_lists_regions_in_the_images_own_pixels(evaluation, bundle):
+    table = evaluation.regions
+    assert 0 < table["path"].nunique() < len(evaluation.scores)
+    for path, rows in table.groupby("path"):
+        found = bundle.predict(path).regions()
+        assert rows["region"].tolist() == [*range(1, len(found) + 1)]
+        for name in ("x", "y", "width", "height", "area"):
+            assert rows[name].tolist() == [getattr(one, name) for one in found]
+        assert rows["peak"].tolist() == pytest.approx([one.peak for one in found], rel=1e-4)
+    without = set(evaluation.scores["path"]) - set(table["path"])
+    assert not any(bundle.predict(path).regions() for path in without)
+
+
+def test_evaluate_counts_regions_by_hand(evaluation, demo, category):
+    split = msad.data_io.test_split.TestSplit(demo, category)
+    found = defects = 0
+    for path, mask in zip(split.paths, split.masks(), strict=True):
+        labels, count = ndimage.label(mask, np.ones((3, 3)))
+        seen = set()
+        for row in evaluation.regions.query("path == @path.__str__()").itertuples():
+            at = fit_map(torch.from_numpy(evaluation.maps[split.paths.index(path)][None]), mask.shape)
+            own, _ = ndimage.label(at > evaluation.pixel_threshold, np.ones((3, 3)))
+            box = own[row.y : row.y + row.height, row.x : row.x + row.width]
+            number = next(n for n in np.unique(box) if n and (box == n).sum() == row.area)
+            seen |= set(labels[own == number]) - {0}
+            assert row.on_defect == pytest.approx(mask[own == number].mean())
+        found, defects = found + len(seen), defects + count
+    figures = [evaluation.metrics[name] for name in ("found_regions", "defect_regions")]
+    assert figures == [found, defects] and 0 < found <= defects
+    good = evaluation.scores["label"] == 0
+    false = evaluation.regions["path"].isin(evaluation.scores["path"][good]).sum()
+    assert evaluation.metrics["false_regions"] == pytest.approx(false / good.sum())
+
+
 def test_save_tables_can_be_read_back(evaluation, tmp_path):
     save_tables(evaluation, tmp_path, prefix="test_")
     scores = pd.read_csv(tmp_path / "test_scores.csv")
     assert scores["score"].tolist() == pytest.approx(evaluation.scores["score"].tolist())
     per_type = pd.read_csv(tmp_path / "test_per_defect_type.csv", index_col="defect_type")
     pd.testing.assert_frame_equal(per_type, evaluation.per_defect_type)
+    regions = pd.read_csv(tmp_path / "test_regions.csv")
+    pd.testing.assert_frame_equal(regions, evaluation.regions, check_dtype=False)
 
 
 def test_evaluate_scores_are_those_that_predict_gives(evaluation, bundle):

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from msad.bundle.heatmaps import LEAST_ANCHOR, OUTLINE, anchor, edge, overlay
+from msad.bundle.heatmaps import OUTLINE, edge
+from msad.bundle.heatmaps import overlay as overlay_regions
+from msad.bundle.map_scale import LEAST_ANCHOR, anchor
+from msad.models.regions import find_regions
+
+
+def overlay(image, anomaly_map, threshold, pixel_threshold=10.0, smallest_area=1):
+    return overlay_regions(image, anomaly_map, threshold, find_regions(anomaly_map, pixel_threshold, smallest_area))
 
 
 @pytest.fixture
@@ -25,6 +32,16 @@ def test_overlay_colours_and_outlines_only_what_is_above_the_threshold(image):
     assert changed[20:40, 30:50].all() and changed.sum() == 400
     outline = (overlay(image, anomaly_map, threshold=10.0) == OUTLINE).all(axis=2)
     assert outline[20, 30:50].all() and not outline[25:35, 35:45].any()
+
+
+@pytest.mark.parametrize(
+    ("pixel_threshold", "smallest_area", "outlined"), [(5.0, 1, True), (5.0, 401, False), (13.0, 1, False)]
+)
+def test_overlay_outlines_the_regions_it_is_given_whatever_the_colours(image, pixel_threshold, smallest_area, outlined):
+    anomaly_map = np.zeros((60, 80), np.float32)
+    anomaly_map[20:40, 30:50] = 12.0
+    picture = overlay(image, anomaly_map, 10.0, pixel_threshold, smallest_area)
+    assert (picture[20, 30:50] == OUTLINE).all() == outlined
 
 
 def test_overlay_saturates_at_twice_the_threshold(image):

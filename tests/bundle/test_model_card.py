@@ -29,10 +29,11 @@ KNOWN = {
         },
     },
     "false_alarms": {"target": 0.01, "held_out": 12, "smallest": 1 / 13, "expected": 1 / 13, "at_most": 0.221},
+    "false_regions": {"target": 0.1, "held_out": 12, "regions": 0, "expected": 1 / 13},
     "test": {
         "image_auroc": 0.9, "image_auroc_low": 0.812, "image_auroc_high": 0.987, "image_prauc": 0.92,
         "image_prevalence": 0.6, "false_positives": 1.0, "good_images": 12.0, "misses": 3.0, "defective_images": 18.0,
-        "aupro_30": None, "latency_ms": 5.25,
+        "aupro_30": None, "latency_ms": 5.25, "false_regions": 0.25, "defect_regions": 20.0, "found_regions": 16.0,
         "per_defect_type": {
             "stain": {
                 "images": 6, "image_auroc": 0.875, "misses": 2, "pixel_prauc": None,
@@ -66,7 +67,10 @@ def test_card_of_a_fresh_bundle_has_every_section_and_says_what_is_missing(descr
     assert "Identity: not recorded" in section(card, "Training data")
     assert "pixel AP not defined" in section(card, "How it was selected")
     assert f"{bundle.threshold:.6g}: a higher score" in section(card, "Threshold")
-    assert "promise: not recorded" in section(card, "Threshold")
+    assert section(card, "Threshold").count("promise: not recorded") == 1
+    assert f"{bundle.pixel_threshold:.6g}: pixels of a map above it" in section(card, "Threshold")
+    older = write_card({name: value for name, value in description.items() if name != "pixel_threshold"})
+    assert "no pixel threshold is recorded" in section(older, "Threshold")
     assert "Trained by others: none" in card and "None" not in card and "nan" not in card
     without = {name: value for name, value in description.items() if name != "pretrained"}
     assert "Trained by others: not recorded" in write_card(without)
@@ -83,6 +87,8 @@ def test_card_gives_figures_with_intervals_chance_levels_and_counts(description)
         "| AU-PRO up to 30 % false positives | not defined |  | 0.150 |",
         "| False alarms at the threshold | 1 of 12 | | |",
         "| Defects missed at the threshold | 3 of 18 | | |",
+        "| Regions of the ground truth that a region of the map touches | 16 of 20 | | |",
+        "| Regions in a good image, on average | 0.250 | | |",
         "| stain | 6 | 2 | 0.875 | 0.667 (0.300 to 0.900) | not defined |",
     ):
         assert row in results.splitlines()
@@ -94,6 +100,7 @@ def test_card_gives_figures_with_intervals_chance_levels_and_counts(description)
     assert "Not drawn, because this product would show nothing of it: blend, blur, fade, missing." in selection
     assert "guessing has 0.410" in section(card, "How it was selected")
     assert "30 to train on, 12 held out" in card and "below 1 in 13" in card and "216 copies" in card
+    assert "the 12 held-out ones have 0 in all, which promises that on average at most 7.7% of the good images" in card
     assert "promise at most 7.7% on average, and for 95 of 100 models made like this one at most 22.1%" in section(
         card, "Threshold"
     )

@@ -64,7 +64,8 @@ def test_predict_folder_writes_a_row_and_a_heatmap_per_image(bundle, folder, tmp
         with Image.open(out / row["heatmap"]) as heatmap, Image.open(path) as image:
             assert heatmap.size == image.size
     assert {path.name for path in out.iterdir()} == {
-        ".lock", ".resume.csv", "prediction.json", "scores.csv", "heatmaps"
+        ".lock", ".resume.csv", "prediction.json", "scores.csv", "heatmaps",
+        ".regions.jsonl", "regions.csv", "regions.json",
     }  # fmt: skip
 
 
@@ -139,6 +140,8 @@ def test_predict_folder_skipped_images_are_listed_and_tried_again(bundle, images
         ({"threshold": 99.0}, ["threshold (then", "now 99.0"]),
         ({"maps": "npy"}, ["maps (then none, now npy)"]),
         ({"heatmaps": False}, ["heatmaps (then True, now False)"]),
+        ({"pixel_threshold": 7.0}, ["pixel_threshold (then", "now 7.0"]),
+        ({"smallest_area": 9}, ["smallest_area (then 1, now 9)"]),
     ],
 )
 def test_predict_folder_other_settings_are_refused_and_overwrite_replaces(bundle, images, tmp_path, options, words):

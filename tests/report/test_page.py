@@ -13,11 +13,12 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from PIL import Image
 from rich.console import Console
 
-from msad.bundle.evaluation import evaluate
+from msad.bundle.evaluation import evaluate, save_tables
 from msad.errors import TrackingError
 from msad.pictures.gallery import save_evaluation
 from msad.report.live import LiveView
 from msad.report.page import write_report
+from msad.report.region_table import OUTCOMES
 from msad.report.reporting import Reporter
 from msad.search.study import Study
 from msad.tracking import store as tracking_store
@@ -77,9 +78,9 @@ def store(tmp_path_factory, bundle, demo, category):
     reporter.selection(studies["winner"])
     reporter.study_failed(studies["failed"], REASON)
     assert tracker.close() == 0
-    per_type = folder / "per_defect_type.csv"
-    evaluation.per_defect_type.to_csv(per_type)
-    client.log_artifact(tracker.run_id(f"{STRANGE}-multiscale"), str(per_type), "test")
+    save_tables(evaluation, folder)
+    for name in ("per_defect_type.csv", "regions.csv"):
+        client.log_artifact(tracker.run_id(f"{STRANGE}-multiscale"), str(folder / name), "test")
     return uri, tracker.run_id(f"{STRANGE}-multiscale"), evaluation
 
 
@@ -137,6 +138,19 @@ def test_page_tells_errors_intervals_chance_and_defect_types(store, text):
         assert row.startswith(f"<td>{values['images']:.0f}</td><td>{values['misses']:.0f}</td>")
         interval = f"{values['image_auroc_low']:.3f} to {values['image_auroc_high']:.3f}"
         assert f"<td>{values['image_auroc']:.3f}<small>{interval}</small></td>" in row
+
+
+def test_page_lists_the_regions_of_the_winners_test_images(store, text):
+    evaluation = store[2]
+    table = text.partition('aria-label="Regions of nut')[2].partition("</table>")[0]
+    rows = re.findall(r'<th scope="row">([^<]+)</th><td class="text">([^<]+)</td><td>(\d+), (\d+)</td>', table)
+    first = evaluation.regions.iloc[0]
+    wanted = (f"{first['defect_type']}/{first['path'].rpartition('/')[2]}", first["outcome"], first["x"], first["y"])
+    assert tuple(map(str, wanted)) in rows and len(rows) == len(evaluation.regions.query("region <= 3"))
+    outcomes = [outcome for _, outcome, *_ in rows]
+    assert outcomes == sorted(outcomes, key=OUTCOMES.index)
+    found, defects = (f"{evaluation.metrics[name]:.0f}" for name in ("found_regions", "defect_regions"))
+    assert f"{evaluation.metrics['false_regions']:.2f} per good image; {found} of {defects} regions of the" in text
 
 
 def test_page_names_failed_and_unfinished_studies(text):

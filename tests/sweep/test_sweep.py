@@ -108,9 +108,10 @@ def test_search_ends_with_every_run_in_mlflow(swept):
         assert run.data.tags["mlflow.parentRunId"] in {study.info.run_id for study in found["study"]}
     for run in found["study"]:
         assert {"test_image_auroc", "test_pixel_auroc", "test_aupro_30", "validation_score"} <= set(run.data.metrics)
+        assert {"pixel_threshold", "false_regions_expected", "test_false_regions"} <= set(run.data.metrics)
         assert {"test_recall_at_fpr", "test_recall_at_fpr_low", "test_target_fpr"} <= set(run.data.metrics)
         tables = {path.name for path in Path(run.info.artifact_uri.removeprefix("file://"), "test").iterdir()}
-        assert tables == {"scores.csv", "per_defect_type.csv"}
+        assert tables == {"scores.csv", "regions.csv", "per_defect_type.csv"}
         assert run.data.tags["msad.best_trial"] in {trial.info.run_id for trial in found["trial"]}
         assert run.data.tags["msad.final_training"].startswith("trained again")
 

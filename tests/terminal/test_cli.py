@@ -334,6 +334,11 @@ def test_predict_scores_a_folder_continues_it_and_is_1_where_an_image_is_corrupt
     code, out, _ = msad(*words, "--threshold", "1000", "--overwrite", "--no-heatmaps")
     assert code == 1 and f"{count} image(s) scored, 0 anomalous" in out
     assert not any((out_folder / "heatmaps").iterdir())
+    assert (out_folder / "regions.json").is_file()
+    code, out, _ = msad(*words, "--overwrite", "--pixel-threshold", "1000", "--smallest-area", "5")
+    assert code == 1 and "0 region(s) in their maps" in out
+    code, _, err = msad(*words, "--smallest-area", "0")
+    assert code == 2 and "--smallest-area" in err
 
 
 def test_evaluate_prints_the_figures_and_writes_the_pictures(msad, bundle, demo, tmp_path):
@@ -344,7 +349,8 @@ def test_evaluate_prints_the_figures_and_writes_the_pictures(msad, bundle, demo,
     assert code == 0 and 0 <= figures["metrics"]["image_auroc"] <= 1
     assert all(part["images"] == 3 for part in figures["per_defect_type"].values())
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert {"scores.csv", "per_defect_type.csv"} <= names and any(name.endswith(".png") for name in names)
+    assert {"scores.csv", "regions.csv", "per_defect_type.csv"} <= names
+    assert any(name.endswith(".png") for name in names)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ def test_format_evaluation_shows_every_figure_with_its_interval(evaluation):
     for name in ("pixel_auroc", "pixel_prauc", "aupro_30", "aupro_05"):
         assert re.search(rf"^{name} +{metrics[name]:.4f} ", text, re.MULTILINE), name
     assert f"{metrics['misses']:.0f} of {metrics['defective_images']:.0f} missed" in text
+    assert re.search(rf"^false_regions +{metrics['false_regions']:.4f} +in a good image", text, re.MULTILINE)
+    found, defects = (f"{metrics[name]:.0f}" for name in ("found_regions", "defect_regions"))
+    assert re.search(rf"^found_regions +{found} +of {defects} regions of the ground truth$", text, re.MULTILINE)
 
 
 def test_format_evaluation_fits_a_terminal_of_100_columns_whatever_the_names(evaluation):
@@ -40,6 +43,14 @@ def test_format_evaluation_tells_what_the_threshold_promises_where_the_bundle_do
     text = format_evaluation(dataclasses.replace(evaluation, false_alarms=promised))
     assert "31 held-out good images, which certify no false-alarm rate below 3.1%." in text
     assert "at most 3.1% on average, and 9.2% for 95 of 100" in text and max(map(len, text.splitlines())) <= 100
+
+
+def test_format_evaluation_tells_what_the_pixel_threshold_promises_where_the_bundle_does(evaluation):
+    assert "pixel threshold rests" not in format_evaluation(evaluation)
+    promised = {"target": 0.1, "held_out": 31, "regions": 2, "expected": 3 / 32}
+    text = format_evaluation(dataclasses.replace(evaluation, false_regions=promised))
+    assert "whose maps have 2 regions above it in all.\nAimed at were 0.1 per good image" in text
+    assert "on average at most 9.4% of them show one" in text and max(map(len, text.splitlines())) <= 100
 
 
 def test_format_evaluation_of_good_images_alone_has_no_table_and_no_nan(evaluation):

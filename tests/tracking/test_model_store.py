@@ -95,11 +95,12 @@ def test_model_that_was_trained_again_is_another_version_and_the_old_one_stays(c
 
 def test_tables_of_the_test_are_uploaded_under_the_names_that_reports_read(client, log):
     run_id, record = log("washer", 0.7, register=False)
-    for name in ("scores", "per_defect_type"):
+    for name in ("scores", "regions", "per_defect_type"):
         (record.directory.path / f"test_{name}.csv").write_text(name)
     deliver_files(client, run_id, record)
     assert [item.path for item in client.list_artifacts(run_id, "test")] == [
         "test/per_defect_type.csv",
+        "test/regions.csv",
         "test/scores.csv",
     ]
     assert Path(client.download_artifacts(run_id, "test/scores.csv")).read_text() == "scores"

@@ -48,6 +48,7 @@ def test_logged_model_scores_files_and_paths_as_the_bundle_does(logged, address,
         assert table["score"].tolist() == pytest.approx([one.score for one in expected], rel=1e-5)
         assert table["is_anomalous"].tolist() == [one.is_anomalous for one in expected]
         assert table["threshold"].tolist() == [bundle.threshold] * 2
+        assert table["regions"].tolist() == [[region.to_dict() for region in one.regions()] for one in expected]
 
 
 def test_logged_model_gives_its_bundle_for_arrays_and_maps(logged):
@@ -62,7 +63,7 @@ def test_logged_model_has_a_signature_and_an_example_that_it_can_score(logged):
         ("image", "binary", False),
         ("path", "string", False),
     ]
-    assert information.signature.outputs.input_names() == ["score", "threshold", "is_anomalous"]
+    assert information.signature.outputs.input_names() == ["score", "threshold", "is_anomalous", "regions"]
     model = mlflow.pyfunc.load_model(logged)
     example = model.input_example
     assert Image.open(io.BytesIO(example["image"][0])).size == (32, 32)

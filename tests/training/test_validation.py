@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import numpy as np
 import pytest
 import torch
 
+from msad.models.false_regions import pixel_threshold
+from msad.models.regions import find_regions
 from msad.models.registry import build
 from msad.models.scorer import Scorer, Scoring
 from msad.models.scoring import Choice, Reading, choose_scoring, default_candidates
@@ -16,7 +19,7 @@ from msad.models.thresholds import LeaveOneOut
 from msad.models.tiling import TilingConfig, tiled
 from msad.training.batches import PlainBatches, TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.validation import BestCheckpoint, anomaly_maps, figures, scorings, set_threshold, validate
+from msad.training.validation import BestCheckpoint, anomaly_maps, figures, scorings, set_thresholds, validate
 
 JOB = JobConfig(category="any", architecture="baseline", image_size=32, batch_size=4)
 
@@ -80,15 +83,20 @@ def data():
 def test_threshold_is_set_on_scores_of_the_scorer_that_is_delivered(model, data):
     batches = PlainBatches(JOB, data, torch.device("cpu"))
     scoring = validate(model, batches, data.synthetic, 32).scorer.scoring
-    cut, promised = set_threshold(model, batches, data.synthetic, scoring, 0.2)
+    job = dataclasses.replace(JOB, false_positive_rate=0.2, false_regions_per_image=0.3)
+    cuts = set_thresholds(model, batches, data.synthetic, scoring, job)
     held_out = LeaveOneOut(scoring, anomaly_maps(model, batches.validation()))
     good = np.sort(held_out.good_scores())
     plain = data.synthetic.grade == GRADES.index("plain")
     maps = {name: value[torch.from_numpy(plain)] for name, value in anomaly_maps(model, batches.synthetic()).items()}
     shown = held_out.scores(maps, data.synthetic.source[plain])
     lowest = good[-2]  # 2 / 12 is the highest rate within 0.2 that eleven images certify
-    assert cut == pytest.approx(max(lowest, (lowest + np.quantile(shown, 0.1)) / 2), rel=1e-5)
+    assert cuts.threshold == pytest.approx(max(lowest, (lowest + np.quantile(shown, 0.1)) / 2), rel=1e-5)
+    promised = cuts.false_alarms
     assert (promised.held_out, promised.target) == (11, 0.2) and promised.expected <= 0.2
+    maps = held_out.good()[0]
+    assert (cuts.pixel_threshold, cuts.false_regions) == pixel_threshold(maps, 0.3)
+    assert sum(len(find_regions(one, cuts.pixel_threshold)) for one in maps) <= cuts.false_regions.regions <= 2
 
 
 @pytest.mark.parametrize("objective", ["validation_score", "validation_image_auroc", "validation_pixel_ap"])

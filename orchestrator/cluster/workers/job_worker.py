@@ -120,6 +120,7 @@ def run(
             "epoch": fitted.epoch,
             "validation": fitted.validation,
             "false_alarms": fitted.false_alarms.to_dict(),
+            "false_regions": fitted.false_regions.to_dict(),
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         }
         parameters = count_parameters(fitted.model)  # before the bundle freezes them
@@ -129,6 +130,7 @@ def run(
             threshold=fitted.threshold,
             job=task.job,
             provenance=provenance,
+            pixel_threshold=fitted.pixel_threshold,
         )
         bundle.save(directory.bundle)
         from msad.pictures.curves import save_training_curves  # matplotlib is not to delay the first step
@@ -140,6 +142,8 @@ def run(
                 "epoch": fitted.epoch,
                 "threshold": fitted.threshold,
                 "false_alarms": fitted.false_alarms.to_dict(),
+                "pixel_threshold": fitted.pixel_threshold,
+                "false_regions": fitted.false_regions.to_dict(),
                 "parameters": parameters,
                 "executor": task.provenance.get("executor"),
                 **fitted.validation,

@@ -78,7 +78,9 @@ def test_finished_job_leaves_bundle_result_and_pictures(finished):
     assert result["false_alarms"] == bundle.provenance["false_alarms"]
     assert result["false_alarms"]["held_out"] == bundle.provenance["images"]["validation"]
     assert result["parameters"] == sum(weights.numel() for weights in bundle.model.parameters())
-    assert result["threshold"] == bundle.threshold
+    assert (result["threshold"], result["pixel_threshold"]) == (bundle.threshold, bundle.pixel_threshold)
+    assert result["false_regions"] == bundle.provenance["false_regions"]
+    assert result["false_regions"]["held_out"] == bundle.provenance["images"]["validation"]
     assert bundle.provenance["sweep"] == "first" and bundle.provenance["job_id"] == task.job_id
 
 
