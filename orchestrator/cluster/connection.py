@@ -16,6 +16,7 @@ from pathlib import Path
 
 from msad import surroundings
 from msad.cluster.job import TRAIN_ENVIRONMENT
+from msad.cluster.ray_private import orphaned_groups, sockets_in
 from msad.errors import ResourceError, first_line
 from msad.models.references import is_python_path
 from msad.search.config import SweepConfig
@@ -80,10 +81,10 @@ def _join(config: SweepConfig) -> None:
             include_dashboard=None if config.address else False,  # its processes are half of what starting Ray costs
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _temp_dir=None if config.address else _ray_folder(),
             ignore_reinit_error=True,
             # None where it can be avoided: Ray keeps idle workers ready only for jobs that ask for no environment.
             runtime_env=own_code(config) or None,
+            **sockets_in(None if config.address else _ray_folder()),
         )
     except (ConnectionError, TimeoutError) as error:
         raise ResourceError(
@@ -111,57 +112,28 @@ def _ray_folder() -> str | None:
     return folder
 
 
-def prepare_tune() -> None:
-    """Change two things in Ray Tune that it has no setting for.
-
-    It passes AWS credentials on to trials, which Ray would write into its logs and show on its dashboard. Workers have
-    those of their node: here the environment of this process, on a cluster its own.
-
-    It ends with all trials where Ray ends the worker of one, because its node is short of memory: that error is of
-    none of the kinds it expects. Taken for the loss of an actor, it costs that trial an attempt.
-    """
-    from ray.air.execution._internal import actor_manager
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
-    from ray.tune.execution import tune_controller
-    from ray.tune.execution.class_cache import ENV_VARS_TO_PROPAGATE
-
-    ENV_VARS_TO_PROPAGATE.difference_update([name for name in ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")])
-    for module in (actor_manager, tune_controller):
-        module.RayActorError = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError)
-
-
 @contextmanager
 def watched(say: Callable[[str], object]) -> Iterator[None]:
     """See to what Ray leaves undone while a sweep runs.
 
     What Ray Train jobs hold whose controllers are dead is returned to the cluster. Ray keeps the placement group of a
     dead actor until the whole sweep ends, even moves it to another node where its own is lost: the next attempt would
-    wait for the resources for ever. The public interface does not tell whose a placement group is.
+    wait for the resources for ever.
 
     Where this machine's own node is lost, without which Ray runs nothing and says nothing, the sweep is interrupted.
     """
     import ray
-    from ray._private.state import state
-    from ray._raylet import PlacementGroupID
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
+    from ray.util.placement_group import remove_placement_group
 
     context, done = ray.get_runtime_context(), threading.Event()
-    job_id, node_id = bytes.fromhex(context.get_job_id()), context.get_node_id()
-
-    def reclaim() -> None:
-        for entry in state._connect_and_get_accessor().get_placement_group_table():
-            group = PlacementGroupTableData.FromString(entry)
-            ours = group.creator_job_id == job_id and group.creator_actor_id.strip(b"\xff")  # not the sweep's own
-            if ours and group.creator_actor_dead and group.state != PlacementGroupTableData.REMOVED:
-                remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+    job_id, node_id = context.get_job_id(), context.get_node_id()
 
     def watch() -> None:
         while not done.wait(WATCH_SECONDS):
             try:
                 lost = not any(node["NodeID"] == node_id and node["Alive"] for node in ray.nodes())
-                if not lost:
-                    reclaim()
+                for group in () if lost else orphaned_groups(job_id):
+                    remove_placement_group(group)
             except Exception:  # Ray's tables did not answer, in whatever way; they are asked again
                 continue
             if lost:

@@ -5,12 +5,12 @@ No torch at the top: Ray imports this module in helper processes that never trai
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from msad.cluster.ray_private import lean_trainer
 from msad.cluster.workers.task import Task
 from msad.cluster.workers.worker_storage import remove_checkpoints, working_copy
 from msad.errors import DiskFull, TrainingError, full_disk
@@ -25,10 +25,6 @@ WAITING_CPUS, ROOM_FOR_WAITING = 0.0001, 0.01
 
 Where nodes are lost, the processes of all their jobs may come to wait on one node of a single CPU.
 """
-
-# Each starts a process per job: one hands out Ray Data's datasets, which there are none of; the other returns what a
-# lost job holds, but only with Ray's dashboard, and not what Ray had moved to another node (see `cluster.watched`).
-NEEDLESS_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 def direct_trial(config: dict[str, Any]) -> None:
@@ -69,7 +65,7 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     """Run a task as a Ray Train job, and wait for it; so many losses of its worker cost it nothing but time.
 
     The Train run is named after the job, which is how a second attempt, even by another driver, finds the checkpoint.
-    With `callbacks`, as a Tune trial has them, its controller runs in this process; see `_control_here`.
+    With `callbacks`, as a Tune trial has them, its controller runs in this process (`lean_trainer`).
 
     Raises
     ------
@@ -80,7 +76,6 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
     """
     os.environ.update(TRAIN_ENVIRONMENT)  # read by the controller, which inherits them
     import ray.train
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     cpus = max(WAITING_CPUS, task["cpus"] - ROOM_FOR_WAITING)
     resources = {"CPU": cpus, "GPU": task["gpus"], "memory": task["memory"]}
@@ -89,7 +84,7 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
         from ray.train.torch import TorchConfig
 
         backend = TorchConfig(backend="cpu:gloo,cuda:nccl" if task["gpus"] else "gloo")
-    trainer = DataParallelTrainer(
+    trainer = lean_trainer(controlled_here=bool(callbacks))(
         _train_worker,
         train_loop_config=task,
         backend_config=backend,
@@ -106,12 +101,6 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
-    create_callbacks = trainer._create_default_callbacks
-    trainer._create_default_callbacks = lambda: [
-        callback for callback in create_callbacks() if type(callback).__name__ not in NEEDLESS_CALLBACKS
-    ]
-    if callbacks:
-        trainer._initialize_and_run_controller = _control_here
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -119,27 +108,6 @@ def train_job(task: dict[str, Any], storage: str, callbacks: list[Any] | None = 
             raise DiskFull(str(full)) from error
         raise TrainingError(f"{task['job_id']}: the training worker failed {losses + 1} times: {error}") from error
     remove_checkpoints(storage, task["job_id"])  # the bundle is what is kept
-
-
-def _control_here(**parts: Any) -> Any:
-    """Run Ray Train's controller in this process, a Tune trial's actor, not in an actor of its own for every trial.
-
-    The process takes the next trial too, so what a controller imports is paid for once; it did nothing but wait. Where
-    it is killed, its workers go with it, and `cluster.watched` returns what they held. Ray has no setting for this.
-    """
-    from ray.train.v2._internal.execution.controller import TrainController
-
-    async def control() -> Any:
-        controller = TrainController(**parts)
-        try:
-            await controller.run()
-        except SystemExit:  # raised in a report by Tune, to end a trial early
-            if workers := controller.get_worker_group():
-                workers.shutdown()
-            raise
-        return controller.get_result()
-
-    return asyncio.run(control())
 
 
 def _train_worker(config: dict[str, Any]) -> None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from ray import cloudpickle
 from ray.tune import Callback
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from msad.cluster.ray_private import crash_of, crash_words, forget_failures
 from msad.cluster.workers.task import Task
 from msad.errors import crash_reason, first_line, full_disk
 from msad.search.study import Study
@@ -140,14 +139,16 @@ class OptunaPruning(FIFOScheduler):
             self._search.listener("result", study, job_id)
             if (epoch := int(result["epoch"])) > self._furthest.get(trial.trial_id, 0):
                 self._furthest[trial.trial_id] = epoch
-                trial.run_metadata.num_failures = 0
+                forget_failures(trial)
             if study.report(job_id, epoch, float(result["objective"])):
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._search.errors[trial.trial_id] = f"its worker crashed, and again when tried anew: {_reason(trial)}"
-        if full := full_disk(_error(trial)):
+        self._search.errors[trial.trial_id] = (
+            f"its worker crashed, and again when tried anew: {crash_reason(crash_words(trial))}"
+        )
+        if full := full_disk(crash_of(trial)):
             self._search.unwritten[trial.trial_id] = first_line(full)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -178,7 +179,7 @@ class LossNotes(Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any) -> None:
         _, job_id = self._search.study_of[trial.trial_id]
-        self._say(f"{job_id}: {_reason(trial)}; it is tried again, from its last checkpoint")
+        self._say(f"{job_id}: {crash_reason(crash_words(trial))}; it is tried again, from its last checkpoint")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -187,18 +188,3 @@ class LossNotes(Callback):
 def _told(task: Task) -> list[tuple[int, float]]:
     """Return the epochs that a job has been evaluated after, and its objective then, as its worker wrote them."""
     return [(int(line["epoch"]), line[task.job.objective]) for line in task.directory.progress()]
-
-
-def _error(trial: Trial) -> BaseException | None:
-    """Return what a trial crashed with, where it can be read; from where `_reason` finds its words."""
-    file = Path(trial.pickled_error_file or "")
-    try:
-        return cloudpickle.loads(file.read_bytes()) if file.is_file() else None
-    except Exception:  # of a class that only its worker has
-        return None
-
-
-def _reason(trial: Trial) -> str:
-    """Return why a trial crashed last; its `get_error` knows Tune's account only once it has been copied."""
-    file = Path(trial.error_file or "")
-    return crash_reason(file.read_text() if file.is_file() else "")

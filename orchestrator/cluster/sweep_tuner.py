@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 from ray import tune
 
-from msad.cluster import connection
 from msad.cluster.connection import TrialResources
 from msad.cluster.job import WAITING_CPUS, direct_trial, train_trial
+from msad.cluster.ray_private import keep_credentials_from_trials, take_lost_workers_for_lost_actors
 from msad.cluster.sweep_search import Ending, Listener, LossNotes, MakeTask, OptunaPruning, SweepSearch
 from msad.errors import DiskFull
 from msad.search.study import Study
@@ -64,7 +64,8 @@ def search_all(
             verbose=0,
         ),
     )
-    connection.prepare_tune()
+    keep_credentials_from_trials()
+    take_lost_workers_for_lost_actors()
     try:
         tuner.fit()
     except Exception:
