@@ -105,18 +105,18 @@ def recorded_trial(config: dict[str, Any]) -> None:
     task.directory.write("result", RESULT)
 
 
-def recorded_finals(tasks: list[Any], _allotment: Any, _storage: str, listener: Callable[[str, str], None]) -> None:
-    for task in tasks:
-        listener("start", task.job_id)
-        task.directory.write("result", RESULT)
-        task.directory.write("test", TEST)
-        listener("end", task.job_id)
+def recorded_finals(queue: list[Any], _resources: Any, _storage: str) -> None:
+    for final in queue:
+        final.started()
+        final.task.directory.write("result", RESULT)
+        final.task.directory.write("test", TEST)
+        final.ended()
 
 
 def main(jobs: str, words: list[str]) -> None:
     """Run `msad WORDS` with its clock."""
     from msad.cluster import connection, sweep_tuner
-    from msad.sweep import launch, running_sweep
+    from msad.sweep import job_files, launch, running_sweep, winners
     from msad.terminal import cli
     from msad.tracking import store as tracking_store
 
@@ -127,15 +127,14 @@ def main(jobs: str, words: list[str]) -> None:
     running = running_sweep.RunningSweep
     running.run = timed(running.run, "run")
     running._search = timed(running._search, "searched")
-    on_trial = running._on_trial
+    started = job_files.TrialFiles.started
 
-    def heard(self: Any, event: str, study: Any, job_id: str) -> None:
-        on_trial(self, event, study, job_id)
-        if event == "start":
-            mark("suggested", study=study.key)
+    def heard(self: Any, study: Any, job_id: str) -> None:
+        started(self, study, job_id)
+        mark("suggested", study=study.key)
 
-    running._on_trial = heard
-    running_sweep.run_finals = recorded_finals
+    job_files.TrialFiles.started = heard
+    winners.run_finals = recorded_finals
     sweep_tuner.direct_trial = recorded_trial if jobs == "recorded" else direct_trial
     sweep_tuner.train_trial = train_trial
     sys.argv = ["msad", *words]

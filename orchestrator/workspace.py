@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from msad.errors import ConfigError, DiskFull, ResourceError, full_disk
+from msad.names import final_id
 from msad.sqlite_file import address_of
 
 
@@ -62,6 +63,10 @@ class Workspace:
 
     def job(self, job_id: str) -> JobDirectory:
         return JobDirectory(self.root / "jobs" / job_id)
+
+    def final(self, study_id: str, index: int = 0) -> JobDirectory:
+        """Return the folder of a study's final training with one of its seeds; the first one's model is delivered."""
+        return self.job(final_id(study_id, index))
 
     def check_jobs(self) -> None:
         """Read what jobs have left once, before a sweep that is resumed builds on it.

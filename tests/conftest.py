@@ -27,7 +27,7 @@ RAY = {
         "notebook",
         "nodes",
         "worker_group",
-        "cluster",
+        "connection",
         "trial_packing",
         "named_sweep",
         "rectangles",

@@ -124,7 +124,7 @@ def record_sweep():
     """Return a function that records a sweep in `FOLDER/mlflow.db` as a real one does, from figures it is given.
 
     `figures[category, architecture]` are a validation score and a test image AUROC, or the reason of a failure. Called
-    again it is a resume. It returns the store's address and what `SweepReport.publish` returned.
+    again it is a resume. It returns the store's address and what `SweepRun.publish` returned.
     """
     import io
 
@@ -135,8 +135,9 @@ def record_sweep():
 
     from msad.names import study_ids
     from msad.report.live import LiveView
-    from msad.report.reporting import Reporter
-    from msad.report.sweep_report import SweepReport
+    from msad.report.reporter import Reporter
+    from msad.report.study_runs import StudyRuns
+    from msad.report.sweep_run import SweepRun
     from msad.search.config import make_config
     from msad.search.study import Study
     from msad.tracking.model_store import deliver_files
@@ -165,15 +166,16 @@ def record_sweep():
             for key, ends in figures.items()
         }
         view = LiveView(list(studies.values()), 1, Console(file=io.StringIO()))
+        runs = StudyRuns(workspace, tracker, lambda job: {"msad.identity": "i"})
         reporter, report = (
-            Reporter(workspace, view, tracker, lambda job: {"msad.identity": "i"}),
-            SweepReport(config, workspace, tracker, list(studies.values())),
+            Reporter(workspace, view, runs),
+            SweepRun(config, workspace, tracker, list(studies.values())),
         )
         for study in studies.values():
-            reporter.catch_up(study)
+            runs.catch_up(study)
         report.begin()
         for key, study in studies.items():
-            final, ends = reporter.final(study), figures[key]
+            final, ends = workspace.final(study.id), figures[key]
             (final.path / "pictures").mkdir(parents=True, exist_ok=True)
             if isinstance(ends, str):
                 final.write("failure", {"reason": ends})
@@ -189,8 +191,8 @@ def record_sweep():
                 Image.new("RGB", (60, 40), (0, 114, 178)).save(final.path / "pictures" / "gallery.png")
                 if bundle:
                     bundle.save(final.bundle)
-            reporter.on_final("end", study)
-        unreported = report.publish(reporter, 10)
+            reporter.finals.ended(study)
+        unreported = report.publish(runs, 10)
         tracker.close(10)
         return uri, unreported
 

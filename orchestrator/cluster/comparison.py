@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from msad.bundle import bundle_files
-from msad.cluster.connection import TrialResources
-from msad.cluster.finals import LOSSES
+from msad.cluster.trial_resources import TrialResources
+from msad.cluster.workers.final_training import LOSSES
 from msad.cluster.workers.task import Task
 from msad.errors import USER_ERRORS, crash_reason
 

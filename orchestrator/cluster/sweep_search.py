@@ -9,31 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
-from ray.tune import Callback
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.tune.stopper import Stopper
 
-from msad.cluster.ray_private import crash_of, crash_words, forget_failures
 from msad.cluster.workers.task import Task
-from msad.errors import crash_reason, first_line, full_disk
 from msad.search.study import Study
 from msad.training.job_config import JobConfig
 
 MakeTask = Callable[[str, JobConfig], Task]
-Listener = Callable[[str, Study, str], None]
+
+
+class TrialListener(Protocol):
+    """Who hears of the trials of a sweep, in the process that runs it."""
+
+    def started(self, study: Study, job_id: str) -> None:
+        """Hear of a trial that is handed out."""
+
+    def evaluated(self, study: Study, job_id: str) -> None:
+        """Hear of an epoch after which a trial was validated."""
+
+    def ended(self, study: Study, job_id: str) -> None:
+        """Hear of a trial that is closed in its study: complete, pruned or failed."""
 
 
 class SweepSearch(Searcher):
     """Hands out the next job of the study that has been given the fewest so far.
 
     `make_task(job_id, job)` fills in the data and the folder; `extra` is added to every trial's configuration;
-    `listener(event, study, job_id)` hears of `start`, `result` and `end`. The studies live in this process alone: where
-    Ray pickles a searcher (into snapshots that are never read here, because Optuna's storage is what a sweep resumes
-    from), they stay behind.
+    `listener` hears of all trials. The studies live in this process alone: where Ray pickles a searcher (into snapshots
+    that are never read here, because Optuna's storage is what a sweep resumes from), they stay behind.
 
     Tune takes an error in a searcher or scheduler for one of the trial that it concerns, and goes on. Here the first
     one is kept as `broken`, and the experiment ends: it is this process's own, its database's above all.
@@ -44,7 +49,7 @@ class SweepSearch(Searcher):
         studies: Sequence[Study],
         make_task: MakeTask,
         extra: dict[str, Any],
-        listener: Listener,
+        listener: TrialListener,
     ) -> None:
         super().__init__(metric="objective", mode="max")
         self.studies, self._make_task, self._extra, self.listener = studies, make_task, extra, listener
@@ -76,11 +81,11 @@ class SweepSearch(Searcher):
                 # What a sweep that was killed had not heard of yet, and so not judged.
                 if any(study.report(task.job_id, *told) for told in _told(task)):
                     study.tell(task.job_id)
-                    self.listener("end", study, task.job_id)
+                    self.listener.ended(study, task.job_id)
                     continue
                 self._given[study.key] += 1
                 self.study_of[trial_id] = study, task.job_id
-                self.listener("start", study, task.job_id)
+                self.listener.started(study, task.job_id)
                 return {"task": task.to_dict(), **self._extra}
         return Searcher.FINISHED
 
@@ -101,7 +106,7 @@ class SweepSearch(Searcher):
             study.tell(job_id, failure=self.errors.get(trial_id, "it ended without a result"))
         else:
             study.tell(job_id, value=result["best_objective"])
-        self.listener("end", study, job_id)
+        self.listener.ended(study, job_id)
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         """Do nothing: Optuna's storage is written at every step."""
@@ -111,75 +116,6 @@ class SweepSearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         raise NotImplementedError("a sweep resumes from Optuna's storage with a new Tuner")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class OptunaPruning(FIFOScheduler):
-    """Stops a trial where its study's Optuna pruner says so, and bears with workers that are lost.
-
-    Tune gives a trial a few more attempts (`FailureConfig`). Here each new epoch gives it as many again: on a cluster
-    whose nodes come and go a long trial loses several workers, while one that crashes by itself gets no further.
-    """
-
-    def __init__(self, search: SweepSearch) -> None:
-        super().__init__()
-        self._search = search
-        self._furthest: dict[str, int] = {}  # Tune's trial ID -> its last epoch
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        with self._search.keeping():
-            return self._judge(trial, result)
-        return TrialScheduler.STOP
-
-    def _judge(self, trial: Trial, result: dict[str, Any]) -> str:
-        if "failure" not in result and "epoch" in result and trial.trial_id in self._search.study_of:
-            study, job_id = self._search.study_of[trial.trial_id]
-            self._search.listener("result", study, job_id)
-            if (epoch := int(result["epoch"])) > self._furthest.get(trial.trial_id, 0):
-                self._furthest[trial.trial_id] = epoch
-                forget_failures(trial)
-            if study.report(job_id, epoch, float(result["objective"])):
-                return TrialScheduler.STOP
-        return TrialScheduler.CONTINUE
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self._search.errors[trial.trial_id] = (
-            f"its worker crashed, and again when tried anew: {crash_reason(crash_words(trial))}"
-        )
-        if full := full_disk(crash_of(trial)):
-            self._search.unwritten[trial.trial_id] = first_line(full)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class Ending(Stopper):
-    """Ends the experiment where this process has met an error of its own."""
-
-    def __init__(self, search: SweepSearch) -> None:
-        self._search: SweepSearch | None = search
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._search is not None and self._search.broken is not None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_search": None}
-
-
-class LossNotes(Callback):
-    """Tells the user of every worker that is lost, by `say`, while Tune tries its trial anew."""
-
-    def __init__(self, search: SweepSearch, say: Callable[[str], object]) -> None:
-        self._search, self._say = search, say
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **_info: Any) -> None:
-        _, job_id = self._search.study_of[trial.trial_id]
-        self._say(f"{job_id}: {crash_reason(crash_words(trial))}; it is tried again, from its last checkpoint")
 
     def __getstate__(self) -> dict[str, Any]:
         return {}

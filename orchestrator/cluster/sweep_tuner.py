@@ -1,4 +1,4 @@
-"""The Ray Tune experiment that searches all studies of a sweep; `sweep_search` says what happens in it."""
+"""The Ray Tune experiment of a sweep: `sweep_search` hands out its trials, `trial_scheduler` sees to those that run."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 
 from ray import tune
 
-from msad.cluster.connection import TrialResources
 from msad.cluster.job import WAITING_CPUS, direct_trial, train_trial
 from msad.cluster.ray_private import keep_credentials_from_trials, take_lost_workers_for_lost_actors
-from msad.cluster.sweep_search import Ending, Listener, LossNotes, MakeTask, OptunaPruning, SweepSearch
+from msad.cluster.sweep_search import MakeTask, SweepSearch, TrialListener
+from msad.cluster.trial_resources import TrialResources
+from msad.cluster.trial_scheduler import Ending, LossNotes, OptunaPruning
 from msad.errors import DiskFull
 from msad.search.study import Study
 from msad.workspace import Workspace
@@ -22,7 +23,7 @@ def search_all(
     workspace: Workspace,
     train_storage: str,
     make_task: MakeTask,
-    listener: Listener,
+    listener: TrialListener,
     say: Callable[[str], object],
 ) -> None:
     """Search until every study has its trials, or the user or a lost node interrupts Tune, which says nothing of it.

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from msad.cluster.connection import TrialResources, alive_nodes, divide
+from msad.cluster.connection import alive_nodes
+from msad.cluster.trial_resources import TrialResources, divide
 from msad.cluster.workers.task import Task
 from msad.data_io.array_cache import chosen_cache_dir
 from msad.errors import Diverged, ResourceError

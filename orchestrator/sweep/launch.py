@@ -18,7 +18,7 @@ from msad.data_io.array_cache import default_cache_dir
 from msad.errors import ConfigError, Interrupted, ResourceError, TrackingError
 from msad.models.errors import did_you_mean
 from msad.progress import reading_files
-from msad.report.sweep_report import counted
+from msad.report.sweep_run import counted
 from msad.search.config import SweepConfig, load, make_config
 from msad.search.preflight import prepare
 from msad.search.resuming import Resumed, take_up
@@ -179,8 +179,8 @@ def _run(
                 sweep = RunningSweep(config, workspace, plan, resources, tracker, console)
                 failed = sweep.run()
             patience = FINISHED
-            unreported = sweep.report.publish(sweep.reporter, FINISHED[0])
-            champions = settle(client, config.tracking_uri, sweep.winners(), say)
+            unreported = sweep.publish(FINISHED[0])
+            champions = settle(client, config.tracking_uri, sweep.entered(), say)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"interrupted; nothing is lost: go on with `msad search --resume {workspace.root.name} "

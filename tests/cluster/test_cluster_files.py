@@ -19,7 +19,7 @@ import ray
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from msad.cluster.connection import divide
+from msad.cluster.trial_resources import divide
 from msad.errors import ResourceError
 from msad.search.config import SweepConfig, load, make_config
 from msad.terminal.cli import msad

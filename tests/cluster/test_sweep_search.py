@@ -1,4 +1,4 @@
-"""The searcher of a sweep, without Ray's own part: which job is handed out, and what becomes of one that ends badly."""
+"""Searcher and scheduler of a sweep, without Ray's own part: which job is handed out, what becomes of a bad end."""
 
 from __future__ import annotations
 
@@ -18,13 +18,27 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
-from msad.cluster.sweep_search import Ending, OptunaPruning, SweepSearch
+from msad.cluster.sweep_search import SweepSearch
+from msad.cluster.trial_scheduler import Ending, OptunaPruning
 from msad.cluster.workers.task import Task
 from msad.errors import DiskFull, ResourceError, crash_reason
 from msad.search.study import Study
 from msad.search.study_storage import studies_told
 from msad.training.job_config import JobConfig
 from msad.workspace import JobDirectory, Workspace
+
+
+class Heard(list):
+    """Hears of trials, and keeps what it has heard."""
+
+    def started(self, _study: Study, job_id: str) -> None:
+        self.append(("started", job_id))
+
+    def evaluated(self, _study: Study, job_id: str) -> None:
+        self.append(("evaluated", job_id))
+
+    def ended(self, _study: Study, job_id: str) -> None:
+        self.append(("ended", job_id))
 
 
 @pytest.fixture
@@ -48,7 +62,7 @@ def open_search(tmp_path):
             folder = JobDirectory(tmp_path / "jobs" / job_id)
             return Task(job_id=job_id, job=job, dataset=tmp_path, cache=tmp_path, directory=folder)
 
-        return SweepSearch(studies, task, {}, lambda *_event: None)
+        return SweepSearch(studies, task, {}, Heard())
 
     return make
 
@@ -58,6 +72,14 @@ def test_studies_are_asked_in_turn(open_search):
     handed_out = [search.suggest(str(number))["task"]["job_id"] for number in range(4)]
     assert handed_out == [f"{name}-baseline-{number:04d}" for number in range(2) for name in ("brick", "gear")]
     assert search.suggest("4") == Searcher.FINISHED
+
+
+def test_listener_hears_of_a_trial_from_its_start_to_its_end(open_search):
+    search, trial = open_search("brick"), Trial("direct_trial", trial_id="a", stub=True)
+    job_id = search.suggest("a")["task"]["job_id"]
+    OptunaPruning(search).on_trial_result(None, trial, {"epoch": 1, "objective": 0.5})
+    search.on_trial_complete("a", {"epoch": 1, "objective": 0.5, "best_objective": 0.5})
+    assert search.listener == [("started", job_id), ("evaluated", job_id), ("ended", job_id)]
 
 
 def test_trial_that_crashes_is_failed_with_what_was_said(open_search):

@@ -95,7 +95,7 @@ def test_heaviest_job_has_the_largest_sizes_and_leaves_the_rest():
     assert (job.batch_size, job.learning_rate, dict(job.model)) == (32, 1e-3, {"depth": 3})
 
 
-def test_auto_with_nodes_to_come_or_a_team_is_refused():
+def test_auto_with_nodes_to_come_or_several_workers_is_refused():
     for more, words in (({"autoscaling": True, "concurrency": 2}, "scales"), ({"workers": 2}, "cannot share a GPU")):
         with pytest.raises(Exception, match=words):
             asked(**more)

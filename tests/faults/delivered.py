@@ -55,7 +55,7 @@ def deliver(folder: Path, demo: Path, study: Any, name: str = NAME, *, meet: boo
     from rich.console import Console
 
     from msad.bundle import bundle_files
-    from msad.cluster.connection import TrialResources
+    from msad.cluster.trial_resources import TrialResources
     from msad.names import final_id
     from msad.search.config import make_config
     from msad.search.sweep_plan import Code, StudyPlan, SweepPlan, seen
@@ -84,7 +84,7 @@ def deliver(folder: Path, demo: Path, study: Any, name: str = NAME, *, meet: boo
         plan.write(workspace)
         write_atomically(workspace.config, config.to_yaml().encode())
         sweep = RunningSweep(config, workspace, plan, TrialResources("direct", 1, 0, 1), tracker, console)
-        wrong = sweep.run(), sweep.report.publish(sweep.reporter, 0), meet and settle(client, uri, sweep.winners(), say)
+        wrong = sweep.run(), sweep.publish(0), meet and settle(client, uri, sweep.entered(), say)
         assert wrong == ({}, None, {} if meet else False) and tracker.close() == 0, wrong
     return told(client, folder, workspace.sweep_id)
 

@@ -17,11 +17,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tests.faults import delivered
 
 EPOCHS, TRIALS = 2, 2
+
+
+def _ignored(*_event: Any) -> None:
+    """Hear of nothing."""
 
 
 def search(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
@@ -32,10 +37,11 @@ def search(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
     from ray.tune.search import Searcher
 
     from msad.cluster import job
-    from msad.cluster.sweep_search import OptunaPruning, SweepSearch
+    from msad.cluster.sweep_search import SweepSearch
+    from msad.cluster.trial_scheduler import OptunaPruning
 
     study, task = _study(folder, demo, cache)
-    searcher = SweepSearch([study], task, {}, lambda *_event: None)
+    searcher = SweepSearch([study], task, {}, SimpleNamespace(started=_ignored, evaluated=_ignored, ended=_ignored))
     pruning = OptunaPruning(searcher)
     while (config := searcher.suggest("trial")) != Searcher.FINISHED:
         trial, last = Trial("direct_trial", trial_id="trial", stub=True), {}
@@ -60,7 +66,9 @@ def final(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
     """Train the winner of a finished search and test it, from wherever an earlier attempt has stopped."""
     from ray import tune
 
-    from msad.cluster import finals, job
+    from msad.cluster import job
+    from msad.cluster.workers.final_training import train_winner
+    from msad.cluster.workers.measuring import measure_winner
     from msad.names import final_id
 
     def train(values: dict[str, Any], _storage: str, losses: int = 0) -> None:
@@ -70,9 +78,9 @@ def final(folder: Path, demo: Path, cache: Path) -> dict[str, Any]:
     job.train_job = train  # a Ray Train job in this process
     study, task = _study(folder, demo, cache)
     winner = task(final_id(study.id), study.winner())
-    finals._train(winner.to_dict(), str(folder / "train"))
+    train_winner(winner.to_dict(), str(folder / "train"))
     winner.directory.checkpoint.unlink(missing_ok=True)  # Ray Train's lie elsewhere, and are removed there
-    finals._evaluate(winner.to_dict(), None)
+    measure_winner(winner.to_dict(), None)
     return {"test": winner.directory.read("test"), **_left(folder)}
 
 

@@ -19,7 +19,8 @@ from msad.pictures.gallery import save_evaluation
 from msad.report.live import LiveView
 from msad.report.page import write_report
 from msad.report.region_table import OUTCOMES
-from msad.report.reporting import Reporter
+from msad.report.reporter import Reporter
+from msad.report.study_runs import StudyRuns
 from msad.search.study import Study
 from msad.tracking import store as tracking_store
 from msad.tracking.model_store import deliver_files
@@ -62,21 +63,22 @@ def store(tmp_path_factory, bundle, demo, category):
         "unfinished": make_study("brick", "multiscale", [0.3, 0.2]),
     }
     view = LiveView(list(studies.values()), 1, Console(file=io.StringIO()))
-    reporter = Reporter(workspace, view, tracker, lambda job: {"msad.identity": "i"})
+    runs = StudyRuns(workspace, tracker, lambda job: {"msad.identity": "i"})
+    reporter = Reporter(workspace, view, runs)
     for study in studies.values():
-        reporter.catch_up(study)
+        runs.catch_up(study)
     for name in ("winner", "weaker"):
-        final = reporter.final(studies[name])
+        final = workspace.final(studies[name].id)
         final.write("result", RESULT | {"score": studies[name].best().value})
         final.write("test", evaluation.metrics)
         if name == "winner":
             save_evaluation(dataclasses.replace(evaluation, category=STRANGE), final.path / "pictures")
-        reporter.on_final("end", studies[name])
+        reporter.finals.ended(studies[name])
     for place, record in enumerate(studies["winner"].records()):
         if record.state == "complete":
             workspace.job(record.job_id).write("test_report", {**evaluation.metrics, "image_auroc": 0.8 + place / 50})
-    reporter.selection(studies["winner"])
-    reporter.study_failed(studies["failed"], REASON)
+    reporter.selection.concluded(studies["winner"])
+    reporter.finals.failed(studies["failed"], REASON)
     assert tracker.close() == 0
     save_tables(evaluation, folder)
     for name in ("per_defect_type.csv", "regions.csv"):

@@ -9,8 +9,6 @@ import optuna
 import pytest
 from PIL import Image
 
-from msad.cluster.finals import make_way
-from msad.cluster.workers.task import Task
 from msad.errors import ConfigError
 from msad.models.synthesis import synthetic_defects
 from msad.names import final_id
@@ -19,8 +17,7 @@ from msad.search.preflight import prepare
 from msad.search.resuming import take_up
 from msad.search.study import Study
 from msad.search.sweep_plan import Code, read_plan
-from msad.training.job_config import JobConfig
-from msad.workspace import JobDirectory, Workspace
+from msad.workspace import Workspace
 
 
 @pytest.fixture
@@ -162,33 +159,6 @@ def test_sweep_of_a_version_without_plans_goes_on_and_says_so(kept, go_on, good)
     good[0].unlink()
     resumed = go_on()
     assert "kept no record of its images" in resumed.notes[0] and len(resumed.plan.studies) == 2
-
-
-@pytest.mark.parametrize("ended", [True, False])
-def test_winner_of_fewer_trials_makes_way_for_another(tmp_path, bundle, ended):
-    def task(**changes):
-        directory = JobDirectory(tmp_path / "jobs" / "c-final")
-        job = dataclasses.replace(bundle.job, **changes)
-        return Task(job_id="c-final", job=job, dataset=tmp_path, cache=tmp_path, directory=directory)
-
-    first = task()
-    if ended:
-        bundle.save(first.directory.bundle)
-    else:
-        first.directory.write("job", first.job.to_dict())
-    make_way(first, str(tmp_path / "train"))
-    written = dataclasses.replace(first, job=JobConfig.from_dict({**first.job.to_dict(), "tiling": {"tile": 0}}))
-    make_way(written, str(tmp_path / "train"))  # the same, with a default written out
-    assert first.directory.path.exists()
-    if not ended:
-        first.directory.write("job", {**first.job.to_dict(), "of_another_version": 1})
-        make_way(task(learning_rate=0.5), str(tmp_path / "train"))
-        assert first.directory.path.exists()
-        first.directory.write("job", first.job.to_dict())
-    for number in (1, 2):
-        make_way(task(learning_rate=0.5 / number), str(tmp_path / "train"))
-        assert not first.directory.path.exists() and (tmp_path / "jobs" / f"c-final.before{number}").exists()
-        first.directory.write("job", first.job.to_dict())
 
 
 def test_studies_started_anew_have_the_size_that_the_images_have_now(kept, go_on, good, category):

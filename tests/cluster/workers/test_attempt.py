@@ -114,7 +114,7 @@ def test_words_of_a_full_disk_alone_are_no_full_disk(task):
 
 
 @pytest.mark.parametrize(("size", "armed"), [(1, False), (2, True)])
-def test_report_of_a_team_is_watched_because_it_waits_for_the_others(task, monkeypatch, size, armed):
+def test_report_of_a_group_is_watched_because_it_waits_for_the_others(task, monkeypatch, size, armed):
     timer = []
     monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_words, **_more: timer.append(True))
     monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: timer.clear())

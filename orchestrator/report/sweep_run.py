@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from msad.names import registered_name, study_ids
-from msad.report.reporting import Reporter, study_title
+from msad.report.study_runs import StudyRuns, study_title
 from msad.search.config import SweepConfig
 from msad.search.study import Study
 from msad.tracking.compare import leaderboard
@@ -24,7 +24,7 @@ SPACE = "&ensp;"  # the UI's own tables have no space between columns
 FIGURES = {"Validation": "validation_score", "Image AUROC": "image_auroc", "PRAUC": "image_prauc", "AU-PRO": "aupro_30"}
 
 
-class SweepReport:
+class SweepRun:
     """Keeps the run of a sweep: `begin` when it starts or goes on, `publish` when its studies have ended."""
 
     def __init__(self, config: SweepConfig, workspace: Workspace, tracker: Tracker, studies: list[Study]) -> None:
@@ -46,7 +46,7 @@ class SweepReport:
 
         self._tracker.put(self._record("running", note, note))
 
-    def publish(self, reporter: Reporter, patience: float) -> str | None:
+    def publish(self, runs: StudyRuns, patience: float) -> str | None:
         """Mark the best studies, write the report and queue the run; return why that failed, None where it did not.
 
         Waits until the studies are in MLflow, from which the report is made: at most `patience` seconds while
@@ -59,7 +59,7 @@ class SweepReport:
 
         try:
             frame = leaderboard(self._config.name, self._config.tracking_uri)
-            reporter.mark_best({f"{row.category}/{row.architecture}" for row in frame[frame["best"]].itertuples()})
+            runs.mark_best({f"{row.category}/{row.architecture}" for row in frame[frame["best"]].itertuples()})
             save_heat_table(frame, self._directory.path / "pictures" / "heat_table.png")
             write_report(self._config.name, self._config.tracking_uri, self._directory.path / "report.html")
         except Exception as error:  # results of hours are there, and a report can be made again

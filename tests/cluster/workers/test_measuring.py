@@ -9,10 +9,12 @@ import shutil
 import pytest
 from rich.console import Console
 
-from msad.cluster.finals import _evaluate
+from msad.cluster.workers.measuring import measure_winner
 from msad.cluster.workers.task import Task
+from msad.report.job_figures import unmeasured
 from msad.report.live import LiveView
-from msad.report.reporting import Reporter, unmeasured
+from msad.report.reporter import Reporter
+from msad.report.study_runs import StudyRuns
 from msad.search.study import Study
 from msad.sweep.outcome import Outcome
 from msad.workspace import Workspace
@@ -36,33 +38,33 @@ def test_winner_whose_test_image_cannot_be_read_keeps_its_model_and_is_measured_
     image = trained.dataset / category / "test" / "good" / "000.png"
     whole = image.read_bytes()
     image.write_bytes(whole[:60])
-    _evaluate(trained.to_dict(), None)
+    measure_winner(trained.to_dict(), None)
     final = trained.directory
     assert final.read("failure") is None and final.read("test") is None
     assert "000.png" in unmeasured(final)
     assert "Not measured: " in (final.bundle / "MODEL_CARD.md").read_text()
     image.write_bytes(whole)
-    _evaluate(trained.to_dict(), None)
+    measure_winner(trained.to_dict(), None)
     assert unmeasured(final) is None and 0 <= final.read("test")["image_auroc"] <= 1
     assert "Not measured" not in (final.bundle / "MODEL_CARD.md").read_text()
 
 
 def test_winner_with_a_damaged_bundle_has_failed(trained):
     (trained.directory.bundle / "model.safetensors").write_bytes(b"")
-    _evaluate(trained.to_dict(), None)
+    measure_winner(trained.to_dict(), None)
     assert "damaged" in trained.directory.read("failure")["reason"]
 
 
 def test_test_split_of_defective_images_alone_is_told_without_nan(trained, category, tmp_path):
     shutil.rmtree(trained.dataset / category / "test" / "good")
-    _evaluate(trained.to_dict(), None)
+    measure_winner(trained.to_dict(), None)
     study = Study(trained.job, {}, 0, "sqlite://", "none")
     text, tracker = io.StringIO(), _Tracker()
     view = LiveView([study], 1, Console(file=text, width=200))
     workspace = Workspace(tmp_path / "other")
-    reporter = Reporter(workspace, view, tracker, lambda _job: {})
-    shutil.copytree(trained.directory.path, reporter.final(study).path)
-    reporter.on_final("end", study)
+    reporter = Reporter(workspace, view, StudyRuns(workspace, tracker, lambda _job: {}))
+    shutil.copytree(trained.directory.path, workspace.final(study.id).path)
+    reporter.finals.ended(study)
     assert "no good test images, so no AUROC; " in text.getvalue() and "nan" not in text.getvalue()
     (record,) = tracker.records
     card = (trained.directory.bundle / "MODEL_CARD.md").read_text()

@@ -6,7 +6,7 @@ import pytest
 
 from msad.errors import TrackingError
 from msad.report import page
-from msad.report.sweep_report import LONGEST_NOTE, MOST_WINNERS, experiment_note, sweep_note
+from msad.report.sweep_run import LONGEST_NOTE, MOST_WINNERS, experiment_note, sweep_note
 from msad.tracking.store import connect
 from msad.tracking.ui.pages import Pages
 

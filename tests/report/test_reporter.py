@@ -11,7 +11,8 @@ from optuna.distributions import FloatDistribution
 from rich.console import Console
 
 from msad.report.live import LiveView
-from msad.report.reporting import Reporter
+from msad.report.reporter import Reporter
+from msad.report.study_runs import StudyRuns
 from msad.search.study import Study
 from msad.training.job_config import JobConfig
 from msad.workspace import Workspace
@@ -53,7 +54,8 @@ def sweep(study, tmp_path):
         def tags(job):
             return {"msad.identity": f"seed {job.seed}"}
 
-        return Reporter(workspace, view, records, tags, final_seeds), records, workspace, text
+        reporter = Reporter(workspace, view, StudyRuns(workspace, records, tags, final_seeds))
+        return reporter, records, workspace, text
 
     return sweep
 
@@ -61,14 +63,14 @@ def sweep(study, tmp_path):
 def finish(reporter, study, *outcomes):
     """Play finals that end with a test image AUROC, or with a reason to fail."""
     for index, outcome in enumerate(outcomes):
-        reporter.on_final("start", study, index)
-        final = reporter.final(study, index)
+        reporter.finals.started(study, index)
+        final = reporter.runs.finals(study)[index]
         if isinstance(outcome, str):
             final.write("failure", {"reason": outcome})
         else:
             final.write("result", RESULT)
             final.write("test", figures(outcome))
-        reporter.on_final("end", study, index)
+        reporter.finals.ended(study, index)
 
 
 def test_single_final_is_the_studys_run_and_has_no_nested_one(sweep, study):
@@ -85,10 +87,10 @@ def test_study_is_complete_when_its_last_seed_is(sweep, study):
     reporter, records, _, text = sweep(final_seeds=3)
     finish(reporter, study, 0.9, 0.94)
     assert records["brick-baseline"].status == "running"
-    reporter.final(study, 2).write("test", figures(0.95))
-    reporter.on_final("end", study, 2)
+    reporter.runs.finals(study)[2].write("test", figures(0.95))
+    reporter.finals.ended(study, 2)
     record = records["brick-baseline"]
-    assert record.status == "complete" and record.directory == reporter.final(study)
+    assert record.status == "complete" and record.directory == reporter.runs.finals(study)[0]
     assert record.metrics["test_image_auroc"] == 0.9 and record.metrics["final_seeds"] == 3
     assert record.metrics["test_image_auroc_mean"] == pytest.approx(0.93)
     assert "test image AUROC 0.9300 ± 0.0265" in text.getvalue()
@@ -118,10 +120,10 @@ def test_trials_test_figures_stand_under_names_of_their_own(sweep, study):
     reporter, records, workspace, text = sweep()
     finish(reporter, study, 0.9)
     for record, image_auroc in zip(study.records(), (0.8, 0.95, 0.9, 0.7), strict=True):
-        reporter.on_report("start", study, record.job_id)
+        reporter.selection.started(study, record.job_id)
         workspace.job(record.job_id).write("test_report", figures(image_auroc))
-        reporter.on_report("end", study, record.job_id)
-    reporter.selection(study)
+        reporter.selection.ended(study, record.job_id)
+    reporter.selection.concluded(study)
     trial = records["brick-baseline-0001"]
     assert trial.metrics["report_test_image_auroc"] == 0.95 and "test_image_auroc" not in trial.metrics
     assert trial.tags["msad.test_metrics"] == "reporting only, after selection"
@@ -144,18 +146,18 @@ def test_trial_that_cannot_be_tested_is_named_and_left_out(sweep, study):
             directory.write("test_report_failure", {"reason": "bundle.json: damaged"})
         else:
             directory.write("test_report", figures(image_auroc))
-        reporter.on_report("end", study, record.job_id)
-    reporter.selection(study)
+        reporter.selection.ended(study, record.job_id)
+    reporter.selection.concluded(study)
     assert "brick-baseline-0001 is left out of the report on the selection: bundle.json: damaged" in text.getvalue()
     assert records["brick-baseline"].metrics["selection_trials"] == 3
 
 
 def test_finished_study_leaves_a_record_and_pictures_of_its_search(sweep, study):
     reporter, _, _, _ = sweep()
-    reporter.study(study, "running")
-    assert not reporter.final(study).path.exists()
+    reporter.runs.put_study(study, "running")
+    assert not reporter.runs.finals(study)[0].path.exists()
     finish(reporter, study, 0.9)
-    final = reporter.final(study)
+    final = reporter.runs.finals(study)[0]
     pictures = final.path / "pictures"
     assert [trial["value"] for trial in final.read("search")["trials"]] == [0.5, 0.6, 0.9, 0.7]
     assert sorted(path.name for path in pictures.iterdir()) == ["history.png", "importance.png", "parallel.png"]
@@ -164,25 +166,28 @@ def test_finished_study_leaves_a_record_and_pictures_of_its_search(sweep, study)
 def test_pictures_of_a_search_are_drawn_anew_only_when_something_has_changed(sweep, study):
     reporter, _, workspace, _ = sweep()
     finish(reporter, study, 0.9)
-    history = reporter.final(study).path / "pictures" / "history.png"
+    history = reporter.runs.finals(study)[0].path / "pictures" / "history.png"
     history.write_bytes(b"untouched")
-    reporter.on_final("end", study)  # as a resume does
+    reporter.finals.ended(study)  # as a resume does
     assert history.read_bytes() == b"untouched"
     for record in study.records():
         workspace.job(record.job_id).write("test_report", figures(0.9))
-    reporter.selection(study)
+    reporter.selection.concluded(study)
     assert history.read_bytes() != b"untouched" and history.with_name("validation_test.png").is_file()
-    assert all(trial["test"]["image_auroc"] == 0.9 for trial in reporter.final(study).read("search")["trials"])
+    assert all(trial["test"]["image_auroc"] == 0.9 for trial in reporter.runs.finals(study)[0].read("search")["trials"])
 
 
 def test_failed_study_leaves_a_record_and_a_single_training_none(sweep, study, tmp_path):
     reporter, _, _, _ = sweep()
-    reporter.study_failed(study, "out of memory")
-    assert reporter.final(study).read("search")["chosen"] == 2
+    reporter.finals.failed(study, "out of memory")
+    assert reporter.runs.finals(study)[0].read("search")["chosen"] == 2
     job = JobConfig(category="brick", architecture="multiscale")
     fixed = Study(job, {}, 0, optuna.storages.InMemoryStorage(), "none")
     finish(reporter, fixed, 0.9)
-    assert reporter.final(fixed).read("search") is None and not (reporter.final(fixed).path / "pictures").exists()
+    assert (
+        reporter.runs.finals(fixed)[0].read("search") is None
+        and not (reporter.runs.finals(fixed)[0].path / "pictures").exists()
+    )
 
 
 def test_selection_file_is_json_for_any_reader_also_where_nothing_is_ranked(sweep, study):
@@ -190,12 +195,12 @@ def test_selection_file_is_json_for_any_reader_also_where_nothing_is_ranked(swee
     finish(reporter, study, 0.9)
     for record in study.records():
         workspace.job(record.job_id).write("test_report", {**figures(1.0), "pixel_auroc": float("nan")})
-    reporter.selection(study)
+    reporter.selection.concluded(study)
 
     def refuse(word):
         raise AssertionError(f"{word} is no JSON")
 
-    selection = json.loads((reporter.final(study).path / "selection.json").read_text(), parse_constant=refuse)
+    selection = json.loads((reporter.runs.finals(study)[0].path / "selection.json").read_text(), parse_constant=refuse)
     assert selection["image_auroc"]["spearman"] is None and selection["image_auroc"]["gap"] == 0
     assert selection["pixel_auroc"]["trials"] == 0
     assert "selection_spearman" not in records["brick-baseline"].metrics

@@ -10,9 +10,9 @@ from PIL import Image
 
 from msad.bundle import bundle_files
 from msad.cluster import job
-from msad.cluster.finals import _train
+from msad.cluster.workers.final_training import train_winner
 from msad.cluster.workers.task import Task
-from msad.report.reporting import final_training
+from msad.report.job_figures import final_training
 from msad.workspace import Workspace
 
 
@@ -38,7 +38,7 @@ def test_model_of_a_trial_becomes_the_winners_and_nothing_is_trained(tasks, tmp_
     monkeypatch.setattr(job, "train_job", lambda *_words, **_more: pytest.fail("it was trained again"))
     winner.directory.write("failure", {"reason": "of an earlier attempt"})
     (winner.directory.bundle).mkdir()  # a copy that was not finished
-    _train(winner.to_dict(), str(tmp_path / "train"), trial.to_dict())
+    train_winner(winner.to_dict(), str(tmp_path / "train"), trial.to_dict())
     made, kept = winner.directory, trial.directory
     assert made.read("result") == {**kept.read("result"), "trial": "brick-0003"} and made.read("failure") is None
     assert made.progress() == kept.progress() and (made.path / "pictures" / "training.png").is_file()
@@ -54,5 +54,5 @@ def test_winner_without_such_a_trial_is_trained(tasks, tmp_path, monkeypatch):
     winner, _ = tasks
     trained = []
     monkeypatch.setattr(job, "train_job", lambda values, *_words, **_more: trained.append(values["job_id"]))
-    _train(winner.to_dict(), str(tmp_path / "train"))
+    train_winner(winner.to_dict(), str(tmp_path / "train"))
     assert trained == ["brick-final"] and final_training({"epoch": 1}).startswith("trained again")
