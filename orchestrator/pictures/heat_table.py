@@ -9,18 +9,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
+from msad.leaderboard_columns import Column, View, shown_in
 from msad.pictures.palette import GREY, drawable, new_figure, save_figure, value_colours
 
-PANELS = {  # column of the leaderboard -> heading
-    "validation_score": "Validation score",
-    "image_auroc": "Test image AUROC",
-    "aupro_30": "Test AU-PRO",
-}
 EMPTY = "#EDEDED"
 
 
 def save_heat_table(frame: pd.DataFrame, path: Path) -> None:
-    """Draw validation score, image AUROC and AU-PRO of every category × architecture, side by side.
+    """Draw some figures of every category × architecture, side by side.
 
     Parameters
     ----------
@@ -35,15 +31,16 @@ def save_heat_table(frame: pd.DataFrame, path: Path) -> None:
     labels = [drawable(name) for name in categories]
     widest = max(map(len, labels), default=8)
     side = max(1.8, 0.95 * len(architectures))
-    figure = new_figure(3 * (side + 0.15) + 0.09 * widest + 0.4, 1.5 + 0.34 * max(1, rows))
-    grid = figure.subplots(1, len(PANELS), sharey=True, squeeze=False)[0]
-    for axes, (column, heading) in zip(grid, PANELS.items(), strict=True):
+    panels = shown_in(View.HEAT_TABLE)
+    figure = new_figure(len(panels) * (side + 0.15) + 0.09 * widest + 0.4, 1.5 + 0.34 * max(1, rows))
+    grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, column in zip(grid, panels, strict=True):
         if rows:
             _panel(axes, frame, column)
         else:
             axes.text(0.5, 0.5, "no study yet", ha="center", va="center")
             axes.set_axis_off()
-        axes.set_title(heading, fontsize=11)
+        axes.set_title(column.full_title, fontsize=11)
     grid[0].set_yticks(range(rows), [*labels, *(["mean"] if len(categories) > 1 else [])])
     figure.suptitle("★ best of its category by validation score; darker is higher", fontsize=10, color=GREY)
     save_figure(figure, path)
@@ -69,20 +66,19 @@ def means(frame: pd.DataFrame, column: str) -> dict[str, float]:
     }
 
 
-def _panel(axes: Axes, frame: pd.DataFrame, column: str) -> None:
+def _panel(axes: Axes, frame: pd.DataFrame, column: Column) -> None:
     categories, architectures = names(frame)
-    low, high = limits(frame, column)
+    low, high = limits(frame, column.name)
     for row in frame.to_dict("records"):
         place = architectures.index(row["architecture"]), categories.index(row["category"])
-        value, star = row[column], " ★" if row["best"] else ""
+        value, star = row[column.name], " ★" if row["best"] else ""
         if math.isnan(value):
             _cell(axes, place, row["status"] if row["status"] != "complete" else "–", EMPTY, GREY, False)
         else:
-            _cell(axes, place, f"{value:.3f}{star}", *value_colours(value, low, high), bool(star))
+            _cell(axes, place, f"{column.text(value)}{star}", *value_colours(value, low, high), bool(star))
     if len(categories) > 1:
-        for name, mean in means(frame, column).items():
-            text = "–" if math.isnan(mean) else f"{mean:.3f}"
-            _cell(axes, (architectures.index(name), len(categories)), text, "white", "black", False)
+        for name, mean in means(frame, column.name).items():
+            _cell(axes, (architectures.index(name), len(categories)), column.text(mean, "–"), "white", "black", False)
     axes.set(xlim=(-0.5, len(architectures) - 0.5), ylim=(len(categories) + (len(categories) > 1) - 0.5, -0.5))
     axes.set_xticks(range(len(architectures)), [name.replace("_", "\n") for name in architectures])
     axes.xaxis.tick_top()

@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from msad.leaderboard_columns import Column, View, column, shown_in
 from msad.pictures import heat_table
 from msad.pictures.palette import value_colours
 from msad.report.captions import EVALUATION, SEARCH, format_value, pictures
@@ -21,11 +22,7 @@ PER_TYPE = {  # column of `Evaluation.per_defect_type` -> heading
     "images": "Images",
     "misses": "Missed",
     "recall": "Recall",
-    "image_auroc": "Image AUROC",
-    "image_prauc": "Image PRAUC",
-    "pixel_auroc": "Pixel AUROC",
-    "pixel_prauc": "Pixel PRAUC",
-    "aupro_30": "AU-PRO",
+    **{name: column(name).title for name in ("image_auroc", "image_prauc", "pixel_auroc", "pixel_prauc", "aupro_30")},
 }
 COUNTS = ("images", "misses")
 STATUS = {"running": "unfinished", "failed": "failed"}
@@ -79,6 +76,7 @@ def render(sweep: SweepReport) -> str:
         categories=categories,
         architectures=sorted({study.row["architecture"] for study in sweep.studies}),
         trials=sum(study.row["trials"] for study in sweep.studies),
+        columns=[one.lines for one in shown_in(View.PAGE)],
         heat_tables=_heat_tables(sweep.frame),
         without_result=[study for study in sweep.studies if study.row["status"] != "complete"],
         reported=[study for study in sweep.studies if not math.isnan(study.row["selection_trials"])],
@@ -111,6 +109,7 @@ def _details(study: StudyReport, gallery: bool) -> dict[str, Any]:
     row = study.row
     return {
         "row": row,
+        "cells": [_board_cell(study, one) for one in shown_in(View.PAGE)],
         "reason": study.reason,
         "interval": _interval(study.metrics, "test_image_auroc"),
         "examples": next(iter(pictures(study, ("examples",))), None) if gallery else None,
@@ -122,6 +121,16 @@ def _details(study: StudyReport, gallery: bool) -> dict[str, Any]:
         "per_type": _per_type(study.per_defect_type),
         "regions": region_table(study.regions, study.metrics) if gallery else None,
     }
+
+
+def _board_cell(study: StudyReport, shown: Column) -> list[str]:
+    """A figure of the leaderboard, and what stands below it: the spread over seeds, the interval of the first one's."""
+    row, interval = study.row, _interval(study.metrics, shown.run_metric)
+    several = shown.over_seeds and not math.isnan(row[f"{shown.name}_mean"])
+    cell = [shown.text(row[f"{shown.name}_mean"] if several else row[shown.name], "–")]
+    if several:
+        cell.append(f"± {shown.text(row[f'{shown.name}_sd'])}")
+    return [*cell, interval] if interval else cell
 
 
 def _interval(figures: dict[str, float], name: str) -> str | None:
@@ -180,30 +189,31 @@ def _per_type(table: pd.DataFrame | None) -> dict[str, Any] | None:
 
 
 def _heat_tables(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The three heat tables as rows of cells with their colours, and the mean over categories."""
+    """The heat tables as rows of cells with their colours, and the mean over categories."""
     categories, architectures = heat_table.names(frame)
     tables = []
-    for column, heading in heat_table.PANELS.items():
-        low, high = heat_table.limits(frame, column)
+    for shown in shown_in(View.HEAT_TABLE):
+        low, high = heat_table.limits(frame, shown.name)
         cells = {
-            (row["category"], row["architecture"]): _cell(row, column, low, high) for row in frame.to_dict("records")
+            (row["category"], row["architecture"]): _heat_cell(row, shown, low, high)
+            for row in frame.to_dict("records")
         }
-        means = heat_table.means(frame, column) if len(categories) > 1 else {}
+        means = heat_table.means(frame, shown.name) if len(categories) > 1 else {}
         tables.append(
             {
-                "heading": heading,
+                "heading": shown.full_title,
                 "rows": [
                     (category, [cells.get((category, name)) for name in architectures]) for category in categories
                 ],
-                "means": [figure(means[name]) for name in architectures] if means else [],
+                "means": [shown.text(means[name], "–") for name in architectures] if means else [],
             }
         )
     return tables
 
 
-def _cell(row: dict[str, Any], column: str, low: float, high: float) -> dict[str, Any]:
-    value = row[column]
+def _heat_cell(row: dict[str, Any], shown: Column, low: float, high: float) -> dict[str, Any]:
+    value = row[shown.name]
     if math.isnan(value):
         return {"text": STATUS.get(row["status"], "–"), "ground": None, "ink": None, "best": False}
     ground, ink = value_colours(value, low, high)
-    return {"text": figure(value), "ground": ground, "ink": ink, "best": row["best"]}
+    return {"text": shown.text(value), "ground": ground, "ink": ink, "best": row["best"]}

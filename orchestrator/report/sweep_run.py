@@ -6,8 +6,7 @@ import math
 from functools import partial
 from typing import Any
 
-import pandas as pd
-
+from msad.leaderboard_columns import Column, View, column, shown_in
 from msad.names import registered_name, study_ids
 from msad.report.study_runs import StudyRuns, study_title
 from msad.search.config import SweepConfig
@@ -21,7 +20,6 @@ from msad.workspace import JobDirectory, Workspace
 LONGEST_NOTE = 8000  # characters that MLflow keeps of a run's description
 MOST_WINNERS = 20  # in the experiment's, which is a signpost
 SPACE = "&ensp;"  # the UI's own tables have no space between columns
-FIGURES = {"Validation": "validation_score", "Image AUROC": "image_auroc", "PRAUC": "image_prauc", "AU-PRO": "aupro_30"}
 
 
 class SweepRun:
@@ -86,12 +84,13 @@ def sweep_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
 
     `size` says in words what was searched, `rows` are the leaderboard's.
     """
+    titles = [one.title for one in shown_in(View.NOTE)]
     head = (
         f"{size}. [Report]({pages.run(SWEEP_ID, 'report.html')}) · "
         f"[heat table]({pages.run(SWEEP_ID, 'pictures/heat_table.png')}) · "
         f"[leaderboard as a table to sort]({pages.leaderboard})\n\n"
         "★ best of its category by validation score (in brackets what guessing gets); all else is the test split's.\n\n"
-        f"{_line('Study', *FIGURES, 'False alarms', 'Missed')}\n|---|{'---:|' * (len(FIGURES) + 2)}\n"
+        f"{_line('Study', *titles)}\n|---|{'---:|' * len(titles)}\n"
     )
     ids = _ids(rows)
     whole = head + "\n".join(_row(row, ids, pages) for row in rows)
@@ -128,13 +127,18 @@ def _ids(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _row(row: dict[str, Any], ids: dict[str, str], pages: Pages) -> str:
-    cells = [_figure(row[column]) for column in FIGURES.values()]
-    if not math.isnan(chance := row["validation_chance"]):
-        cells[0] += f"&nbsp;({chance:.2f})"
-    for errors, of in (("false_positives", "good_images"), ("misses", "defective_images")):
-        cells.append("-" if math.isnan(row[errors]) else f"{row[errors]:.0f}&nbsp;of&nbsp;{row[of]:.0f}")
+    cells = [_cell(row, one) for one in shown_in(View.NOTE)]
     ended = "" if row["status"] == "complete" else f" ({row['status']})"
     return _line(f"{_link(row, ids, pages)}{ended}", *cells)
+
+
+def _cell(row: dict[str, Any], shown: Column) -> str:
+    text = shown.text(row[shown.name])
+    if shown.of and text != "-":
+        text += f"&nbsp;of&nbsp;{row[shown.of]:.0f}"
+    if shown.chance and not shown.of_test and not math.isnan(chance := row[shown.chance]):
+        text += f"&nbsp;({chance:.2f})"
+    return text
 
 
 def _line(*cells: str) -> str:
@@ -142,20 +146,17 @@ def _line(*cells: str) -> str:
 
 
 def _winner(row: dict[str, Any], ids: dict[str, str], pages: Pages) -> str:
-    text = f"{_link(row, ids, pages)}: validation score {_figure(row['validation_score'])}"
+    text = f"{_link(row, ids, pages)}: validation score {column('validation_score').text(row['validation_score'])}"
     if not math.isnan(row["image_auroc"]):
         gallery = pages.run(ids[_key(row)], "pictures/gallery.png")
-        text += f", test image AUROC {_figure(row['image_auroc'])}, AU-PRO {_figure(row['aupro_30'])}"
+        figures = (column(name) for name in ("image_auroc", "aupro_30"))
+        text += f", test {', '.join(f'{one.heading} {one.text(row[one.name])}' for one in figures)}"
         text += f" · [gallery]({gallery})"
     return f"{text} · [model]({model_page(registered_name(row['category']))})"
 
 
 def _link(row: dict[str, Any], ids: dict[str, str], pages: Pages) -> str:
     return f"[{as_text(study_title(_key(row), row['best']))}]({pages.run(ids[_key(row)])})"
-
-
-def _figure(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.3f}"
 
 
 def counted(number: int, one: str, several: str) -> str:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from msad.leaderboard_columns import SEED_FIGURES
+
 FIGURES = ("image_auroc", "pixel_auroc", "aupro_30")
-SEED_FIGURES = ("image_auroc", "image_prauc", "pixel_auroc", "aupro_30")
 FEWEST_TO_RANK = 3  # two trials correlate at +1 or -1, whatever they are
 
 

@@ -14,15 +14,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from msad.leaderboard_columns import Column, View, shown_in
+
 NO_TERMINAL = 80  # columns, for a file or a pipe
-FIGURES = {  # heading -> column
-    "image\nAUROC": "image_auroc",
-    "image\nPRAUC": "image_prauc",
-    "pixel\nAUROC": "pixel_auroc",
-    "pixel\nPRAUC": "pixel_prauc",
-    "AU-\nPRO": "aupro_30",
-}
-EXTRAS = ("Para-\nmeters", "ms per\nimage")
 
 
 def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width: int | None = None) -> str:
@@ -50,14 +44,14 @@ def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width:
     look = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, int(wide), 0, 0)}
     table = Table(**look, caption=caption, caption_justify="left")
     table.add_column("Architecture", overflow="fold", min_width=14)
-    for heading in "Tri-\nals", "Valid.\nscore", *FIGURES, "False\nalarms", "Missed", *(EXTRAS if wide else ()):
+    columns = shown_in(View.TERMINAL, *((View.WIDE_TERMINAL,) if wide else ()))
+    for heading in "Tri-\nals", *(column.narrow for column in columns):
         table.add_column(heading, justify="right", no_wrap=True)
     for category, rows in frame.groupby("category"):
-        shared = [f"[dim]{cell}[/]" for cell in _category_cells(rows)]
+        shared = [f"[dim]{cell}[/]" for cell in _category_cells(rows, columns)]
         table.add_row(f"[bold cyan]{escape(category)}[/]", "", *shared)
         for row in rows.to_dict("records"):
-            cells = _cells(row)
-            table.add_row(*cells if wide else cells[: -len(EXTRAS)], style="bold" if row["best"] else None)
+            table.add_row(*_cells(row, columns), style="bold" if row["best"] else None)
     console.print(table)
     say("")
     if promises := _promises(frame):
@@ -75,22 +69,14 @@ def _name(row: dict[str, Any]) -> str:
     return f"{row['category']} / {row['architecture']}{' ★' if row['best'] else ''}"
 
 
-def _category_cells(rows: pd.DataFrame) -> list[str]:
-    """What the studies of a category share, from the validation score on: chance levels and numbers of images.
-
-    Of test images empty where no study of the category has been tested.
-    """
-    valid = _chance(rows["validation_chance"].max())
-    image, pixel, good, defective = rows[
-        ["image_prevalence", "pixel_prevalence", "good_images", "defective_images"]
-    ].max()
-    if any(map(math.isnan, (image, good, defective))):
-        return [valid]
-    return [valid, "", _chance(image), "", _chance(pixel), "", f"of {good:.0f}", f"of {defective:.0f}"]
-
-
-def _chance(level: float) -> str:
-    return "" if math.isnan(level) else f"({level:.2f})".replace("(0.", "(.")
+def _category_cells(rows: pd.DataFrame, columns: list[Column]) -> list[str]:
+    """What the studies of a category share: chance levels and numbers of images, empty where none is known yet."""
+    cells = []
+    for column in columns:
+        level = rows[column.chance or column.of].max() if column.chance or column.of else math.nan
+        known = f"of {level:.0f}" if column.of else f"({level:.2f})".replace("(0.", "(.")
+        cells.append("" if math.isnan(level) else known)
+    return cells
 
 
 def _promises(frame: pd.DataFrame) -> str:
@@ -105,7 +91,7 @@ def _promises(frame: pd.DataFrame) -> str:
     )
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], columns: list[Column]) -> list[str]:
     name = row["architecture"] + (" ★" if row["best"] else "")
     if row["status"] != "complete":
         name += f" ({row['status']})"
@@ -114,19 +100,15 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         name,
         str(row["trials"] or "-"),
-        _figure(row["validation_score"]),
-        *(_over_seeds(row, figure) for figure in FIGURES.values()),
-        _figure(row["false_positives"], 0),
-        _figure(row["misses"], 0),
-        "-" if math.isnan(row["parameters"]) else f"{row['parameters'] / 1e6:.2f}M",
-        _figure(row["latency_ms"], 1),
+        *(_over_seeds(row, column) if column.over_seeds else column.text(row[column.name]) for column in columns),
     ]
 
 
-def _over_seeds(row: dict[str, Any], figure: str) -> str:
+def _over_seeds(row: dict[str, Any], column: Column) -> str:
     """A test figure; the mean with its standard deviation below where there are several seeds."""
-    mean, sd = (row.get(f"{figure}_{part}", math.nan) for part in ("mean", "sd"))
-    return _figure(row[figure]) if math.isnan(mean) else f"{mean:.3f}\n±{sd:.3f}".replace("±0", "±")
+    mean, sd = (row.get(f"{column.name}_{part}", math.nan) for part in ("mean", "sd"))
+    several = f"{column.text(mean)}\n±{column.text(sd)}".replace("±0", "±")
+    return column.text(row[column.name]) if math.isnan(mean) else several
 
 
 def _selection_line(row: dict[str, Any]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ import pandas as pd
 
 from msad.bundle.inline import image_tag
 from msad.cluster.connection import left_as_found
-from msad.names import final_id, study_ids
+from msad.leaderboard_columns import View, shown_in
+from msad.names import study_ids
 from msad.search.config import SweepConfig, default_name, load, make_config, overlay
 from msad.search.sweep_plan import read_plan
 from msad.sweep.launch import resolved, resume, start
@@ -23,21 +25,6 @@ from msad.workspace import Workspace
 if TYPE_CHECKING:
     from msad.bundle.bundles import Bundle
 
-# What the table of a result shows; the rest is in `leaderboard`. Column -> heading.
-SHOWN = {
-    "category": "category",
-    "architecture": "architecture",
-    "trials": "trials",
-    "validation_score": "validation score",
-    "image_auroc": "image AUROC",
-    "image_prauc": "image PRAUC",
-    "pixel_auroc": "pixel AUROC",
-    "pixel_prauc": "pixel PRAUC",
-    "aupro_30": "AU-PRO",
-    "false_positives": "false alarms",
-    "misses": "missed",
-}
-COUNTS = ("false alarms", "missed")
 GALLERY_SIZE = (720, 2400)
 
 
@@ -91,7 +78,7 @@ class SweepResult:
         ids = study_ids(f"{row.category}/{row.architecture}" for row in self.leaderboard.itertuples())
         if plan := read_plan(self.workspace):
             ids |= {study.key: study.id for study in plan.studies}
-        return self.workspace.job(final_id(ids[f"{category}/{architecture}"])).path
+        return self.workspace.final(ids[f"{category}/{architecture}"]).path
 
     def __repr__(self) -> str:
         stars = self.leaderboard[self.leaderboard["best"].astype(bool)]
@@ -177,8 +164,11 @@ def leaderboard(sweep: str | Sweep | SweepResult | None = None, tracking_uri: st
 
 
 def _table(frame: pd.DataFrame) -> str:
-    shown = frame[list(SHOWN)].rename(columns=SHOWN)
+    """What the table of a result shows; the rest is in `leaderboard`."""
+    columns = shown_in(View.NOTEBOOK)
+    headings = {column.name: column.heading for column in columns}
+    shown = frame[["category", "architecture", "trials", *headings]].rename(columns=headings)
     shown["architecture"] += [" ★" if best else "" for best in frame["best"]]
-    figures = dict.fromkeys(list(SHOWN.values())[3:], "{:.3f}".format) | dict.fromkeys(COUNTS, "{:.0f}".format)
+    figures = {column.heading: partial(column.text, unknown="–") for column in columns}
     note = "★ best by validation score; all else is the test split's."
     return shown.to_html(index=False, border=0, na_rep="–", formatters=figures) + f"<p><small>{note}</small></p>"

@@ -10,39 +10,17 @@ import pandas as pd
 
 from msad.addresses import hide_secrets, public
 from msad.errors import TrackingError
+from msad.leaderboard_columns import FIGURES, column
 from msad.models.errors import did_you_mean
 from msad.names import search_filter
-from msad.search.selection import SEED_FIGURES
 from msad.tracking.store import SWEEP_TAG, all_pages, connect
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment, Run
 
-PROMISES = ("target", "held_out", "smallest", "expected", "at_most")  # of `FalseAlarms`
-# Leaderboard column -> metric of the study's run. Test figures lose their prefix: the table says which are which.
-METRICS = {
-    "validation_score": "validation_score",
-    "validation_chance": "validation_chance",
-    "image_auroc": "test_image_auroc",
-    "image_prauc": "test_image_prauc",
-    "image_prevalence": "test_image_prevalence",
-    "pixel_auroc": "test_pixel_auroc",
-    "pixel_prauc": "test_pixel_prauc",
-    "pixel_prevalence": "test_pixel_prevalence",
-    "aupro_30": "test_aupro_30",
-    "parameters": "parameters",
-    "latency_ms": "test_latency_ms",
-    "false_positives": "test_false_positives",
-    "good_images": "test_good_images",
-    "misses": "test_misses",
-    "defective_images": "test_defective_images",
-    **{f"false_alarms_{name}": f"false_alarms_{name}" for name in PROMISES},
-    "final_seeds": "final_seeds",
-    **{f"{name}_{part}": f"test_{name}_{part}" for name in SEED_FIGURES for part in ("mean", "sd")},
-    **{f"selection_{name}": f"selection_{name}" for name in ("trials", "spearman", "gap", "random")},
-}
-COLUMNS = ("category", "architecture", "best", "status", "trials", *METRICS, "run_id", "best_trial_run_id")
+_FIGURES = tuple(one.name for one in FIGURES)
+COLUMNS = ("category", "architecture", "best", "status", "trials", *_FIGURES, "run_id", "best_trial_run_id")
 
 
 def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
@@ -93,7 +71,8 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
             else f"{tracking_uri}: the sweep {name!r} has no study yet; has it just begun?"
         )
     frame = pd.DataFrame([_row(run, trials) for run in studies], columns=list(COLUMNS))
-    frame = frame.sort_values(["category", "validation_score", "architecture"], ascending=[True, False, True])
+    rising = [True, not column("validation_score").higher_is_better, True]
+    frame = frame.sort_values(["category", "validation_score", "architecture"], ascending=rising)
     frame = frame.reset_index(drop=True)
     eligible = frame[frame["validation_score"].notna() & (frame["status"] != "failed")]
     frame["best"] = frame.index.isin(eligible.groupby("category")["validation_score"].idxmax())
@@ -125,7 +104,7 @@ def _row(run: Run, trials: Counter[str | None]) -> dict[str, Any]:
         "trials": trials[tags.get("msad.study")],
         "run_id": run.info.run_id,
         "best_trial_run_id": tags.get("msad.best_trial"),
-    } | {column: metrics.get(metric, math.nan) for column, metric in METRICS.items()}
+    } | {one.name: metrics.get(one.run_metric, math.nan) for one in FIGURES}
 
 
 def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> Experiment:

@@ -13,19 +13,12 @@ import re
 from collections.abc import Callable
 from urllib.parse import quote
 
+from msad.leaderboard_columns import View, column, shown_in
+
 SWEEP_ID = "sweep"  # the record of the sweep's own run
 VIEW = "leaderboard"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"  # what the UI lists in the menu "Views"
-# Metrics of a study's run in the table's columns, and widths in pixels at which their names are readable.
-METRICS = {
-    "validation_score": 118,
-    "test_image_auroc": 118,
-    "test_image_prauc": 120,
-    "test_aupro_30": 102,
-    "test_false_positives": 138,
-    "test_misses": 95,
-}
-PARAMS = {"category": 70, "architecture": 115}
+PARAMS = {"category": 70, "architecture": 115}  # widths in pixels
 OWN_COLUMNS = {"attributes.`Run Name`": 184, "runDateAndNestInfo": 128}  # the table's own, always shown
 
 
@@ -35,14 +28,16 @@ def saved_view() -> str:
     Category and architecture are parameters here, not tags, because the table sorts by parameters and metrics alone.
     """
     shown = {f"params.`{name}`": width for name, width in PARAMS.items()}
-    shown |= {f"metrics.`{name}`": width for name, width in METRICS.items()}
+    # At these widths the metrics' names are readable.
+    metrics = [one.run_metric for one in shown_in(View.UI)]
+    shown |= {f"metrics.`{name}`": max(95, 24 + 6 * len(name)) for name in metrics}
     state = {
         "selectedColumns": list(shown),
         "columnOrder": [*OWN_COLUMNS, *shown],
         "columnWidths": OWN_COLUMNS | shown,
         "searchFilter": "tags.`msad.kind` = 'study'",
         "orderByKey": "metrics.`validation_score`",
-        "orderByAsc": False,
+        "orderByAsc": not column("validation_score").higher_is_better,
     }
     return json.dumps({"name": VIEW.capitalize(), "createdAt": 0, "state": json.dumps(state)})
 

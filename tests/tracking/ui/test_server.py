@@ -16,8 +16,9 @@ from importlib.metadata import entry_points
 import pytest
 from mlflow import MlflowClient
 
+from msad.leaderboard_columns import View, shown_in
 from msad.tracking.store import connect
-from msad.tracking.ui.pages import METRICS, PARAMS
+from msad.tracking.ui.pages import PARAMS
 from msad.tracking.ui.server import APP, browse
 from tests.faults.breakable import free_port
 
@@ -30,7 +31,7 @@ FIGURES = {
 }
 BY_VALIDATION = ["★ brick / multiscale", "★ gear / multiscale", "gear / baseline", "brick / baseline"]
 SECONDS = 60  # for a page to show what it should: a slow machine, a large page
-COLUMNS = [*(f"params.`{name}`" for name in PARAMS), *(f"metrics.`{name}`" for name in METRICS)]
+COLUMNS = [*(f"params.`{name}`" for name in PARAMS), *(f"metrics.`{one.run_metric}`" for one in shown_in(View.UI))]
 
 
 @pytest.fixture(scope="module")
