@@ -3,14 +3,20 @@
     python benchmarks/quality.py --root mvtec --categories bottle --families feature_pyramid
     python benchmarks/quality.py --root mvtec --trials 8 --ablations --output quality.txt
     python benchmarks/quality.py --root mvtec --families feature_memory,feature_pyramid --seeds 3
+    python benchmarks/quality.py --root mvtec --families feature_memory,anomalib:Patchcore,anomalib:Stfpm
 
 Of every family the defaults are trained, and `--trials` - 1 configurations drawn from its search space. A row is the
 trial with the best validation score. When all are trained, every trial is tested: `rho` is Spearman's correlation of
 validation score and test image AUROC over the trials, `gap` how much the best trial on test is ahead of the chosen one,
 `random` what a random choice gets on average. `FP` and `missed` count images at the threshold that was set on good
 validation images. With several `--seeds` each draws its own validation split and synthetic defects, and a second table
-holds means and standard deviations. No Ray, no MLflow: it also runs where only torch, scikit-learn, scipy, pandas and
-Pillow are.
+holds means and standard deviations.
+
+A detector of anomalib (`pip install 'msad[peers]'`) gets two rows of one training: scored as ours are, and by its own
+image score as its network gives it (anomalib's normalisation, which cuts scores off before they are ranked, is not
+used). `PEERS` puts those that allow it on our default backbone. A family whose weights cannot be had is named below the
+table, and the others go on; random weights are told beside the name. No Ray, no MLflow: it also runs where only torch,
+scikit-learn, scipy, pandas and Pillow are.
 """
 
 from __future__ import annotations
@@ -38,12 +44,14 @@ from msad.data_io.bit_depth import find_bit_depth
 from msad.data_io.layout import find_layout
 from msad.data_io.shape import find_ratio, fitted_size, parse_size
 from msad.data_io.table import list_categories
+from msad.models.errors import ModelError
 from msad.models.registry import architecture, architectures, default_parameters
-from msad.models.scorer import Scoring
+from msad.models.scorer import IMAGE_SCORE, OWN, Scoring
 from msad.models.scoring import choose_scoring
 from msad.training.batches import TrainingData, make_batches
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
+from msad.training.parameters import known_paths, unknown_paths
 from msad.training.validation import anomaly_maps, set_thresholds
 
 # Image AUROC, where others report the same data; sources in the README's table of references.
@@ -57,6 +65,11 @@ PUBLISHED = {
         "PatchCore": 1.000,
     },
     "magnetic_tile": {"GANomaly": 0.766, "1-NN": 0.800, "DifferNet": 0.977, "PatchCore": 0.979},
+}
+# On the backbone of ours, and at the strides that their papers take of a ResNet; the weights are those of its package.
+PEERS: dict[str, dict[str, Any]] = {
+    "anomalib:Patchcore": {"model/backbone": "tf_efficientnet_lite0", "model/layers": ["blocks.2", "blocks.4"]},
+    "anomalib:Stfpm": {"model/backbone": "tf_efficientnet_lite0", "model/layers": ["blocks.1", "blocks.2", "blocks.4"]},
 }
 # What each ablation changes in the job, where the family has that part.
 RETRAINED: dict[str, dict[str, Any]] = {
@@ -83,20 +96,34 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(heading.machine(device, options.threads), flush=True)
-    rows = []
+    rows, missing = [], []
     for category in options.categories or list_categories(options.root):
         for family in options.families:
             for seed in range(options.seed, options.seed + options.seeds):
-                trials = [_train(job, options, device) for job in _jobs(category, family, seed, options)]
-                for trial in trials:
-                    trial.test = evaluate(trial.bundle, options.root, category, options.cache)
-                best = max(trials, key=lambda trial: trial.validation)
-                rows.append(_row(best, trials, device))
-                print(_table(rows[-1:]), flush=True)
-                if options.ablations:
-                    rows += _ablations(best, options, device)
-    parts = [_table(rows), _spread(rows) if options.seeds > 1 else "", _published(rows)]
+                try:
+                    rows += _study(category, family, seed, options, device)
+                except ModelError as error:  # of one family's weights: the others are worth their time
+                    missing.append(f"{category}, {family}, seed {seed}: not measured: {error}")
+                    print(missing[-1], flush=True)
+    if not rows:
+        raise SystemExit("nothing was measured")
+    parts = [_table(rows), _spread(rows) if options.seeds > 1 else "", _published(rows), "\n".join(missing)]
     heading.tell(options, device, "\n\n".join(part for part in parts if part))
+
+
+def _study(
+    category: str, family: str, seed: int, options: argparse.Namespace, device: torch.device
+) -> list[dict[str, Any]]:
+    """Train a family's configurations, choose by validation, test all of them; return the rows of the chosen one."""
+    trials = [_train(job, options, device) for job in _jobs(category, family, seed, options)]
+    for trial in trials:
+        trial.test = evaluate(trial.bundle, options.root, category, options.cache)
+    best = max(trials, key=lambda trial: trial.validation)
+    rows = [_row(best, trials, device)]
+    if IMAGE_SCORE in best.bundle.model.map_names:
+        rows.append(_own_score(best, options, device))
+    print(_table(rows), flush=True)
+    return rows + (_ablations(best, options, device) if options.ablations else [])
 
 
 def _options() -> argparse.Namespace:
@@ -110,14 +137,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="default: each family's own")
     parser.add_argument("--image-size", type=parse_size, default=256, help="pixels, or HEIGHTxWIDTH; see msad")
     parser.add_argument("--evaluations", type=int, default=2, help="validations per training")
-    parser.add_argument("--set", nargs="*", default=[], metavar="PATH=VALUE", help="e.g. model/base_width=16")
+    parser.add_argument(
+        "--set", nargs="*", default=[], metavar="PATH=VALUE", help="e.g. model/base_width=16, for families that have it"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
     parser.add_argument("--output", type=Path, help="write the table here too")
-    return parser.parse_args()
+    options = parser.parse_args()
+    try:
+        if unknown := unknown_paths([line.partition("=")[0] for line in options.set], options.families):
+            parser.error("; ".join(unknown))
+    except ModelError as error:
+        parser.error(str(error))
+    return options
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -131,7 +166,11 @@ def _jobs(category: str, family: str, seed: int, options: argparse.Namespace) ->
     settings |= architecture(family).training_defaults
     if options.epochs:
         settings["epochs"] = options.epochs
-    fixed = {path: yaml.safe_load(value) for path, _, value in (line.partition("=") for line in options.set)}
+    given = {path: yaml.safe_load(value) for path, _, value in (line.partition("=") for line in options.set)}
+    fixed = {path: value for path, value in given.items() if path in known_paths(family)}
+    fixed = PEERS.get(family, {}) | fixed
+    if "image_size" in default_parameters(family):
+        fixed.setdefault("model/image_size", size)
     job = JobConfig(category=category, architecture=family, **settings).with_parameters(fixed)
     job = dataclasses.replace(job, evaluate_every=math.ceil(job.epochs / options.evaluations))
     return [job, *(job.with_parameters({**draw, **fixed}) for draw in _draws(family, options.trials - 1, seed))]
@@ -178,7 +217,7 @@ def _row(best: Trial, trials: list[Trial], device: torch.device, name: str | Non
     scoring = best.bundle.scorer.scoring
     return {
         "category": best.job.category,
-        "family": name or best.job.architecture,
+        "family": name or best.job.architecture + (", random weights" if _random(best.job) else ""),
         "seed": best.job.seed,
         "size": best.job.image_size,
         "valid.": best.validation,
@@ -199,6 +238,14 @@ def _row(best: Trial, trials: list[Trial], device: torch.device, name: str | Non
     }
 
 
+def _own_score(best: Trial, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Test a model once more by the image score that it gives itself, unchanged."""
+    data = load_training_data(best.job, options.root, options.cache)
+    shown = next(name for name in best.bundle.model.map_names if name != IMAGE_SCORE)
+    trial = _rescored_trial(best, data, Scoring({shown: 1.0}, reduction=OWN), options, device)
+    return _row(trial, [trial], device, f"{best.job.architecture}, own score")
+
+
 def _ablations(best: Trial, options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     rows = []
     known = {f"model/{name}" for name in default_parameters(best.job.architecture)}
@@ -210,9 +257,7 @@ def _ablations(best: Trial, options: argparse.Namespace, device: torch.device) -
             rows.append(_row(trial, [trial], device, f"  {name}"))
     data = load_training_data(best.job, options.root, options.cache)
     for name, change in _rescored(best.bundle.scorer.scoring, best.bundle.model.map_names).items():
-        bundle, validation = _rescore(best, data, change, device)
-        trial = dataclasses.replace(best, bundle=bundle, validation=validation)
-        trial.test = evaluate(bundle, options.root, best.job.category, options.cache)
+        trial = _rescored_trial(best, data, change, options, device)
         rows.append(_row(trial, [trial], device, f"  {name}"))
     for row in rows:
         print(_table([row]), flush=True)
@@ -232,6 +277,15 @@ def _rescored(scoring: Scoring, maps: tuple[str, ...]) -> dict[str, Scoring]:
     return {name: changed for name, changed in other.items() if changed != scoring}
 
 
+def _rescored_trial(
+    best: Trial, data: TrainingData, scoring: Scoring, options: argparse.Namespace, device: torch.device
+) -> Trial:
+    bundle, validation = _rescore(best, data, scoring, device)
+    trial = dataclasses.replace(best, bundle=bundle, validation=validation)
+    trial.test = evaluate(bundle, options.root, best.job.category, options.cache)
+    return trial
+
+
 def _rescore(best: Trial, data: TrainingData, scoring: Scoring, device: torch.device) -> tuple[Bundle, float]:
     model = best.bundle.model
     batches = make_batches(best.job, data, model, device)
@@ -240,6 +294,11 @@ def _rescore(best: Trial, data: TrainingData, scoring: Scoring, device: torch.de
     cuts = set_thresholds(model, batches, data.synthetic, scoring, best.job)
     changed = {"scorer": choice.scorer, "threshold": cuts.threshold, "pixel_threshold": cuts.pixel_threshold}
     return dataclasses.replace(best.bundle, **changed), choice.validation.score
+
+
+def _random(job: JobConfig) -> bool:
+    """Say whether a detector that others would give pretrained weights has none."""
+    return job.model.get("pre_trained") is False
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

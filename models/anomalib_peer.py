@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from msad.models.backbones import is_untrained
+from msad.models.backbones import LITES, is_untrained, packaged_weights
 from msad.models.base import AfterEpoch, SelfTraining
 from msad.models.errors import ModelError, did_you_mean
 from msad.models.scorer import IMAGE_SCORE
@@ -75,7 +75,7 @@ class AnomalibPeer(SelfTraining):
         if bare and self.peer in TEXTURE_FOLDERS:
             parameters = {**parameters, TEXTURE_FOLDERS[self.peer]: tempfile.gettempdir()}
         try:
-            with _quiet(), contextlib.nullcontext() if pre_trained and not bare else _without_downloads():
+            with _quiet(), _packaged_weights() if pre_trained and not bare else _without_downloads():
                 if "pre_processor" in known:
                     given["pre_processor"] = _pre_processor(kind, image_size)
                 module = kind(**given, **parameters)
@@ -200,6 +200,29 @@ def _placed(map_B1HW: Tensor, transform: Any, size: torch.Size) -> Tensor:
 def _sides(size: Any) -> tuple[int, int]:
     height, width = [*size, *size][:2] if isinstance(size, list | tuple) else (size, size)
     return height, width
+
+
+@contextlib.contextmanager
+def _packaged_weights() -> Iterator[None]:
+    """Let timm take the weights of its `tf_efficientnet_lite0` from the package that ours come from.
+
+    The two are one network, layer by layer in one order; so a peer can have the default backbone, without a download.
+    """
+    import timm
+
+    create = timm.create_model
+
+    def with_weights(name: str, pretrained: bool = False, **named: Any) -> nn.Module:
+        own = name.partition(".")[0].removeprefix("tf_")
+        if pretrained and own in LITES and name.startswith("tf_"):
+            with contextlib.suppress(ModelError):  # without the package it is downloaded
+                weights = packaged_weights(own).values()
+                state = dict(zip(create(name).state_dict(), weights, strict=True))
+                named = {**named, "pretrained_cfg_overlay": {"state_dict": state}}
+        return create(name, pretrained=pretrained, **named)
+
+    with mock.patch.object(timm, "create_model", with_weights):
+        yield
 
 
 @contextlib.contextmanager

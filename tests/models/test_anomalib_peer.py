@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from msad.models.backbones import untrained
+from msad.models.backbones import load_backbone, untrained
 from msad.models.errors import ModelError
 from msad.models.registry import architecture, build, default_parameters, provider, use
 from msad.models.scorer import IMAGE_SCORE
@@ -47,6 +47,15 @@ def test_peer_has_the_parameters_of_anomalibs_class_and_needs_no_permission():
     assert architecture("anomalib:Patchcore") is use("anomalib:Patchcore")
     assert provider("anomalib:Patchcore")[0] == "anomalib"
     assert architecture("anomalib:Patchcore").training_defaults["epochs"] == 1
+
+
+@needs_anomalib
+def test_peer_on_the_default_backbone_has_the_weights_of_its_package():
+    layers, image = ["blocks.2", "blocks.4"], torch.rand(1, 3, 96, 64)
+    model = build("anomalib:Patchcore", backbone="tf_efficientnet_lite0", layers=layers, image_size="96x64")
+    found = model.network.feature_extractor(model.transform(image)).values()
+    for ours, theirs in zip(load_backbone(strides=(8, 16))(image), found, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
 @needs_anomalib
