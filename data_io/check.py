@@ -7,6 +7,7 @@
 | a dataset's own split or label file missing or unreadable           | error    |
 | image or mask that cannot be decoded, is truncated or has no bytes  | error    |
 | mask of another size than its image                                 | error    |
+| region of interest: empty, unreadable, of another shape than images | error    |
 | the same image (by content) in train and in test                    | error    |
 | no test images, none of them good, none defective; an all-black mask | warning  |
 | defective images without masks: pixels are measured on the others   | warning  |
@@ -34,6 +35,7 @@ from msad.data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layo
 from msad.data_io.layouts.base import Layout, Sample
 from msad.data_io.parallel import map_in_threads
 from msad.data_io.report import CheckReport, Problem, format_report
+from msad.data_io.roi import read_roi
 from msad.data_io.shape import common_ratio
 from msad.data_io.wide import FULL, found_depth
 
@@ -135,7 +137,9 @@ def _check_category(
         (layout.test_folder(root, category), [sample.path for sample in test]),
     ):
         problems += _check_reading(folder, paths, found, depth)
-    ratio = common_ratio((size[1], size[0]) for path in train if (size := found[path].size))
+    sizes = [(size[1], size[0]) for path in train if (size := found[path].size)]
+    problems += _check_roi(layout.roi(root, category), sizes)
+    ratio = common_ratio(sizes)
     rows = [_summarise(category, *key, pairs, found, depth) for key, pairs in groups.items()]
     return problems, rows, depth, ratio
 
@@ -174,6 +178,16 @@ def _check_masks(
     if ones := [path for path, one in found.items() if one.of_ones]:
         what = f"{len(ones)} mask(s) hold 0 and 1 alone, {ones[0].name} the first: 1 is read as defective"
         yield Problem("warning", ones[0].parent, what)
+
+
+def _check_roi(path: Path, sizes: list[tuple[int, int]]) -> Iterator[Problem]:
+    if not path.is_file():
+        return
+    try:
+        _require_bytes(path)
+        read_roi(path, sizes)
+    except (DataError, OSError) as error:
+        yield _failed(path, error).problem
 
 
 def _check_copies(folder: Path, train: list[Path], found: dict[Path, _Found]) -> Iterator[Problem]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
+from msad.data_io.layouts.base import ROI
 from msad.data_io.layouts.dagm import LABELS
 from msad.data_io.layouts.folder import NAMES
 
@@ -37,4 +38,4 @@ def mask_files(names: Collection[str], folder: str) -> set[str]:
     if folder == _TILES:
         photographs = {stem for name, stem in stem_of.items() if name.lower().endswith(".jpg")}
         masks |= {name for name, stem in stem_of.items() if name.lower().endswith(".png") and stem in photographs}
-    return masks
+    return masks | ({ROI} & stem_of.keys())

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from msad.models.errors import ModelError, did_you_mean
 from msad.models.precision import full_float32
+from msad.models.roi import Roi
 
 Encoded = Tensor | tuple[Tensor, ...]
 """What a model's `encode` makes of a batch: the images themselves, or the features of a frozen backbone."""
@@ -52,6 +53,9 @@ class AnomalyModel(nn.Module, ABC):
         Whether `encode` does work that never changes, and so is worth doing only once per image.
     pretrained
         Weights inside the model that others have trained, by name, with their terms; empty where there are none.
+    roi
+        The region of interest of whole images, where there is one. It is set from outside and no part of the state;
+        maps are cut to it afterwards, whatever a model makes of it.
     """
 
     loss_terms: ClassVar[tuple[str, ...]]
@@ -64,6 +68,7 @@ class AnomalyModel(nn.Module, ABC):
     has_frozen_encoder: ClassVar[bool] = False
     size_multiple: int = 1
     pretrained: Mapping[str, str] = MappingProxyType({})
+    roi: Roi | None = None
 
     def meet(self, good_NHWC: np.ndarray) -> None:
         """See the good training images, uint8 RGB N×H×W×3, before any is encoded; most networks need not."""
@@ -81,6 +86,18 @@ class AnomalyModel(nn.Module, ABC):
 
     def adapt(self, clean: Iterable[Encoded]) -> None:
         """Look at all good training images, encoded, before the first step; most networks need not."""
+
+    def adapt_inside(self, clean: Iterable[Encoded], inside: Iterable[Tensor] | None) -> None:
+        """As `adapt`, where nothing outside of a region of interest should be learned; left as it is, all is.
+
+        Parameters
+        ----------
+        clean
+            As in `adapt`.
+        inside
+            In step with it: which share of each place of the finest features is inside, B×1×H×W. None: all is.
+        """
+        self.adapt(clean)
 
     def losses(
         self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: Collection[str] | None = None

@@ -129,11 +129,15 @@ class FeatureMemory(FrozenFeatures):
         return self.pose is not None and self.pose.cutout is not None
 
     @torch.no_grad()
-    def adapt(self, clean: Iterable[Encoded]) -> None:
-        """Remember the good images, in one pass over them and in bounded memory."""
+    def adapt_inside(self, clean: Iterable[Encoded], inside: Iterable[Tensor] | None) -> None:
+        """Remember the good images, in one pass over them and in bounded memory.
+
+        Of straightened parts all is remembered: the region is one of the photographs.
+        """
         channels = self.backbone.channels
         self._sample = Sample(max(CANDIDATES, len(self.memory.bank_RC)))
-        super().adapt(encoded[: len(channels)] for encoded in clean)
+        features = (encoded[: len(channels)] for encoded in clean)
+        super().adapt_inside(features, None if self._straightens else inside)
         places_NC = self._sample.rows
         del self._sample
         means, scales = ([getattr(self, f"{n}{stage}") for stage in range(len(channels))] for n in ("mean", "scale"))
@@ -143,8 +147,11 @@ class FeatureMemory(FrozenFeatures):
         shift, scale = self.memory.places(means).flatten(), torch.cat([scale.flatten() for scale in scales])
         self.memory.learn((places_NC - shift) / scale)
 
-    def look(self, features: tuple[Tensor, ...]) -> None:
-        self._sample.add(self.memory.places(features).flatten(0, 2))
+    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+        places_NC = self.memory.places(features).flatten(0, 2)
+        if inside_B1HW is not None:  # and their neighbours, which the map of the outermost pixels is made of too
+            places_NC = places_NC[(F.max_pool2d(inside_B1HW, 3, stride=1, padding=1) > 0).flatten()]
+        self._sample.add(places_NC)
 
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
         raise ModelError("feature_memory has no losses: it is not trained by steps")

@@ -5,15 +5,18 @@ Tensors are named by shape: B images, C channels, H×W places of a stage.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from msad.models.backbones import STRIDES, load_backbone, terms
 from msad.models.base import AnomalyModel, Encoded
 from msad.models.errors import ModelError, did_you_mean
+from msad.models.roi import Roi
 
 LIGHTS = ("kept", "levelled")
 
@@ -31,7 +34,8 @@ class FrozenFeatures(AnomalyModel):
         See `msad.models.backbones.load_backbone`; the weights become part of the model, so a bundle needs no download.
     light
         `levelled`: every image, or tile, is multiplied so that its mean grey is the same, before the backbone sees it.
-        How bright the lamp was then says nothing; nor does how bright the whole product is. `kept`: as it is.
+        How bright the lamp was then says nothing; nor does how bright the whole product is. Of a region of interest it
+        is the mean inside. `kept`: as it is.
 
     Raises
     ------
@@ -57,28 +61,30 @@ class FrozenFeatures(AnomalyModel):
         self.check_size(image_BCHW)
         with torch.no_grad(), torch.autocast(image_BCHW.device.type, enabled=False):
             image_BCHW = image_BCHW.float()
-            return self.backbone(levelled(image_BCHW) if self.light == "levelled" else image_BCHW)
+            if self.light == "levelled":
+                image_BCHW = levelled(image_BCHW, self.roi)
+            return self.backbone(image_BCHW)
 
-    @torch.no_grad()
     def adapt(self, clean: Iterable[Encoded]) -> None:
         """Measure each channel's mean and deviation."""
-        count, sums, squares = 0, None, None
-        for features in clean:
-            self.look(features)
-            # Means over places first: sums of squares over a whole category would lose digits.
-            first = [f.double().mean(dim=(2, 3)).sum(dim=0) for f in features]
-            second = [f.double().square().mean(dim=(2, 3)).sum(dim=0) for f in features]
-            sums = first if sums is None else [a + b for a, b in zip(sums, first, strict=True)]
-            squares = second if squares is None else [a + b for a, b in zip(squares, second, strict=True)]
-            count += len(features[0])
-        for stage, (total, square) in enumerate(zip(sums, squares, strict=True)):
-            mean = total / count
-            deviation = (square / count - mean**2).clamp(min=0).sqrt() + _TINY
-            getattr(self, f"mean{stage}").copy_(mean.view(1, -1, 1, 1))
-            getattr(self, f"scale{stage}").copy_(deviation.view(1, -1, 1, 1))
+        self.adapt_inside(clean, None)
 
-    def look(self, features: tuple[Tensor, ...]) -> None:
-        """See one batch of good features on the way of `adapt`: what else a model wants to know of them."""
+    @torch.no_grad()
+    def adapt_inside(self, clean: Iterable[Encoded], inside: Iterable[Tensor] | None) -> None:
+        moments = [_Moments() for _ in self.backbone.channels]
+        for features, inside_B1HW in zip(clean, inside or itertools.repeat(None), strict=inside is not None):
+            self.look(features, inside_B1HW)
+            for of_stage, f in zip(moments, features, strict=True):
+                of_stage.add(f, inside_B1HW)
+        if not moments[0].images:
+            raise ModelError("no training image shows the region of interest: make it larger, or the tiles")
+        for stage, of_stage in enumerate(moments):
+            mean, deviation = of_stage.mean_and_deviation()
+            getattr(self, f"mean{stage}").copy_(mean.view(1, -1, 1, 1))
+            getattr(self, f"scale{stage}").copy_(deviation.view(1, -1, 1, 1) + _TINY)
+
+    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+        """See one batch of good features on the way of `adapt_inside`: what else a model wants to know of them."""
 
     def standardised(self, features: Encoded) -> tuple[Tensor, ...]:
         """Express every channel in deviations from its mean, so that all count alike."""
@@ -87,7 +93,39 @@ class FrozenFeatures(AnomalyModel):
         )
 
 
-def levelled(image_BCHW: Tensor) -> Tensor:
-    """Multiply each image so that its mean is `_LEVEL`; nothing is clipped, so values may exceed 1."""
-    mean_B111 = image_BCHW.mean(dim=(1, 2, 3), keepdim=True)
+class _Moments:
+    """Mean and deviation of each channel over the places of many images, or over those inside of a region alone."""
+
+    def __init__(self) -> None:
+        self.images, self._first, self._second = 0, 0.0, 0.0
+
+    def add(self, feature_BCHW: Tensor, inside_B1HW: Tensor | None) -> None:
+        # Means over places first: sums of squares over a whole category would lose digits.
+        feature_BCHW = feature_BCHW.double()
+        if inside_B1HW is None:
+            self.images += len(feature_BCHW)
+            means = (values.mean(dim=(2, 3)) for values in (feature_BCHW, feature_BCHW.square()))
+        else:
+            share_B1HW = F.adaptive_avg_pool2d(inside_B1HW, feature_BCHW.shape[-2:]).double()
+            whole_B1 = share_B1HW.sum(dim=(2, 3))
+            self.images += int((whole_B1 > 0).sum())
+            sums = ((values * share_B1HW).sum(dim=(2, 3)) for values in (feature_BCHW, feature_BCHW.square()))
+            means = (total_BC / whole_B1.clamp(min=_TINY) for total_BC in sums)
+        first_BC, second_BC = means
+        self._first, self._second = self._first + first_BC.sum(dim=0), self._second + second_BC.sum(dim=0)
+
+    def mean_and_deviation(self) -> tuple[Tensor, Tensor]:
+        mean_C = self._first / self.images
+        return mean_C, (self._second / self.images - mean_C**2).clamp(min=0).sqrt()
+
+
+def levelled(image_BCHW: Tensor, roi: Roi | None = None) -> Tensor:
+    """Multiply each image so that its mean is `_LEVEL`; nothing is clipped, so values may exceed 1.
+
+    The mean of a whole image is that of its region of interest; tiles and cut-outs have none.
+    """
+    if roi is not None and roi.inside_1HW.shape[-2:] == image_BCHW.shape[-2:]:
+        mean_B111 = roi.pixels(image_BCHW.mean(dim=1, keepdim=True)).mean(dim=1).view(-1, 1, 1, 1)
+    else:
+        mean_B111 = image_BCHW.mean(dim=(1, 2, 3), keepdim=True)
     return image_BCHW * (_LEVEL / mean_B111.clamp(min=_DARKEST))

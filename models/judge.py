@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msad.models.roi import Roi
 from msad.models.scorer import (
     IMAGE_SCORE,
     OWN,
@@ -54,8 +55,14 @@ class Judge:
         Share of defective pixels, which is the average precision of guessing; nan for a group without an image.
     """
 
-    def __init__(self, good_maps: Mapping[str, Tensor], synthetic: SyntheticSet, candidates: Sequence[Scoring]) -> None:
-        first, self._candidates = next(iter(good_maps.values())), candidates
+    def __init__(
+        self,
+        good_maps: Mapping[str, Tensor],
+        synthetic: SyntheticSet,
+        candidates: Sequence[Scoring],
+        roi: Roi | None = None,
+    ) -> None:
+        first, self._candidates, self._roi = next(iter(good_maps.values())), candidates, roi
         self.good_count, self._device = len(first), first.device
         groups = sorted(set(zip(synthetic.family.tolist(), synthetic.grade.tolist(), strict=True)))
         self.group_names = [f"{FAMILIES[family]}/{GRADES[grade]}" for family, grade in groups]
@@ -99,7 +106,7 @@ class Judge:
             standardised: dict[tuple[str, str], Tensor] = {}
             for name, calibration in statistics:
                 if name not in smoothed:
-                    smoothed[name] = smooth(maps[name].float(), sigma)
+                    smoothed[name] = smooth(maps[name].float(), sigma, self._roi)
                 standardised[name, calibration] = self._standardise(
                     smoothed[name], statistics[name, calibration], half_B
                 )
@@ -111,7 +118,7 @@ class Judge:
                 for reduction in self._reductions:
                     own = reduction == OWN
                     scored_B1HW = standardised[IMAGE_SCORE, scoring.calibration] if own else map_B1HW
-                    self._scores[key, reduction][images] = reduce(scored_B1HW, "max" if own else reduction)
+                    self._scores[key, reduction][images] = reduce(scored_B1HW, "max" if own else reduction, self._roi)
                 if pixels is not None:
                     self._samples[key][sampled] = map_B1HW.flatten()[pixels]
 
@@ -147,17 +154,20 @@ class Judge:
 
     def _choose_pixels(self, synthetic: SyntheticSet) -> None:
         """Choose where the average precision looks: all defect pixels, and a fixed random part of the normal ones."""
-        rng, share = np.random.default_rng(0), min(1.0, _NORMAL_PIXELS / synthetic.masks[0].size)
+        self._area = synthetic.masks[0].size
+        inside_P = np.arange(self._area) if self._roi is None else self._roi.places_P.cpu().numpy()
+        rng, share = np.random.default_rng(0), min(1.0, _NORMAL_PIXELS / len(inside_P))
         pixels, labels = [], []
-        for mask in synthetic.masks:
-            defect = np.asarray(mask, dtype=bool).ravel()
-            pixels.append(np.flatnonzero(defect | (rng.random(defect.size) < share)))
-            labels.append(defect[pixels[-1]])
-        self._pixels, self._area = pixels, synthetic.masks[0].size
+        for mask in synthetic.masks:  # of which nothing lies outside, see `make_synthetic_defects`
+            defect = np.asarray(mask, dtype=bool).ravel()[inside_P]
+            chosen = np.flatnonzero(defect | (rng.random(defect.size) < share))
+            pixels.append(inside_P[chosen])
+            labels.append(defect[chosen])
+        self._pixels = pixels
         label_P = np.concatenate(labels)
         self._pixel_count = len(label_P)
         defective_D = np.array([label.sum() for label in labels])
-        share_R = [defective_D[m].mean() / self._area if len(m) else np.nan for half in self._members for m in half]
+        share_R = [defective_D[m].mean() / len(inside_P) if len(m) else np.nan for half in self._members for m in half]
         self.prevalence_2R = np.reshape(share_R, self.counts_2R.shape)
         count_P = np.where(label_P, 1.0, 1 / share)  # how many pixels each one stands for
         image_P = np.repeat(np.arange(len(pixels)), [len(part) for part in pixels])
@@ -190,11 +200,12 @@ class Judge:
             wanted = {self._keys[key].calibration for key in keys if always or name in self._keys[key].blended}
             if not wanted:
                 continue
-            smoothed = smooth(maps.float(), keys[0][0])
+            smoothed = smooth(maps.float(), keys[0][0], self._roi)
             if "none" in wanted:
-                fitted[name, "none"] = [fit_statistics(smoothed, "none")] * HALVES
+                fitted[name, "none"] = [fit_statistics(smoothed, "none", self._roi)] * HALVES
             if "position" in wanted:
-                fitted[name, "position"] = [fit_statistics(smoothed[other::HALVES], "position") for other in (1, 0)]
+                halves = [smoothed[other::HALVES] for other in (1, 0)]
+                fitted[name, "position"] = [fit_statistics(half, "position", self._roi) for half in halves]
         return fitted
 
     @staticmethod

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from msad.models.errors import ModelError
 from msad.models.precision import full_float32
+from msad.models.roi import Roi
 
 REDUCTIONS = ("max", "mean", "top1")
 OWN = "own"
@@ -104,10 +105,15 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Scorer:
-    """A scoring with the good images' statistics: turns a batch's maps into one map and scores, on any device."""
+    """A scoring with the good images' statistics: turns a batch's maps into one map and scores, on any device.
+
+    Where there is a region of interest, scores are of the pixels inside alone, and the map is outside as low as it is
+    anywhere inside.
+    """
 
     scoring: Scoring
     statistics: Mapping[str, Statistics] = field(repr=False)
+    roi: Roi | None = field(default=None, repr=False)
 
     @full_float32()
     def __call__(self, maps: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -131,18 +137,21 @@ class Scorer:
         missing = [name for name in self.scoring.map_names if name not in maps]
         if missing:
             raise ModelError(f"the scoring needs the maps {missing}, the model gives {sorted(maps)}")
-        return self.of_smoothed(smooth_maps(self.scoring, maps))
+        return self.of_smoothed(smooth_maps(self.scoring, maps, self.roi))
 
     def of_smoothed(self, smoothed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Blend and reduce maps that are smoothed already, see `smooth_maps`."""
         map_B1HW = blend(smoothed, self.scoring.weights, self.statistics)
+        if self.roi is not None:
+            map_B1HW = self.roi.lowered(map_B1HW)
         if self.scoring.reduction == OWN:
             return map_B1HW, reduce(standardise(smoothed[IMAGE_SCORE], self.statistics[IMAGE_SCORE]), "max")
-        return map_B1HW, reduce(map_B1HW, self.scoring.reduction)
+        return map_B1HW, reduce(map_B1HW, self.scoring.reduction, self.roi)
 
     def state(self) -> dict[str, Tensor]:
-        """Give the statistics as named tensors on the CPU, for a file."""
-        return {
+        """Give the statistics, and the region of interest, as named tensors on the CPU, for a file."""
+        region = {} if self.roi is None else {"roi": self.roi.inside_1HW.cpu().contiguous()}
+        return region | {
             f"{name}/{part}": getattr(statistics, part).detach().cpu().contiguous()
             for name, statistics in self.statistics.items()
             for part in ("mean", "std")
@@ -155,17 +164,17 @@ class Scorer:
         Raises
         ------
         ModelError
-            The statistics of a map are missing.
+            The statistics of a map are missing, or the region of interest is none.
         """
         try:
             statistics = {n: Statistics(tensors[f"{n}/mean"], tensors[f"{n}/std"]) for n in scoring.map_names}
         except KeyError as error:
             raise ModelError(f"the scorer's file has no statistics {error}, only {sorted(tensors)}") from error
-        return cls(scoring, statistics)
+        return cls(scoring, statistics, Roi(tensors["roi"]) if "roi" in tensors else None)
 
 
 @full_float32()
-def fit_scorer(scoring: Scoring, good_maps: Mapping[str, Tensor]) -> Scorer:
+def fit_scorer(scoring: Scoring, good_maps: Mapping[str, Tensor], roi: Roi | None = None) -> Scorer:
     """Fit a scoring's statistics on the maps of good images.
 
     Parameters
@@ -174,6 +183,8 @@ def fit_scorer(scoring: Scoring, good_maps: Mapping[str, Tensor]) -> Scorer:
         What to fit.
     good_maps
         G×1×H×W each, by name, all finite.
+    roi
+        Outside of which nothing counts.
 
     Raises
     ------
@@ -181,35 +192,42 @@ def fit_scorer(scoring: Scoring, good_maps: Mapping[str, Tensor]) -> Scorer:
         A map is missing, empty or not finite.
     """
     check_maps(good_maps, scoring.map_names)
-    smoothed = smooth_maps(scoring, good_maps)
-    return Scorer(scoring, {name: fit_statistics(maps, scoring.calibration) for name, maps in smoothed.items()})
+    smoothed = smooth_maps(scoring, good_maps, roi)
+    fitted = {name: fit_statistics(maps, scoring.calibration, roi) for name, maps in smoothed.items()}
+    return Scorer(scoring, fitted, roi)
 
 
-def smooth_maps(scoring: Scoring, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def smooth_maps(scoring: Scoring, maps: Mapping[str, Tensor], roi: Roi | None = None) -> dict[str, Tensor]:
     """Return the maps that a scoring uses, smoothed as it says."""
-    return {name: smooth(maps[name].float(), scoring.smoothing) for name in scoring.map_names}
+    return {name: smooth(maps[name].float(), scoring.smoothing, roi) for name in scoring.map_names}
 
 
-def fit_statistics(smoothed_G1HW: Tensor, calibration: str) -> Statistics:
+def fit_statistics(smoothed_G1HW: Tensor, calibration: str, roi: Roi | None = None) -> Statistics:
     """Measure mean and deviation of a smoothed map: over everything, or per position."""
     mean_1HW = smoothed_G1HW.mean(dim=0)  # six times as fast as torch.var_mean, which goes along images
-    return statistics_of_moments(mean_1HW, (smoothed_G1HW - mean_1HW).square_().mean(dim=0), calibration)
+    return statistics_of_moments(mean_1HW, (smoothed_G1HW - mean_1HW).square_().mean(dim=0), calibration, roi)
 
 
-def statistics_of_moments(mean_1HW: Tensor, variance_1HW: Tensor, calibration: str) -> Statistics:
+def statistics_of_moments(
+    mean_1HW: Tensor, variance_1HW: Tensor, calibration: str, roi: Roi | None = None
+) -> Statistics:
     """Return the statistics of a smoothed map from its mean and variance at each position over good images.
 
     A few good images give a noisy deviation per position, so variance is averaged over the neighbourhood and never
     taken below a tenth of the average variance: a spot that happened to agree must not raise every later difference.
     """
+
+    def average(values_1HW: Tensor) -> Tensor:
+        return values_1HW.mean() if roi is None else roi.pixels(values_1HW[None]).mean()
+
     if calibration == "none":
-        mean = mean_1HW.mean()
-        std = (variance_1HW.mean() + (mean_1HW - mean).square().mean()).sqrt().clamp_min(_TINY)
+        mean = average(mean_1HW)
+        std = (average(variance_1HW) + average((mean_1HW - mean).square())).sqrt().clamp_min(_TINY)
         return Statistics(mean.reshape(1, 1, 1), std.reshape(1, 1, 1))
     neighbourhood = max(1.0, math.sqrt(mean_1HW.numel()) / 64)
-    smooth_1HW = smooth(mean_1HW[None], neighbourhood / 2)[0]
-    variance_1HW = smooth((variance_1HW + (mean_1HW - smooth_1HW).square())[None], neighbourhood)[0]
-    std_1HW = (variance_1HW + 0.1 * variance_1HW.mean()).sqrt().clamp_min(_TINY)
+    smooth_1HW = smooth(mean_1HW[None], neighbourhood / 2, roi)[0]
+    variance_1HW = smooth((variance_1HW + (mean_1HW - smooth_1HW).square())[None], neighbourhood, roi)[0]
+    std_1HW = (variance_1HW + 0.1 * average(variance_1HW)).sqrt().clamp_min(_TINY)
     return Statistics(smooth_1HW, std_1HW)
 
 
@@ -243,9 +261,9 @@ def weighted(standardised: Mapping[str, Tensor], weights: Mapping[str, float]) -
     return result_B1HW
 
 
-def reduce(map_B1HW: Tensor, reduction: str) -> Tensor:
+def reduce(map_B1HW: Tensor, reduction: str, roi: Roi | None = None) -> Tensor:
     """Reduce each map to a number: `max`, `mean`, or `top1` (mean of the highest 1 % of the pixels, at least one)."""
-    flat = map_B1HW.flatten(1)
+    flat = map_B1HW.flatten(1) if roi is None else roi.pixels(map_B1HW)
     if reduction == "max":
         return flat.amax(dim=1)
     if reduction == "mean":
@@ -253,14 +271,19 @@ def reduce(map_B1HW: Tensor, reduction: str) -> Tensor:
     return flat.topk(max(1, flat.shape[1] // 100), dim=1, sorted=False).values.mean(dim=1)
 
 
-def smooth(map_B1HW: Tensor, sigma: float) -> Tensor:
+def smooth(map_B1HW: Tensor, sigma: float, roi: Roi | None = None) -> Tensor:
     """Blur with a Gaussian of `sigma` pixels (cut at 3 sigma), the border repeated; sigma 0 returns the map itself.
+
+    With a region of interest a pixel becomes the weighted mean of those around it that are inside.
 
     Two products with banded matrices: on a CPU eight times as fast as convolving one channel, until a large map's bands
     are nearly empty.
     """
     if sigma <= 0:
         return map_B1HW
+    if roi is not None:
+        inside_11HW = roi.inside_1HW.to(map_B1HW)[None]
+        return smooth(map_B1HW * inside_11HW, sigma) / smooth(inside_11HW, sigma).clamp_min(_TINY)
     height, width = map_B1HW.shape[-2:]
     if max(height, width) > _LARGE:
         return _convolved(map_B1HW, sigma)

@@ -23,6 +23,7 @@ from torch import Tensor
 from msad.models.errors import ModelError
 from msad.models.judge import HALVES, Judge
 from msad.models.precision import full_float32
+from msad.models.roi import Roi
 from msad.models.scorer import CALIBRATIONS, IMAGE_SCORE, OWN, REDUCTIONS, Scorer, Scoring, check_maps, fit_scorer
 from msad.models.synthesis.synthetic_defects import SyntheticSet
 
@@ -148,6 +149,7 @@ def choose_scoring(
     synthetic: SyntheticSet,
     candidates: Sequence[Scoring] | None = None,
     objective: str = "validation_score",
+    roi: Roi | None = None,
 ) -> Choice:
     """Find the scoring that best tells good images from synthetic defects.
 
@@ -164,6 +166,8 @@ def choose_scoring(
         What to try; `default_candidates` if None.
     objective
         What the choice maximises, one of `IMAGE_SHARES`.
+    roi
+        The region of interest, which the defects lie in, if there is one: nothing else is judged.
 
     Returns
     -------
@@ -180,7 +184,7 @@ def choose_scoring(
     candidates = default_candidates(names, min(good_maps[names[0]].shape[-2:])) if candidates is None else candidates
     if not candidates:
         raise ModelError("there is no scoring to choose from")
-    judge = Judge(good_maps, synthetic, candidates)
+    judge = Judge(good_maps, synthetic, candidates, roi)
     for first in range(0, judge.good_count, _GOOD_AT_ONCE):
         part = {name: maps[first : first + _GOOD_AT_ONCE] for name, maps in good_maps.items()}
         judge.look(part, np.arange(first, min(first + _GOOD_AT_ONCE, judge.good_count)))
@@ -206,7 +210,7 @@ def choose_scoring(
         readings.append(
             _reading(judge, 1 - half, aurocs_K2R[chosen], judge.pixel_precisions(candidates[chosen]), value)
         )
-    return Choice(fit_scorer(candidates[by_all], good_maps), tuple(readings))
+    return Choice(fit_scorer(candidates[by_all], good_maps, roi), tuple(readings))
 
 
 def _best(auroc_K: np.ndarray, precision: Callable[[int], float], share: float) -> tuple[int, float]:

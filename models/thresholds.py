@@ -21,6 +21,7 @@ from torch import Tensor
 
 from msad.models.errors import ModelError
 from msad.models.precision import full_float32
+from msad.models.roi import Roi
 from msad.models.scorer import Scorer, Scoring, Statistics, check_maps, smooth_maps, statistics_of_moments
 
 MISSED_PLAIN = 0.1
@@ -78,6 +79,8 @@ class LeaveOneOut:
         What is delivered.
     good_maps
         G×1×H×W each, by name, all finite; G at least 2.
+    roi
+        See `msad.models.scorer.Scorer`.
 
     Raises
     ------
@@ -86,10 +89,10 @@ class LeaveOneOut:
     """
 
     @full_float32()
-    def __init__(self, scoring: Scoring, good_maps: Mapping[str, Tensor]) -> None:
+    def __init__(self, scoring: Scoring, good_maps: Mapping[str, Tensor], roi: Roi | None = None) -> None:
         check_maps(good_maps, scoring.map_names)
-        self._scoring = scoring
-        self._good = smooth_maps(scoring, good_maps)
+        self._scoring, self._roi = scoring, roi
+        self._good = smooth_maps(scoring, good_maps, roi)
         self.count = len(next(iter(self._good.values())))
         if self.count < 2:
             raise ModelError("a threshold needs at least 2 good images: one is scored by what the others say")
@@ -108,7 +111,9 @@ class LeaveOneOut:
 
     def scores(self, maps: Mapping[str, Tensor], source_B: np.ndarray) -> np.ndarray:
         """Return the scores of images that were made of the good images at `source_B`, B, float64."""
-        return _together([score for _, score in self._scored(smooth_maps(self._scoring, maps), source_B.tolist())])
+        return _together(
+            [score for _, score in self._scored(smooth_maps(self._scoring, maps, self._roi), source_B.tolist())]
+        )
 
     def _scored(self, smoothed: Mapping[str, Tensor], sources: Iterable[int]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the map, H×W, and the score, 1, of each image."""
@@ -118,7 +123,7 @@ class LeaveOneOut:
     @torch.no_grad()
     @full_float32()
     def _score(self, one: Mapping[str, Tensor], source: int) -> tuple[Tensor, Tensor]:
-        scorer = Scorer(self._scoring, {name: self._without(name, source) for name in self._good})
+        scorer = Scorer(self._scoring, {name: self._without(name, source) for name in self._good}, self._roi)
         map_11HW, score_1 = scorer.of_smoothed(one)
         return map_11HW[0, 0], score_1
 
@@ -129,7 +134,7 @@ class LeaveOneOut:
             for of_all, of_one in zip(self._sums[name], self._moments(name, slice(left_out, left_out + 1)), strict=True)
         )
         variance_1HW = (second - first.square()).clamp_min(0)
-        return statistics_of_moments(self._centre[name] + first, variance_1HW, self._scoring.calibration)
+        return statistics_of_moments(self._centre[name] + first, variance_1HW, self._scoring.calibration, self._roi)
 
     def _moments(self, name: str, images: slice) -> tuple[Tensor, Tensor]:
         """Sum the deviations from the centre and their squares, 1×H×W each."""

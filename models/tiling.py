@@ -154,6 +154,9 @@ class Tiled(AnomalyModel):
     def adapt(self, clean: object) -> None:
         self.model.adapt(clean)
 
+    def adapt_inside(self, clean: object, inside: object) -> None:
+        self.model.adapt_inside(clean, inside)
+
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
         return self.model._losses(clean, corrupted, mask_B1HW, terms)
 

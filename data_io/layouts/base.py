@@ -12,6 +12,9 @@ from msad.data_io.files import SUFFIXES_TEXT, folders_below, list_folders, list_
 from msad.data_io.report import Problem
 
 GOOD = "good"
+ROI = "roi.png"
+"""What the mask of a category's region of interest is called."""
+
 # Two to learn from and two to judge on is the least with which both halves of a split still have a spread.
 FEWEST_GOOD_IMAGES = 4
 # What each folder of one's own images may be called, in any case; the first is what messages say.
@@ -97,6 +100,10 @@ class Layout(ABC):
     def expected_mask(self, sample: Sample) -> str:
         """What the mask of a defective test image should be called, for messages."""
 
+    def roi(self, root: Path, category: str) -> Path:
+        """Where the mask of a category's region of interest may lie; most datasets have none."""
+        return root / category / ROI
+
     def validation(self, root: Path, category: str) -> list[Path]:
         """Good images that the dataset sets apart for validation; empty where it has no such split."""
         return []
@@ -167,7 +174,7 @@ def nested_faults(folder: Path, *, good: bool = False) -> Iterator[Problem]:
 
 def loose_faults(folder: Path, belong: str) -> Iterator[Problem]:
     """Images beside the folders that they belong into."""
-    if loose := list_images(folder):
+    if loose := [path for path in list_images(folder) if path.name != ROI]:
         what = (
             f"{len(loose)} image(s) beside the folders are ignored, {loose[0].name} the first; put them into {belong}"
         )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from msad.data_io.errors import DataError
 from msad.data_io.files import list_folders, list_images
-from msad.data_io.layouts.base import Layout, Sample, stranger_faults
+from msad.data_io.layouts.base import ROI, Layout, Sample, stranger_faults
 from msad.data_io.report import Problem
 
 DEFECT = "defect"
@@ -42,6 +42,9 @@ class Dagm(Layout):
 
     def test(self, root: Path, category: str) -> list[Sample]:
         return sorted(_samples(self.test_folder(root, category)), key=lambda sample: sample.label)
+
+    def roi(self, root: Path, category: str) -> Path:
+        return _folder(root, category) / ROI
 
     def train_folder(self, root: Path, category: str) -> Path:
         return _folder(root, category) / "Train"

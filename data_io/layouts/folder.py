@@ -20,6 +20,7 @@ from msad.data_io.files import images_below, list_folders, list_images
 from msad.data_io.layouts.base import (
     FEWEST_GOOD_IMAGES,
     NAMES,
+    ROI,
     Layout,
     Sample,
     good_image_faults,
@@ -66,6 +67,9 @@ class Folder(Layout):
             names = [f"{one}{end}" for one in (f"{defect_type}/{flat}", flat) for end in ("_mask", "")]
             samples.append(Sample(path, defect_type, next((masks[name] for name in names if name in masks), None)))
         return [*map(Sample, _good(product)[1]), *samples]
+
+    def roi(self, root: Path, category: str) -> Path:
+        return _product(root, category) / ROI
 
     def train_folder(self, root: Path, category: str) -> Path:
         product = _product(root, category)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from msad.data_io.blank import marked
 from msad.data_io.files import list_folders, list_images
-from msad.data_io.layouts.base import Layout, Sample, good_image_faults, stranger_faults
+from msad.data_io.layouts.base import ROI, Layout, Sample, good_image_faults, stranger_faults
 from msad.data_io.report import Problem
 
 DEFECT = "defect"
@@ -43,6 +43,9 @@ class Kolektor(Layout):
 
     def test(self, root: Path, category: str) -> list[Sample]:
         return sorted(self._samples(root, "test"), key=lambda sample: sample.label)
+
+    def roi(self, root: Path, category: str) -> Path:
+        return root / ROI
 
     def train_folder(self, root: Path, category: str) -> Path:
         return root

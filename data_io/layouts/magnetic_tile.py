@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from msad.data_io.files import list_folders, list_images
-from msad.data_io.layouts.base import Layout, Sample, good_image_faults, hold_out, stranger_faults, test_faults
+from msad.data_io.layouts.base import ROI, Layout, Sample, good_image_faults, hold_out, stranger_faults, test_faults
 from msad.data_io.report import Problem
 
 TRAIN_LIST = "mtd_train_filenames.txt"
@@ -44,6 +44,9 @@ class MagneticTile(Layout):
                 defect_type = folder.name.removeprefix("MT_").lower()
                 samples += [Sample(path, defect_type, _mask(path)) for path in _images(folder)]
         return samples
+
+    def roi(self, root: Path, category: str) -> Path:
+        return root / ROI
 
     def train_folder(self, root: Path, category: str) -> Path:
         return root / FREE / "Imgs"

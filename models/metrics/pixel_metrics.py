@@ -25,7 +25,7 @@ from msad.models.metrics.region_overlap import region_numbers
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_Image = tuple[np.ndarray, np.ndarray, str | None]  # map, mask and group
+_Image = tuple[np.ndarray, np.ndarray, str | None, np.ndarray | None]  # map, mask, group, and what counts
 
 _SHARED = 0  # the number of the group that counts in all others
 
@@ -49,11 +49,14 @@ class PixelMetrics:
 
 def pixel_metrics(maps: Iterable[np.ndarray], masks: Iterable[np.ndarray]) -> PixelMetrics:
     """Measure anomaly maps against ground-truth masks: `grouped_pixel_metrics` without groups."""
-    return _measure((values, mask, None) for values, mask in _in_step(maps, masks))[0]
+    return _measure((values, mask, None, None) for values, mask in _in_step(maps, masks))[0]
 
 
 def grouped_pixel_metrics(
-    maps: Iterable[np.ndarray], masks: Iterable[np.ndarray], groups: Iterable[str | None]
+    maps: Iterable[np.ndarray],
+    masks: Iterable[np.ndarray],
+    groups: Iterable[str | None],
+    inside: Iterable[np.ndarray] | None = None,
 ) -> tuple[PixelMetrics, dict[str, PixelMetrics]]:
     """Measure anomaly maps against ground-truth masks, all of them and group by group.
 
@@ -71,6 +74,8 @@ def grouped_pixel_metrics(
     groups
         The group of each image, for example its type of defect. None: the image counts in every group, as the good
         ones do.
+    inside
+        bool H×W each: the pixels that count. None: all do.
 
     Returns
     -------
@@ -81,10 +86,13 @@ def grouped_pixel_metrics(
     Raises
     ------
     ModelError
-        A map has a NaN or no pixel, or differs from its mask in size, or there are more of one than of another, or
-        none at all.
+        A map has a NaN or no pixel, or differs in size from its mask or from what counts of it, or there are more of
+        one than of another, or none at all.
     """
-    return _measure((values, mask, group) for (values, mask), group in _in_step(_in_step(maps, masks), groups))
+    images = ((*pair, group) for pair, group in _in_step(_in_step(maps, masks), groups))
+    if inside is None:
+        return _measure((*image, None) for image in images)
+    return _measure((*image, places) for image, places in _in_step(images, inside))
 
 
 class _Values:
@@ -185,7 +193,7 @@ def _collect(images: Iterable[_Image], pool: ThreadPoolExecutor) -> _Pixels:
 
 def _split(numbered: tuple[int, _Image]) -> tuple[str | None, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return an image's group, its normal values, its defect values, and their regions and the sizes of these."""
-    index, (values, mask, group) = numbered
+    index, (values, mask, group, inside) = numbered
     values, mask = np.asarray(values), np.asarray(mask)
     if values.shape != mask.shape or values.ndim != 2 or not values.size:
         raise ModelError(f"anomaly map {index} is {values.shape}, its mask {mask.shape}: both must be H×W of one size")
@@ -193,10 +201,15 @@ def _split(numbered: tuple[int, _Image]) -> tuple[str | None, np.ndarray, np.nda
     mask = mask if mask.dtype == bool else mask != 0
     if np.isnan(values.min()):
         raise ModelError(f"anomaly map {index} has NaN values: the model that made it is broken")
+    if inside is not None:
+        if inside.shape != mask.shape:
+            raise ModelError(f"anomaly map {index} is {values.shape}, what counts of it {inside.shape}")
+        mask = mask & inside
     regions, sizes = region_numbers(mask)
-    if not len(sizes):
+    if not len(sizes) and inside is None:
         return group, values.ravel(), values[:0, 0], regions, sizes
-    return group, values[~mask], values[mask], regions, sizes
+    normal = ~mask if inside is None else inside & ~mask
+    return group, values[normal], values[mask], regions, sizes
 
 
 def _ahead(pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

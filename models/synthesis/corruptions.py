@@ -137,7 +137,9 @@ class Corruptor:
         self._banks: dict[tuple, tuple[Tensor, Tensor | None]] = {}
 
     @torch.no_grad()
-    def __call__(self, clean_BCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, clean_BCHW: Tensor, generator: torch.Generator, inside_B1HW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Corrupt a batch.
 
         Parameters
@@ -146,6 +148,8 @@ class Corruptor:
             Float RGB images in [0, 1].
         generator
             Source of all randomness, on the images' device.
+        inside_B1HW
+            1 where an image may be changed, else 0; None: everywhere.
 
         Returns
         -------
@@ -156,8 +160,10 @@ class Corruptor:
         """
         draw = _Draws(clean_BCHW, generator)
         noise_N1HW, textures_NCHW = self._bank(clean_BCHW)
-        product_B1hw = None if self._background is None else _product(clean_BCHW, self._background.tolerance / 255)
-        centre, allowed_B1HW = draw.place(product_B1hw)
+        product_B1hw = None
+        if self._background is not None:
+            product_B1hw = _product(clean_BCHW, self._background.tolerance / 255, draw.cells)
+        centre, allowed_B1HW = draw.place(product_B1hw, inside_B1HW)
         noise_B1HW = _picked(noise_N1HW.flatten(0, 1), draw.index(len(noise_N1HW))[:, None], *draw.shift(centre))
         stain, perlin, cutpaste = self._families(draw)
 
@@ -165,6 +171,8 @@ class Corruptor:
         shape_B1HW = torch.where(perlin, _blobs(draw, noise_B1HW, centre) * allowed_B1HW, shape_B1HW)
         filling_BCHW = _filling(draw, clean_BCHW, textures_NCHW, plain=stain, copied=cutpaste)
 
+        if inside_B1HW is not None:
+            shape_B1HW = shape_B1HW * inside_B1HW
         opacity = draw(FAINTEST, 1) * self.config.strength * (draw() < self.config.probability)
         shape_B1HW = shape_B1HW * opacity
         blended_BCHW = torch.lerp(clean_BCHW, filling_BCHW, shape_B1HW)
@@ -202,6 +210,7 @@ class _Draws:
     def __init__(self, batch_BCHW: Tensor, generator: torch.Generator) -> None:
         self.count, _, self.height, self.width = batch_BCHW.shape
         self.device, self.generator = batch_BCHW.device, generator
+        self.cells = [min(GRID, side) for side in (self.height, self.width)]
 
     def __call__(self, low: float = 0, high: float = 1, channels: int = 1) -> Tensor:
         unit = torch.rand(self.count, channels, 1, 1, generator=self.generator, device=self.device)
@@ -220,21 +229,28 @@ class _Draws:
         rows, columns = torch.arange(self.height, device=self.device), torch.arange(self.width, device=self.device)
         return rows.view(1, 1, -1, 1), columns.view(1, 1, 1, -1)
 
-    def place(self, product_B1hw: Tensor | None) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    def place(
+        self, product_B1hw: Tensor | None, inside_B1HW: Tensor | None = None
+    ) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """A pixel per image, as row and column, and where around it a defect may reach, B×1×H×W; B×1×1×1: anywhere.
 
-        Most of the pixels lie in the product's cells, where those are known, and then so do their defects.
+        Most of the pixels lie in the product's cells, where those are known, and then so do their defects; all of them
+        lie in or at the cells of what is inside.
         """
         if product_B1hw is None:
             cells_B1hw = torch.ones(self.count, 1, 1, 1, device=self.device)
         else:
             cells_B1hw = torch.maximum(product_B1hw, (self() >= PRODUCT_SHARE).to(product_B1hw))
+        if inside_B1HW is not None:
+            region_B1hw = (F.adaptive_avg_pool2d(inside_B1HW, self.cells) > 0).to(cells_B1hw)
+            both_B1hw = cells_B1hw * region_B1hw
+            cells_B1hw = torch.where(both_B1hw.amax(dim=(2, 3), keepdim=True) > 0, both_B1hw, region_B1hw)
         height, width = cells_B1hw.shape[-2:]
         keys_BN = torch.rand(self.count, height * width, generator=self.generator, device=self.device)
         cell = (keys_BN * cells_B1hw.flatten(1)).argmax(dim=1).view(-1, 1, 1, 1)
         row = ((cell // width + self()) * (self.height / height)).floor()
         column = ((cell % width + self()) * (self.width / width)).floor()
-        if product_B1hw is None:
+        if product_B1hw is None and inside_B1HW is None:
             return (row, column), cells_B1hw
         near_B1hw = F.max_pool2d(cells_B1hw, 3, stride=1, padding=1)
         near_B1HW = F.interpolate(near_B1hw, (self.height, self.width), mode="bilinear", align_corners=False) > 0.5
@@ -271,7 +287,7 @@ def _picked(planes_NHW: Tensor, plane_BC: Tensor, rows_BH: Tensor, columns_BW: T
     return picked_BCHW.gather(3, columns_BW[:, None, None].expand_as(picked_BCHW))
 
 
-def _product(image_BCHW: Tensor, tolerance: float) -> Tensor:
+def _product(image_BCHW: Tensor, tolerance: float, cells: list[int]) -> Tensor:
     """Return 1 for the cells of a grid that show a product, B×1×h×w: those unlike the median of their image's border.
 
     The border is each image's own, for training also changes the light of whole images.
@@ -279,7 +295,6 @@ def _product(image_BCHW: Tensor, tolerance: float) -> Tensor:
     edges = image_BCHW[..., 0, :], image_BCHW[..., -1, :], image_BCHW[..., :, 0], image_BCHW[..., :, -1]
     border_BC11 = torch.cat(edges, dim=2).median(dim=2).values[..., None, None]
     away_B1HW = (image_BCHW - border_BC11).abs().amax(dim=1, keepdim=True) > tolerance
-    cells = [min(GRID, side) for side in image_BCHW.shape[-2:]]
     return (F.adaptive_avg_pool2d(away_B1HW.to(image_BCHW), cells) > 0.5).to(image_BCHW)
 
 

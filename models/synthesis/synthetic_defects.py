@@ -57,7 +57,11 @@ class SyntheticSet:
 
 
 def make_synthetic_defects(
-    good_NHWC: np.ndarray, seed: int, per_group: int = PER_GROUP, view_size: int | None = None
+    good_NHWC: np.ndarray,
+    seed: int,
+    per_group: int = PER_GROUP,
+    view_size: int | None = None,
+    roi_HW: np.ndarray | None = None,
 ) -> SyntheticSet:
     """Draw `per_group` defects of every family and grade on the good images.
 
@@ -73,6 +77,8 @@ def make_synthetic_defects(
     view_size
         Side in pixels that sizes are shares of, if not the images' own: that of a tile, where large images are looked
         at tile by tile, so that a large image gets defects as small as a tile's.
+    roi_HW
+        bool: outside of it nothing is changed. None: all of the image counts.
 
     Returns
     -------
@@ -94,7 +100,9 @@ def make_synthetic_defects(
             f"got {good.shape[1]}×{good.shape[2]} and {per_group}"
         )
     side = min(good.shape[1:3]) if view_size is None else min(view_size, *good.shape[1:3])
-    weights = object_weight(good)
+    roi_HW = np.ones(good.shape[1:3], bool) if roi_HW is None else roi_HW
+    weights = object_weight(good) * roi_HW
+    weights[weights.max(axis=(1, 2)) == 0] = roi_HW  # the product is not seen in the region
     grey = bool(np.abs(good.astype(np.int16) - good[..., :1]).max(axis=3).mean() < 2)
     groups = [(family, grade) for family in range(len(FAMILIES)) for grade in range(len(GRADES))]
     count = len(groups) * per_group
@@ -109,7 +117,7 @@ def make_synthetic_defects(
             half = halves[turn % len(halves)]
             source = int(half[place % len(half)])
             images[len(kinds)], masks[len(kinds)], drawn = _defect(
-                good, weights, source, FAMILIES[family], GRADES[grade], side, grey, rng
+                good, weights, roi_HW, source, FAMILIES[family], GRADES[grade], side, grey, rng
             )
             kinds.append((FAMILIES.index(drawn), grade, source))
     family, grade, source = np.array(kinds, dtype=np.int64).T.copy()
@@ -119,6 +127,7 @@ def make_synthetic_defects(
 def _defect(
     good: np.ndarray,
     weights: np.ndarray,
+    roi_HW: np.ndarray,
     source: int,
     family: str,
     grade: str,
@@ -132,7 +141,7 @@ def _defect(
     """
     best, most = None, 0.0
     for attempt in range(_ATTEMPTS):
-        image, mask = _attempt(good, weights, source, family, grade, side, grey, attempt, rng)
+        image, mask = _attempt(good, weights, roi_HW, source, family, grade, side, grey, attempt, rng)
         change = np.abs(image.astype(np.float32) - good[source]).max(axis=2)
         # The square root keeps a large faint change comparable with a small strong one.
         evidence = float(change.sum() / max(mask.sum(), 1) ** 0.5)
@@ -142,13 +151,15 @@ def _defect(
             return image, mask, family
     # Nothing to blend, warp or blur on an even picture: only a change of shade can be seen there.
     if best is None or (best[1].sum() < 6 and family != "fade"):
-        return _defect(good, weights, source, "scratch" if family == "fade" else "fade", grade, side, grey, rng)
+        other = "scratch" if family == "fade" else "fade"
+        return _defect(good, weights, roi_HW, source, other, grade, side, grey, rng)
     return *best, family
 
 
 def _attempt(
     good: np.ndarray,
     weights: np.ndarray,
+    roi_HW: np.ndarray,
     source: int,
     family: str,
     grade: str,
@@ -165,25 +176,40 @@ def _attempt(
         strength = -strength if family == "blur" and 2 * attempt >= _ATTEMPTS else strength
     reach = min(int(np.ceil(1.6 * extent)) + 2, (min(good.shape[1:3]) - 1) // 2)
     other = int(rng.integers(len(good)))
-    window = _window(weights[source], reach, rng)
-    patch = good[source][window].astype(np.float32)
-    donor = good[other][_window(weights[other], reach, rng)].astype(np.float32)
-    changed = FAMILY_FUNCTIONS[family](patch, donor, extent, strength, grey, rng)
+    rows, columns = _window(weights[source], reach, rng)
+    patch = _cut(good[source], rows, columns)
+    donor = _cut(good[other], *_window(weights[other], reach, rng))
+    changed = FAMILY_FUNCTIONS[family](patch.astype(np.float32), donor.astype(np.float32), extent, strength, grey, rng)
     changed = np.clip(np.rint(changed), 0, 255).astype(np.uint8)
-    touched = np.abs(changed.astype(np.int16) - good[source][window]).max(axis=2) >= _VISIBLE
+    touched = np.abs(changed.astype(np.int16) - patch).max(axis=2) >= _VISIBLE
+    touched &= _cut(roi_HW, rows, columns)
+    for places, side, axis in ((rows, len(roi_HW), 1), (columns, roi_HW.shape[1], 0)):
+        touched &= np.expand_dims((places >= 0) & (places < side), axis)
     image, mask = good[source].copy(), np.zeros(good.shape[1:3], dtype=bool)
-    image[window][touched] = changed[touched]
-    mask[window] = touched
+    down, right = np.nonzero(touched)
+    image[rows[down], columns[right]] = changed[down, right]
+    mask[rows[down], columns[right]] = True
     return image, mask
 
 
-def _window(weight: np.ndarray, reach: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """Choose a square of side 2 × reach + 1 whose centre lies on the product, if the image's border allows it."""
+def _window(weight: np.ndarray, reach: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of a square of side 2 × reach + 1 whose centre lies on the product.
+
+    It lies in the image unless all of the product is nearer to the image's border than its centre could be.
+    """
     inner = weight[reach : weight.shape[0] - reach, reach : weight.shape[1] - reach]
     total = np.cumsum(inner, dtype=np.float64)
     if total[-1] == 0:
-        flat = int(rng.integers(inner.size))
+        places = np.argwhere(weight)
+        y, x = places[int(rng.integers(len(places)))]
     else:
         flat = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
-    y, x = divmod(min(flat, inner.size - 1), inner.shape[1])
-    return slice(y, y + 2 * reach + 1), slice(x, x + 2 * reach + 1)
+        y, x = (place + reach for place in divmod(min(flat, inner.size - 1), inner.shape[1]))
+    around = np.arange(-reach, reach + 1)
+    return y + around, x + around
+
+
+def _cut(image: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Return rows and columns of an image, its border repeated beyond it."""
+    high, wide = image.shape[:2]
+    return image[rows.clip(0, high - 1)[:, None], columns.clip(0, wide - 1)]

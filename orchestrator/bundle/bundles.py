@@ -79,6 +79,12 @@ class Bundle:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
+    @property
+    def roi(self) -> np.ndarray | None:
+        """The region of interest at the model's size, bool h×w; None where all of an image counts."""
+        region = self.scorer.roi
+        return None if region is None else region.inside_1HW[0].cpu().numpy()
+
     def fingerprint(self) -> str:
         """Return what tells this model from others wherever it lies: a SHA-256 of weights, statistics and settings."""
         settings = {"job": self.job.to_dict(), "scoring": self.scorer.scoring.to_dict()}
@@ -186,7 +192,7 @@ class Bundle:
         map_B1HW, score_B = self.score_batch(image_BCHW)
         maps = fit_maps(map_B1HW, sizes)
         known = {name: getattr(self, name) for name in ("threshold", "pixel_threshold")}
-        known["bit_depth"] = self.job.bit_depth
+        known |= {"bit_depth": self.job.bit_depth, "roi": self.roi}
         return [
             Prediction(score, score > self.threshold, anomaly_map, source=image, **known)
             for anomaly_map, score, image in zip(maps, score_B.tolist(), images, strict=True)

@@ -55,6 +55,7 @@ def write(directory: Path, contents: Contents) -> None:
         "threshold": threshold,
         "pixel_threshold": pixel_threshold,
         "scoring": scorer.scoring.to_dict(),
+        "roi_share": None if scorer.roi is None else scorer.roi.share,
         "pretrained": dict(model.pretrained),
         "job": job.to_dict(),
         "provenance": {**provenance, "versions": versions},
@@ -92,6 +93,7 @@ def read(directory: Path, device: torch.device) -> Contents:
         advice = _advice(description) if isinstance(error, ModelError) else "; pull the bundle again"
         raise BundleError(f"{directory}: not a readable bundle: {error}{advice}") from error
     model = model.to(device, memory_format=torch.channels_last)
+    model.roi = scorer.roi
     return Contents(model, scorer, threshold, job, provenance, pixel_threshold)
 
 

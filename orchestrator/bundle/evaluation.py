@@ -70,6 +70,9 @@ class Evaluation:
     images, masks, maps
         In the order of `scores`, at the model's size: uint8 N×h×w×3, a map of the cache's file; bool N×h×w; float32
         N×h×w. So 5 h w bytes of memory an image, 0.3 MB at 256 pixels, whatever its own size.
+    roi
+        The bundle's region of interest, bool h×w; None where all of an image counts. Pixels and regions are measured
+        inside alone.
     masked
         bool N: whether the mask is known; False for a defective image without one.
     remarks
@@ -90,6 +93,7 @@ class Evaluation:
     masks: np.ndarray = field(repr=False)
     maps: np.ndarray = field(repr=False)
     masked: np.ndarray = field(repr=False)
+    roi: np.ndarray | None = field(default=None, repr=False)
     remarks: list[str] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -139,6 +143,7 @@ def evaluate(
     images = split.images(size, cache_dir, bundle.job.bit_depth)
     maps, score = _score(bundle, images)
     masks, regions = np.zeros(maps.shape, bool), MeasuredRegions(bundle.pixel_threshold)
+    roi, outside = bundle.roi, []
 
     def compared_maps() -> Iterator[np.ndarray]:
         for index, anomaly_map in enumerate(maps):
@@ -149,17 +154,27 @@ def evaluate(
 
     def compared_masks() -> Iterator[np.ndarray]:
         for index, mask in enumerate(split.masks()):
+            if roi is not None:
+                inside = mask & resize_mask(roi, mask.shape)
+                if mask.any() and not inside.any():
+                    outside.append(index)
+                mask = inside
             masks[index] = resize_mask(mask, size)
             regions.add(index, maps[index], split.native_size(index), mask if split.masked[index] else None)
             if split.masked[index]:
                 yield mask if masks_at == "native" else masks[index]
+
+    def compared_places() -> Iterator[np.ndarray]:
+        for index in np.flatnonzero(split.masked):
+            yield resize_mask(roi, split.native_size(index)) if masks_at == "native" else roi
 
     scores = _score_table(split.table, score, bundle.threshold)
     types = [name if label else None for name, label in zip(split.defect_types, split.labels, strict=True)]
     pixels, pixels_of_type = None, {}
     if split.has_masks:
         known = [name for name, masked in zip(types, split.masked, strict=True) if masked]
-        pixels, pixels_of_type = grouped_pixel_metrics(compared_maps(), compared_masks(), known)
+        places = None if roi is None else compared_places()
+        pixels, pixels_of_type = grouped_pixel_metrics(compared_maps(), compared_masks(), known, places)
     else:
         for index, anomaly_map in enumerate(maps):
             regions.add(index, anomaly_map, split.native_size(index), None)
@@ -183,8 +198,19 @@ def evaluate(
         masks=masks,
         maps=maps,
         masked=split.masked,
-        remarks=split.remarks(size, cache_dir, bundle.job.bit_depth),
+        roi=roi,
+        remarks=[*split.remarks(size, cache_dir, bundle.job.bit_depth), *_roi_remarks(roi, len(outside))],
     )
+
+
+def _roi_remarks(roi: np.ndarray | None, outside: int) -> list[str]:
+    """Say which part of the images was looked at, and what was not to be found there."""
+    if roi is None:
+        return []
+    remarks = [f"region of interest: {roi.mean():.0%} of each image; images and pixels are measured inside alone"]
+    if outside:
+        remarks.append(f"the defect of {outside} image(s) lies outside of the region: none of it can be found")
+    return remarks
 
 
 def save_tables(evaluation: Evaluation, directory: Path, prefix: str = "") -> None:

@@ -163,6 +163,7 @@ def _metadata(bundle: Bundle) -> dict[str, str]:
         "threshold": repr(bundle.threshold),
         "image_size": str(bundle.job.image_size),
         "bit_depth": str(bundle.job.bit_depth),
+        "region_of_interest": "all of the image" if bundle.roi is None else f"{bundle.roi.mean():.3f} of the image",
         "pretrained_weights": "; ".join(pretrained) or "none",
     }
     provenance = {**bundle.provenance, "identity": bundle.provenance.get("identity", {}).get("digest")}

@@ -12,16 +12,24 @@ import matplotlib
 import numpy as np
 
 from msad.bundle.map_scale import anchor
+from msad.data_io.decode import resize_mask
 from msad.models.regions import Region, mask_of
 
 COLOURS = "inferno"
 OUTLINE = (0, 158, 255)  # a blue that stands out from every colour of the scale
+OUTSIDE = 3  # what the grey levels outside of the region of interest are divided by
 _PIXELS_AT_ONCE = 1 << 18
 _TABLE = (matplotlib.colormaps[COLOURS](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 
 
-def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, regions: Sequence[Region]) -> np.ndarray:
-    """Lay an anomaly map over its image, and outline its regions.
+def overlay(
+    image: np.ndarray,
+    anomaly_map: np.ndarray,
+    threshold: float,
+    regions: Sequence[Region],
+    roi: np.ndarray | None = None,
+) -> np.ndarray:
+    """Lay an anomaly map over its image, outline its regions, and darken what is outside of the region of interest.
 
     Parameters
     ----------
@@ -33,6 +41,8 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, region
         Of image scores; it anchors the colours.
     regions
         What to outline, see `msad.models.regions.find_regions`.
+    roi
+        bool h×w, at any size; None: all of the image counts.
 
     Returns
     -------
@@ -47,6 +57,9 @@ def overlay(image: np.ndarray, anomaly_map: np.ndarray, threshold: float, region
         colour = _TABLE[(level * 255).astype(np.uint8)]
         opacity = (np.clip((level - 0.25) / 0.25, 0, 1) * 0.65)[..., None]
         mixed[rows] = (image[rows] * (1 - opacity) + colour * opacity).round()
+    if roi is not None:
+        outside = ~resize_mask(roi, image.shape[:2])
+        mixed[outside] = image[outside] // OUTSIDE
     mixed[edge(mask_of(regions, anomaly_map.shape))] = OUTLINE
     return mixed
 

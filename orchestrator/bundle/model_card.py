@@ -83,11 +83,18 @@ def _details(d: Values) -> str:
         "anomalous), a verdict and an anomaly map.",
         f"Run {_code(known.get('run_id'))}, sweep {_code(known.get('sweep'))}, epoch {known.get('epoch', _ABSENT)}, "
         f"code {_code(known.get('code_version'))}.",
+        *_roi(d),
         f"Score: maps {maps}, smoothed by {scoring['smoothing']:g} pixels, calibration `{scoring['calibration']}`, "
         f"reduced by `{scoring['reduction']}`; chosen on the validation images.",
         f"Weights: trained on the images below, whose terms they share. Trained by others: {pretrained}.",
         f"Versions: {versions or _ABSENT}; trained on {known.get('device') or _ABSENT}.",
     )
+
+
+def _roi(d: Values) -> list[str]:
+    """Say which part of an image is looked at, where that is not all of it."""
+    share = d.get("roi_share")
+    return [] if share is None else [f"Looks at a region of interest alone, {share:.0%} of each image: `roi.png`."]
 
 
 def _use(d: Values) -> str:

@@ -183,7 +183,7 @@ def _predict(
     bundle: Bundle, results: Results, images: Iterable[ImageFile], batch_size: int, remarks: ReadingRemarks
 ) -> Iterator[tuple[ImageFile, Row | str]]:
     """Score and write batch by batch; yield each image with its row, or why it has none."""
-    settings = results.settings
+    settings, roi = results.settings, bundle.roi
 
     def read(image: ImageFile) -> _Read | str:
         return _read(image.path, bundle.job.sides, bundle.job.bit_depth, settings.heatmaps)
@@ -198,7 +198,7 @@ def _predict(
                 map_B1HW, score_B = bundle.score_batch(to_tensor(small, bundle.device))
                 rows = [_row(results, *pair, score) for pair, score in zip(readable, score_B.tolist(), strict=True)]
                 reads, maps = [read for _, read in readable], map_B1HW.cpu()
-                entries = list(pool.map(lambda *file: _write(results, *file), rows, reads, maps))
+                entries = list(pool.map(lambda *file: _write(results, roi, *file), rows, reads, maps))
             results.add(rows, entries)
             row_of = {row.file: row for row in rows}
             for image, outcome in batch:
@@ -216,13 +216,13 @@ def _row(results: Results, image: ImageFile, read: _Read, score: float) -> Row:
     return Row(path, score, threshold, verdict, *results.names(image.place), image.file, *read.state)
 
 
-def _write(results: Results, row: Row, read: _Read, map_1HW: Tensor) -> Entry:
+def _write(results: Results, roi: np.ndarray | None, row: Row, read: _Read, map_1HW: Tensor) -> Entry:
     """Write an image's files and return its regions; a map that needs neither stays at the network's size."""
     settings, regions = results.settings, []
     if row.heatmap or row.map or map_1HW.max() > settings.pixel_threshold:
         anomaly_map = fit_map(map_1HW, read.height_width)
         regions = find_regions(anomaly_map, settings.pixel_threshold, settings.smallest_area)
-        results.write_files(row, read.own, anomaly_map, regions)
+        results.write_files(row, read.own, anomaly_map, regions, roi)
     return make_entry(row.path, row.verdict, row.score, read.height_width, regions)
 
 

@@ -32,6 +32,9 @@ class Prediction:
         The image as it was given, for the picture that a notebook shows.
     bit_depth
         Bits as which the source is read where it has more than 8.
+    roi
+        The bundle's region of interest, bool, at the model's size; None where all of the image counts. Outside of it
+        the map is as low as anywhere inside.
     """
 
     score: float
@@ -41,6 +44,7 @@ class Prediction:
     pixel_threshold: float = field(default=math.inf, repr=False)
     source: ImageLike | None = field(default=None, repr=False, compare=False)
     bit_depth: int = field(default=FULL, repr=False, compare=False)
+    roi: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def regions(self, smallest_area: int = SMALLEST_AREA, threshold: float | None = None) -> list[Region]:
         """List what is connected in the map above a threshold, the largest first, in the image's own pixels.
@@ -58,7 +62,8 @@ class Prediction:
         """Return the image with the map over it and its regions outlined, uint8 H×W×3."""
         from msad.bundle.heatmaps import overlay
 
-        return overlay(to_array(self.source, self.bit_depth), self.anomaly_map, self.threshold, self.regions())
+        image = to_array(self.source, self.bit_depth)
+        return overlay(image, self.anomaly_map, self.threshold, self.regions(), self.roi)
 
     def _repr_png_(self) -> bytes | None:
         from msad.bundle.inline import png

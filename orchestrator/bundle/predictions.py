@@ -226,11 +226,16 @@ class Results:
         return heatmap, anomaly_map
 
     def write_files(
-        self, row: Row, image: np.ndarray | None, anomaly_map: np.ndarray, regions: Sequence[Region]
+        self,
+        row: Row,
+        image: np.ndarray | None,
+        anomaly_map: np.ndarray,
+        regions: Sequence[Region],
+        roi: np.ndarray | None,
     ) -> None:
-        """Write the files that a row names: from uint8 H×W×3 and float32 H×W of the same size."""
+        """Write the files that a row names: from uint8 H×W×3, float32 H×W of the same size, and the bundle's `roi`."""
         if row.heatmap:
-            picture = overlay(image, anomaly_map, row.threshold, regions)
+            picture = overlay(image, anomaly_map, row.threshold, regions, roi)
             with _whole(self.out / row.heatmap) as file:
                 Image.fromarray(picture).save(file, compress_level=1)
         if row.map:

@@ -18,6 +18,7 @@ import numpy as np
 from msad.bundle.bundles import Bundle
 from msad.bundle.prediction import Prediction
 from msad.data_io.cache import digests, load_images
+from msad.data_io.roi import load_roi
 from msad.data_io.shape import plain_size
 from msad.data_io.splits import split_good_images
 from msad.errors import MsadError
@@ -70,8 +71,8 @@ def rescore(challenger: Bundle, champion: Bundle, dataset: Path, layout: str, ca
     Raises
     ------
     NotComparable
-        Fewer than `FEWEST_IMAGES` are left, a bundle does not say what it was trained on, or both read the files of a
-        camera of more than 8 bits by different depths.
+        Fewer than `FEWEST_IMAGES` are left, a bundle does not say what it was trained on, both read the files of a
+        camera of more than 8 bits by different depths, or they look at different regions of interest.
     msad.data_io.errors.DataError
         The images cannot be read.
     """
@@ -88,11 +89,14 @@ def rescore(challenger: Bundle, champion: Bundle, dataset: Path, layout: str, ca
             f"the champion was trained on {len(paths) - len(new)} of the {len(paths)} good images that the new model "
             f"was validated on, and at least {FEWEST_IMAGES} others are needed to score both on"
         )
+    if _roi_of(challenger) != _roi_of(champion):
+        raise NotComparable("the champion and the new model look at different regions of interest")
     sides = tuple(map(max, job.sides, champion.job.sides))
     seen = max(one.view_size / math.sqrt(math.prod(one.sides)) for one in (job, champion.job))
     view = round(math.sqrt(math.prod(sides)) * seen)
     good_NHWC = np.asarray(load_images(new, sides, cache, job.bit_depth))
-    synthetic = make_synthetic_defects(good_NHWC, job.seed + OTHER_DRAW, view_size=view)
+    roi_HW = load_roi(dataset, job.category, sides, new[0], layout)
+    synthetic = make_synthetic_defects(good_NHWC, job.seed + OTHER_DRAW, view_size=view, roi_HW=roi_HW)
     scores = [validation_score(bundle, good_NHWC, synthetic) for bundle in (challenger, champion)]
     return Rescored(*scores, images=len(new), defects=len(synthetic.images), size=plain_size(sides))
 
@@ -127,6 +131,11 @@ def _predictions(bundle: Bundle, image_NHWC: np.ndarray) -> Iterator[Prediction]
     step = max(1, _PIXELS_AT_ONCE // image_NHWC[0, ..., 0].size)
     for start in range(0, len(image_NHWC), step):
         yield from bundle.predict(image_NHWC[start : start + step], batch_size=step)
+
+
+def _roi_of(bundle: Bundle) -> str | None:
+    """Return the SHA-256 of the mask of the region of interest."""
+    return bundle.provenance["identity"].get("roi")
 
 
 def _trained_on(bundle: Bundle, which: str) -> set[str]:

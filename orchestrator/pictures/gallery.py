@@ -130,7 +130,7 @@ def _overlay(evaluation: Evaluation, index: int) -> np.ndarray:
     """Lay a map over its image and outline what is above the pixel threshold, all at the model's size."""
     anomaly_map = evaluation.maps[index]
     regions = find_regions(anomaly_map, evaluation.pixel_threshold)
-    return overlay(evaluation.images[index], anomaly_map, evaluation.threshold, regions)
+    return overlay(evaluation.images[index], anomaly_map, evaluation.threshold, regions, evaluation.roi)
 
 
 def _outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ Tensors are named by shape: B images of a batch, C channels, H×W pixels, N imag
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import inspect
 import json
@@ -23,6 +24,7 @@ from msad.models.backbones import source
 from msad.models.base import AnomalyModel, Encoded
 from msad.models.precision import full_float32
 from msad.models.registry import architecture, is_own
+from msad.models.roi import Roi
 from msad.models.synthesis.appearance import Appearance
 from msad.models.synthesis.augmentation import AugmentationConfig, Augmenter
 from msad.models.synthesis.corruptions import CorruptionConfig, Corruptor, noise_bank
@@ -62,15 +64,16 @@ class TrainingData:
     """What a job may see: good images of the training split only.
 
     `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects.
-    `textures_NHWC`: uint8 photographs that the corruption may paste, or None. `cached(key, make)` returns the arrays
-    that `make` computes, and may keep them for later jobs of the same identity; `key` names all else they depend on.
-    `identity` is what the images are.
+    `textures_NHWC`: uint8 photographs that the corruption may paste, or None. `roi_HW`: the region of interest, bool,
+    or None where all of an image counts. `cached(key, make)` returns the arrays that `make` computes, and may keep them
+    for later jobs of the same identity; `key` names all else they depend on. `identity` is what the images are.
     """
 
     train_NHWC: np.ndarray
     validation_NHWC: np.ndarray
     synthetic: SyntheticSet
     textures_NHWC: np.ndarray | None = None
+    roi_HW: np.ndarray | None = None
     cached: Cached = make_here
     identity: Identity | None = None
 
@@ -81,6 +84,11 @@ class PlainBatches:
     def __init__(self, job: JobConfig, data: TrainingData, device: torch.device) -> None:
         self._data, self._device = data, device
         self._batch_size = max(1, min(job.batch_size, _LOOKED_AT // math.prod(job.sides)))
+
+    @functools.cached_property
+    def roi(self) -> Roi | None:
+        """The region of interest, on the device."""
+        return _roi(self._data, self._device)
 
     def clean(self) -> Iterator[Encoded]:
         """Yield all good training images."""
@@ -129,24 +137,35 @@ class ImageBatches(PlainBatches):
         All plane after plane: the masks have one channel, distances are computed so, and a network's first convolution
         interleaves channels by itself. Nothing waits for the device, so that a GPU can record it.
         """
-        clean_BCHW = self.augmented(images_BHWC, generator)
-        corrupted_BCHW, mask_B1HW = self._corrupt(clean_BCHW, generator)
-        return clean_BCHW, corrupted_BCHW, mask_B1HW
+        clean_BCHW, inside_B1HW = self.augmented(images_BHWC, generator)
+        return clean_BCHW, *self.corrupted(clean_BCHW, inside_B1HW, generator)
 
-    def augmented(self, images_BHWC: Tensor, generator: torch.Generator) -> Tensor:
-        """Return what `draw` does before it corrupts."""
+    def corrupted(
+        self, clean_BCHW: Tensor, inside_B1HW: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return augmented images with corruption, and its mask."""
+        return self._corrupt(clean_BCHW, generator, inside_B1HW)
+
+    def augmented(self, images_BHWC: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Return what `draw` does before it corrupts; and 1 where it shows the region of interest, if there is one."""
         # Large images one by one: a whole batch of them in floating point would fill the memory.
         each = images_BHWC.permute(0, 3, 1, 2).split(1 if self._tile else len(images_BHWC))
         planes = (image.to(torch.float32, memory_format=torch.contiguous_format).div_(255) for image in each)
-        clean = [self._augment(image, generator, self._tile) for image in planes]
-        return torch.cat(clean) if len(clean) > 1 else clean[0]
+        if self.roi is not None:  # a fourth colour, which is moved as the others are
+            inside_1HW = self.roi.inside_1HW.float()
+            planes = (torch.cat([image, inside_1HW.expand(len(image), 1, -1, -1)], dim=1) for image in planes)
+        made = [self._augment(image, generator, self._tile) for image in planes]
+        made_BCHW = torch.cat(made) if len(made) > 1 else made[0]
+        if self.roi is None:
+            return made_BCHW, None
+        return made_BCHW[:, :3].contiguous(), (made_BCHW[:, 3:] > 0.5).float()
 
     def clean(self) -> Iterator[Encoded]:
         """Yield all good training images as they are; where there are tiles, an epoch's tiles."""
         if self._tile:
             generator = torch.Generator(self._device).manual_seed(0)
             indices = torch.arange(len(self)).split(_ENCODED)
-            return (self.augmented(images, generator) for images in self.stream(indices))
+            return (self.augmented(images, generator)[0] for images in self.stream(indices))
         return super().clean()
 
     def _textures(self) -> Tensor | None:
@@ -184,6 +203,11 @@ class FeatureBatches:
     def __len__(self) -> int:
         return _epoch(self._count)
 
+    @property
+    def roi(self) -> Roi | None:
+        """The region of interest, on the device."""
+        return self._images.roi
+
     def stream(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield one index after the other, on the device."""
         return (index_B.to(self._device) for index_B in indices)
@@ -202,6 +226,10 @@ class FeatureBatches:
     def clean(self) -> Iterator[Encoded]:
         """Yield the features of all training images, in every view."""
         return self._in_batches("clean")
+
+    def inside(self) -> Iterator[Tensor]:
+        """Yield in step with `clean` which share of each place of the finest stage is inside of the region, B×1×H×W."""
+        return (inside_B1HW for (inside_B1HW,) in self._in_batches("inside"))
 
     def validation(self) -> Iterator[Encoded]:
         """Yield the features of the good validation images; where there are tiles, the images."""
@@ -244,14 +272,15 @@ class FeatureBatches:
 
         for _ in range(self._views):
             for images_BHWC in self._images.stream(torch.arange(self._count).split(_ENCODED)):
-                if not self._steps:
-                    add("clean", self._model.encode(self._images.augmented(images_BHWC, generator)))
-                    continue
-                clean_BCHW, corrupted_BCHW, mask_B1HW = self._images.draw(images_BHWC, generator)
+                clean_BCHW, inside_B1HW = self._images.augmented(images_BHWC, generator)
                 clean = self._model.encode(clean_BCHW)
                 add("clean", clean)
-                add("corrupted", self._model.encode(corrupted_BCHW))
-                add("mask", (F.adaptive_avg_pool2d(mask_B1HW, clean[0].shape[-2:]),))
+                if inside_B1HW is not None:
+                    add("inside", (F.adaptive_avg_pool2d(inside_B1HW, clean[0].shape[-2:]),))
+                if self._steps:
+                    corrupted_BCHW, mask_B1HW = self._images.corrupted(clean_BCHW, inside_B1HW, generator)
+                    add("corrupted", self._model.encode(corrupted_BCHW))
+                    add("mask", (F.adaptive_avg_pool2d(mask_B1HW, clean[0].shape[-2:]),))
         looked_at = {"validation": self._images.validation, "synthetic": self._images.synthetic}
         for name, images in ({} if self._tiled else looked_at).items():
             for image_BCHW in images():
@@ -315,6 +344,12 @@ def _noise(job: JobConfig, data: TrainingData) -> Tensor:
     return shared(kept["noise"])
 
 
+def _roi(data: TrainingData, device: torch.device) -> Roi | None:
+    if data.roi_HW is None:
+        return None
+    return Roi(torch.from_numpy(np.array(data.roi_HW))[None].to(device))
+
+
 def _epoch(count: int) -> int:
     return count * max(1, round(EPOCH_IMAGES / count))
 
@@ -323,8 +358,17 @@ def make_batches(
     job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device
 ) -> ImageBatches | FeatureBatches:
     """Let a model meet the images; return what it trains on: features where it has a frozen encoder, else images."""
+    model.roi = _roi(data, device)
     model.meet(data.train_NHWC)
     return (FeatureBatches if model.has_frozen_encoder else ImageBatches)(job, data, model, device)
+
+
+def adapt(model: AnomalyModel, made: ImageBatches | FeatureBatches) -> None:
+    """Let a model look at the good images before its first step: at what is inside of the region of interest alone."""
+    if made.roi is None or isinstance(made, ImageBatches):
+        model.adapt(made.clean())
+    else:
+        model.adapt_inside(made.clean(), made.inside())
 
 
 def batches(

@@ -20,6 +20,7 @@ from typing import Any
 
 from msad.data_io.cache import digests
 from msad.data_io.layout import find_layout
+from msad.data_io.roi import find_roi
 from msad.data_io.shape import square_side
 from msad.data_io.splits import GoodSplit, split_good_images
 from msad.data_io.wide import FULL
@@ -57,6 +58,8 @@ class Identity:
         As which files of more than 8 bits are read, see `msad.data_io.wide`.
     versions
         See `versions`.
+    roi
+        sha256 of the mask of the region of interest; None where there is none.
     train_names, validation_names
         The images' paths below the dataset's root, in the same order; not compared.
 
@@ -73,11 +76,14 @@ class Identity:
     train_names: tuple[str, ...] = field(compare=False)
     validation_names: tuple[str, ...] = field(compare=False)
     bit_depth: int = FULL
+    roi: str | None = None
 
     @functools.cached_property
     def digest(self) -> str:
         """64 hexadecimal digits, equal exactly where identities are."""
         compared = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare}
+        if self.roi is None:  # as in those that were kept before there could be one
+            del compared["roi"]
         text = json.dumps({**compared, "versions": dict(self.versions)}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -122,6 +128,9 @@ class Identity:
                     for part in sorted({*old, *new})
                     if old.get(part) != new.get(part)
                 ]
+            elif name == "roi" and old != new:
+                how = "added" if old is None else "removed" if new is None else "changed"
+                lines.append(f"the region of interest was {how}")
             elif old != new:
                 lines.append(f"{name} {new} instead of {old}")
         # The same files under the same names, cut elsewhere, or under others that sort otherwise.
@@ -177,6 +186,7 @@ def of_split(
 ) -> Identity:
     """As `identify`, for a split that is there already."""
     root, found = Path(dataset), find_layout(dataset, layout)
+    roi = find_roi(dataset, split.category, layout)
 
     def names(paths: Iterable[Path]) -> tuple[str, ...]:
         return tuple(path.relative_to(root).as_posix() for path in paths)  # layouts build paths upon the root
@@ -192,6 +202,7 @@ def of_split(
         train_names=names(split.train_paths),
         validation_names=names(split.validation_paths),
         bit_depth=bit_depth,
+        roi=digests([roi], cache)[0] if roi else None,
     )
 
 

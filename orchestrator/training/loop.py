@@ -21,7 +21,7 @@ from msad.errors import Diverged, OutOfMemory, first_line
 from msad.models.base import AnomalyModel, SelfTraining
 from msad.models.registry import build
 from msad.models.tiling import tiled
-from msad.training.batches import TrainingData, make_batches
+from msad.training.batches import TrainingData, adapt, make_batches
 from msad.training.cuda_graphs import ReplayedStep
 from msad.training.job_config import JobConfig
 from msad.training.self_training import fit_itself
@@ -136,7 +136,7 @@ def _fit(
             schedule.load_state_dict(state["schedule"])
         start, best = state["epoch"], BestCheckpoint.from_state(state["best"])
     else:
-        model.adapt(batches.clean())
+        adapt(model, batches)
 
     began, since = time.perf_counter(), start
     for epoch in range(start + 1, job.epochs + 1):

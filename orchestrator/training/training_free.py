@@ -8,7 +8,7 @@ import torch
 
 from msad.errors import TrainingError
 from msad.models.base import AnomalyModel
-from msad.training.batches import TrainingData, make_batches
+from msad.training.batches import TrainingData, adapt, make_batches
 from msad.training.job_config import JobConfig
 from msad.training.validation import BestCheckpoint, Fitted, Report, figures, fitted, set_thresholds, validate
 
@@ -27,7 +27,7 @@ def fit_training_free(
     """
     began, best = time.perf_counter(), BestCheckpoint()
     batches = make_batches(job, data, model, device)
-    model.adapt(batches.clean())
+    adapt(model, batches)
     try:
         choice = validate(model, batches, data.synthetic, job.view_size, job.objective)
     except FloatingPointError:

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from msad.models.base import AnomalyModel, Encoded
+from msad.models.errors import ModelError
 from msad.models.false_regions import FalseRegions, pixel_threshold
+from msad.models.scorer import IMAGE_SCORE
 from msad.models.scoring import Choice, Reading, Scorer, Scoring, ValidationScore, choose_scoring, default_candidates
 from msad.models.synthesis.synthetic_defects import GRADES, SyntheticSet
 from msad.models.thresholds import FalseAlarms, LeaveOneOut, threshold
@@ -112,8 +114,12 @@ def validate(
     """
     model.eval()
     good = anomaly_maps(model, batches.validation())
-    candidates = scorings(model, tuple(good), view_size)
-    return choose_scoring(good, map_batches(model, batches.synthetic()), synthetic, candidates, objective)
+    roi = batches.roi
+    names = [name for name in good if name != IMAGE_SCORE] if roi else list(good)  # that is of the whole image
+    if not names:
+        raise ModelError("this architecture scores whole images alone: it cannot keep to a region of interest")
+    candidates = scorings(model, names, view_size)
+    return choose_scoring(good, map_batches(model, batches.synthetic()), synthetic, candidates, objective, roi)
 
 
 def scorings(model: AnomalyModel, map_names: Sequence[str], view_size: int) -> list[Scoring]:
@@ -138,7 +144,7 @@ def set_thresholds(
     of the good images alone, see `msad.models.false_regions`.
     """
     model.eval()
-    held_out = LeaveOneOut(scoring, anomaly_maps(model, batches.validation()))
+    held_out = LeaveOneOut(scoring, anomaly_maps(model, batches.validation()), batches.roi)
     plain = np.flatnonzero(synthetic.grade == GRADES.index("plain"))
     plain_scores, done = [], 0
     for maps in map_batches(model, batches.synthetic(plain)):

@@ -22,6 +22,7 @@ from msad.bundle.images import fit_map
 from msad.bundle.model_card import _results
 from msad.data_io.errors import DataError
 from msad.errors import ConfigError
+from msad.models.roi import Roi
 from msad.pictures.gallery import save_evaluation
 from msad.terminal.evaluation_text import format_evaluation
 
@@ -60,6 +61,32 @@ def test_evaluate_metrics_agree_with_scikit_learn_on_its_own_scores_and_maps(eva
     assert evaluation.metrics["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels), abs=1e-9)
     assert evaluation.metrics["pixel_prauc"] == pytest.approx(average_precision_score(*pixels), abs=1e-6)
     assert evaluation.metrics["pixel_prevalence"] == pytest.approx(evaluation.masks.mean())
+
+
+@pytest.fixture(scope="module")
+def inside():
+    """The lower half of a bundle's images."""
+    inside = np.zeros((32, 32), bool)
+    inside[16:] = True
+    return inside
+
+
+@pytest.mark.parametrize("masks_at", ["model", "native"])
+def test_evaluate_measures_pixels_inside_of_the_region_of_interest_alone(bundle, inside, demo, category, masks_at):
+    roi = Roi(torch.from_numpy(inside)[None])
+    found = evaluate(
+        dataclasses.replace(bundle, scorer=dataclasses.replace(bundle.scorer, roi=roi)), demo, category, None, masks_at
+    )
+    assert np.array_equal(found.roi, inside) and not found.masks[:, :16].any() and found.masks.any()
+    if masks_at == "model":
+        pixels = found.masks[:, 16:].ravel(), found.maps[:, 16:].ravel()
+        assert found.metrics["pixel_auroc"] == pytest.approx(roc_auc_score(*pixels), abs=1e-9)
+    whole = msad.data_io.test_split.TestSplit(demo, category)
+    lost = sum(mask.any() and not mask[len(mask) // 2 :].any() for mask in whole.masks())
+    assert any(remark.startswith("region of interest: 50% of each image") for remark in found.remarks)
+    assert any(f"the defect of {lost} image(s) lies outside" in remark for remark in found.remarks) == (lost > 0)
+    tops = (found.regions["y"] + found.regions["height"]) / whole.native_size(0)[0]
+    assert len(tops) and (tops > 0.5).all()
 
 
 def test_evaluate_counts_and_outcomes_follow_the_threshold(evaluation, bundle):

@@ -25,6 +25,7 @@ from msad.data_io.photographs import load_textures
 from msad.errors import ConfigError, ExportError
 from msad.models.backbones import untrained
 from msad.models.registry import architectures, build
+from msad.models.roi import Roi
 from msad.models.scorer import Scoring, fit_scorer
 from msad.models.thresholds import threshold
 from msad.terminal.cli import msad
@@ -142,6 +143,20 @@ def test_exported_files_straighten_parts_as_the_bundle_does(tmp_path):
         assert result.images == 3 and max(result.score, result.map) <= TOLERANCE * result.range
     session = onnxruntime.InferenceSession(tmp_path / "bolt.onnx")
     assert_agrees(session.run(OUTPUTS, {"image": images}), bundle, images)
+
+
+def test_exported_files_keep_to_the_region_of_interest(batch, tmp_path):
+    bundle = make("feature_pyramid")
+    inside_1HW = torch.zeros(1, SIZE, SIZE, dtype=torch.bool)
+    inside_1HW[:, :, 24:] = True
+    maps = bundle.model.anomaly_maps(to_tensor(load_textures(SIZE)[::3]))
+    bundle = replace(bundle, scorer=fit_scorer(bundle.scorer.scoring, maps, Roi(inside_1HW)))
+    export(bundle, tmp_path / "part.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "part.onnx")
+    found = session.run(OUTPUTS, {"image": batch})
+    assert_agrees(found, bundle, batch)
+    assert np.ptp(found[2][0][:, :30]) < 0.01 < np.ptp(found[2][0])  # of 90 pixels across
+    assert session.get_modelmeta().custom_metadata_map["region_of_interest"] == "0.625 of the image"
 
 
 def test_exported_onnx_runs_where_torch_and_msad_are_missing(batch, tmp_path):

@@ -44,6 +44,15 @@ def test_overlay_outlines_the_regions_it_is_given_whatever_the_colours(image, pi
     assert (picture[20, 30:50] == OUTLINE).all() == outlined
 
 
+def test_overlay_darkens_what_is_outside_of_the_region_of_interest(image):
+    anomaly_map = np.full((60, 80), 12.0, np.float32)
+    roi = np.zeros((30, 40), bool)  # at another size, as the model has it
+    roi[:, 10:] = True
+    picture = overlay_regions(image, anomaly_map, 10.0, [], roi)
+    assert np.array_equal(picture[:, :20], image[:, :20] // 3)
+    assert np.array_equal(picture[:, 20:], overlay_regions(image, anomaly_map, 10.0, [])[:, 20:])
+
+
 def test_overlay_saturates_at_twice_the_threshold(image):
     at_the_end, beyond = (overlay(image, np.full((60, 80), value), 10.0) for value in (20.0, 9e9))
     assert np.array_equal(at_the_end, beyond)

@@ -51,6 +51,14 @@ def trained(make_bundle, demo, category):
     return trained
 
 
+def test_models_of_different_regions_of_interest_do_not_compare(trained, demo, monkeypatch):
+    monkeypatch.setattr(rescoring, "FEWEST_IMAGES", 2)
+    challenger, champion = trained(0), trained(0)
+    champion.provenance["identity"]["roi"] = "0123"
+    with pytest.raises(NotComparable, match="look at different regions of interest"):
+        rescore(challenger, champion, demo, "auto", None)
+
+
 def test_map_that_knows_gets_all_and_one_that_guesses_what_guessing_gets(good):
     synthetic = make_synthetic_defects(good, 0)
     masks = {image.tobytes(): mask for image, mask in zip(synthetic.images, synthetic.masks, strict=True)}

@@ -20,6 +20,7 @@ from msad.data_io.cache import PIXELS_VERSION, cached_arrays, load_images
 from msad.data_io.errors import DataError
 from msad.data_io.photographs import VERSION as PHOTOGRAPHS_VERSION
 from msad.data_io.photographs import load_textures
+from msad.data_io.roi import load_roi
 from msad.data_io.shape import plain_size
 from msad.data_io.splits import split_good_images
 from msad.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, TrainingError, first_line, full_disk
@@ -208,9 +209,11 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
     seen = {"image_size": job.image_size, "view_size": job.view_size, "bit_depth": job.bit_depth}
     identity = of_split(split, dataset, seed=job.seed, **seen, layout=layout, cache=cache)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache, job.bit_depth)
+    roi_HW = load_roi(dataset, job.category, job.image_size, split.train_paths[0], layout)
 
     def make() -> dict[str, np.ndarray]:
-        return dict(vars(make_synthetic_defects(np.asarray(validation_NHWC), job.seed, view_size=job.view_size)))
+        good_NHWC = np.asarray(validation_NHWC)
+        return dict(vars(make_synthetic_defects(good_NHWC, job.seed, view_size=job.view_size, roi_HW=roi_HW)))
 
     def textures() -> dict[str, np.ndarray]:
         return {"textures": load_textures(job.view)}
@@ -225,6 +228,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
         validation_NHWC=validation_NHWC,
         synthetic=SyntheticSet(**cached("synthetic", make)),
         textures_NHWC=cached_arrays(photographs, textures, cache)["textures"],
+        roi_HW=roi_HW,
         cached=cached,
         identity=identity,
     )
