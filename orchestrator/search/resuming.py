@@ -65,6 +65,11 @@ class Resumed:
                 for category, job in jobs.items()
                 if isinstance(job.image_size, str)
             ),
+            *(
+                f"{category}: of each image only its region of interest counts (roi.png)"
+                for category, job in jobs.items()
+                if self.plan.identity(job).roi
+            ),
             *(f"{name} has nothing to search: it is trained once, as it is" for name in unsearched),
         ]
 
