@@ -99,6 +99,13 @@ class AnomalyModel(nn.Module, ABC):
         """
         self.adapt(clean)
 
+    def without(self, left_out_N: np.ndarray, count: int) -> AnomalyModel | None:
+        """Return what this model would be, had `adapt` not seen some of its `count` images, in any view; None: unknown.
+
+        Views of the images came one round after the other, all images in each.
+        """
+        return None
+
     def losses(
         self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: Collection[str] | None = None
     ) -> dict[str, Tensor]:

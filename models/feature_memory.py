@@ -10,6 +10,7 @@ Tensors are named by shape: B images, C channels, H×W pixels or places, N place
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
@@ -135,23 +136,41 @@ class FeatureMemory(FrozenFeatures):
         Of straightened parts all is remembered: the region is one of the photographs.
         """
         channels = self.backbone.channels
-        self._sample = Sample(max(CANDIDATES, len(self.memory.bank_RC)))
+        self._sample, self._images = Sample(max(CANDIDATES, len(self.memory.bank_RC))), 0
         features = (encoded[: len(channels)] for encoded in clean)
         super().adapt_inside(features, None if self._straightens else inside)
-        places_NC = self._sample.rows
-        del self._sample
-        means, scales = ([getattr(self, f"{n}{stage}") for stage in range(len(channels))] for n in ("mean", "scale"))
-        for scale in scales:  # one for a stage: a channel that hardly ever speaks is not to be heard as loud as others
+        for stage in range(len(channels)):
+            # One for a stage: a channel that hardly ever speaks is not to be heard as loud as others.
+            scale = getattr(self, f"scale{stage}")
             scale.fill_(scale.square().mean().sqrt())
+        self._remember(self._sample.rows)
+
+    @torch.no_grad()
+    def without(self, left_out_N: np.ndarray, count: int) -> FeatureMemory:
+        """Choose the rows among the sampled places of the other images; the stages' units stay those of all."""
+        kept_N = ~torch.isin(self._sample.sources % count, torch.from_numpy(left_out_N))
+        other = copy.deepcopy(self)
+        other._remember(self._sample.rows[kept_N.to(self.memory.bank_RC.device)])
+        return other
+
+    def _remember(self, places_NC: Tensor) -> None:
+        means, scales = (
+            [getattr(self, f"{name}{stage}") for stage in range(len(self.backbone.channels))]
+            for name in ("mean", "scale")
+        )
         # Neighbourhoods and sizes are means with weights of sum 1, so a sample can be standardised afterwards.
         shift, scale = self.memory.places(means).flatten(), torch.cat([scale.flatten() for scale in scales])
         self.memory.learn((places_NC - shift) / scale)
 
     def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
-        places_NC = self.memory.places(features).flatten(0, 2)
+        places_BHWC = self.memory.places(features)
+        count, places_NC = len(places_BHWC), places_BHWC.flatten(0, 2)
+        image_N = torch.arange(self._images, self._images + count).repeat_interleave(len(places_NC) // count)
         if inside_B1HW is not None:  # and their neighbours, which the map of the outermost pixels is made of too
-            places_NC = places_NC[(F.max_pool2d(inside_B1HW, 3, stride=1, padding=1) > 0).flatten()]
-        self._sample.add(places_NC)
+            kept_N = (F.max_pool2d(inside_B1HW, 3, stride=1, padding=1) > 0).flatten()
+            places_NC, image_N = places_NC[kept_N], image_N[kept_N.cpu()]
+        self._sample.add(places_NC, image_N)
+        self._images += count
 
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
         raise ModelError("feature_memory has no losses: it is not trained by steps")

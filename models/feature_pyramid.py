@@ -45,6 +45,8 @@ class FeaturePyramid(FrozenFeatures):
         Numbers per place (16×16 pixels) that everything has to pass.
     dropout
         Share of those numbers dropped in a training step, in [0, 1).
+    light
+        `levelled` or `kept`; see `msad.models.frozen_features.FrozenFeatures`.
 
     Raises
     ------
@@ -69,6 +71,7 @@ class FeaturePyramid(FrozenFeatures):
         width: int = 192,
         bottleneck_channels: int = 48,
         dropout: float = 0.1,
+        light: str = "levelled",
     ) -> None:
         for name, value, allowed, rule in (
             ("width", width, isinstance(width, int) and width >= 4 and width % 4 == 0, "a multiple of 4"),
@@ -77,7 +80,7 @@ class FeaturePyramid(FrozenFeatures):
         ):
             if not allowed:
                 raise ModelError(f"{name} is {value!r}; it must be {rule}")
-        super().__init__(backbone)
+        super().__init__(backbone, light=light)
         channels, strides = self.backbone.channels, self.backbone.strides
         widths = [width * stride // strides[-1] for stride in strides]
         self.gather = nn.ModuleList(

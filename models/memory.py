@@ -29,15 +29,20 @@ class Sample:
     """A uniform random sample of at most `most` rows of a stream whose length nobody knows.
 
     Every row draws a number, and the rows with the smallest are kept.
+
+    Attributes
+    ----------
+    sources
+        int64, of which image each kept row is, as `add` was told.
     """
 
     def __init__(self, most: int, seed: int = 0) -> None:
         self._most, self._generator = most, torch.Generator().manual_seed(seed)
         self._rows: Tensor | None = None
-        self._drawn = torch.empty(0)
+        self._drawn, self.sources = torch.empty(0), torch.empty(0, dtype=torch.int64)
 
-    def add(self, rows_NC: Tensor) -> None:
-        """Offer more rows; only those that are kept are copied."""
+    def add(self, rows_NC: Tensor, source_N: Tensor) -> None:
+        """Offer more rows and their sources, which are on the CPU; only those that are kept are copied."""
         drawn_N = torch.rand(len(rows_NC), generator=self._generator)
         drawn = torch.cat([self._drawn, drawn_N])
         kept = drawn.topk(min(self._most, len(drawn)), largest=False).indices.sort().values
@@ -46,6 +51,7 @@ class Sample:
         rows = rows_NC[new].half()
         if self._rows is not None:
             rows = torch.cat([self._rows[before.to(rows.device)], rows])
+        self.sources = torch.cat([self.sources, source_N])[kept]
         self._rows, self._drawn = rows, drawn[kept]
 
     @property

@@ -157,9 +157,10 @@ def threshold(
     prediction: Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2005), and the highest score where
     n is too small for the rate.
 
-    Tens of held-out good images say little: tomorrow's are a little different from all of them, and where plain defects
-    score far higher, a threshold right above the good ones only collects false alarms. So in a gap between good images
-    and plain synthetic defects the threshold lies in the middle: the largest margin.
+    Where n is too small for the rate, the held-out images say little: tomorrow's are a little different from all of
+    them, and where plain defects score far higher, a threshold right above the good ones only collects false alarms. So
+    there, in a gap between good images and plain synthetic defects, the threshold lies in the middle: the largest
+    margin.
 
     Parameters
     ----------
@@ -185,8 +186,8 @@ def threshold(
         raise ModelError(f"a threshold needs finite scores of good images, got {scores.size} scores")
     if not 0 <= false_positive_rate < 1:
         raise ModelError(f"a false-positive rate lies in [0, 1), got {false_positive_rate}")
-    above = int((len(scores) + 1) * false_positive_rate + 1e-9) - 1
-    lowest = float(scores[-1 - max(0, above)])
-    if plain_scores is None or not len(plain_scores):
-        return lowest
-    return max(lowest, (lowest + float(np.quantile(plain_scores, MISSED_PLAIN))) / 2)
+    rank = int((len(scores) + 1) * false_positive_rate + 1e-9)
+    if rank or plain_scores is None or not len(plain_scores):
+        return float(scores[-max(1, rank)])
+    highest = float(scores[-1])
+    return max(highest, (highest + float(np.quantile(plain_scores, MISSED_PLAIN))) / 2)

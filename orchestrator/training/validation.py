@@ -137,24 +137,27 @@ def set_thresholds(
     synthetic: SyntheticSet,
     scoring: Scoring,
     job: JobConfig,
+    good_maps: Mapping[str, Tensor] | None = None,
 ) -> Thresholds:
     """Score the held-out good images and their plain synthetic defects as the finished model does; cut between them.
 
     Each image is scored without what the scorer knows of it, see `msad.models.thresholds`; pixels are cut by the maps
-    of the good images alone, see `msad.models.false_regions`.
+    of the good images alone, see `msad.models.false_regions`. `good_maps`: of the validation images, and behind them of
+    others that the model has not seen; None: of the validation images alone.
     """
     model.eval()
-    held_out = LeaveOneOut(scoring, anomaly_maps(model, batches.validation()), batches.roi)
+    good_maps = anomaly_maps(model, batches.validation()) if good_maps is None else good_maps
+    held_out = LeaveOneOut(scoring, good_maps, batches.roi)
     plain = np.flatnonzero(synthetic.grade == GRADES.index("plain"))
     plain_scores, done = [], 0
     for maps in map_batches(model, batches.synthetic(plain)):
         count = len(next(iter(maps.values())))
         plain_scores.append(held_out.scores(maps, synthetic.source[plain[done : done + count]]))
         done += count
-    good_maps, good_scores = held_out.good()
+    calibrated_maps, good_scores = held_out.good()
     rate = job.false_positive_rate
     cut = threshold(good_scores, rate, np.concatenate([np.empty(0), *plain_scores]))
-    pixel_cut, false_regions = pixel_threshold(good_maps, job.false_regions_per_image)
+    pixel_cut, false_regions = pixel_threshold(calibrated_maps, job.false_regions_per_image)
     return Thresholds(
         threshold=cut,
         false_alarms=FalseAlarms.of(good_scores, cut, rate),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,6 +50,17 @@ def test_adapt_does_not_depend_on_the_batches(model, images):
 def test_adapt_keeps_the_rows_asked_for_in_half_precision(model):
     assert model.memory.bank_RC.shape == (30, 40 + 112 + 320) and model.memory.bank_RC.dtype == torch.float16
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_without_an_image_is_what_the_others_alone_would_have_given(images):
+    odd = images.clone()
+    odd[1, :, :32] = torch.rand(3, 32, 64, generator=torch.Generator().manual_seed(3))
+    whole = build("feature_memory", rows=10_000).eval()
+    whole.adapt(whole.encode(part) for part in (*odd.split(4), *odd.flip(3).split(4)))  # two views
+    without = whole.without(np.array([1]), len(odd))
+    assert whole.anomaly_maps(odd)["memory"].amax() < 0.1
+    maps = without.anomaly_maps(odd)["memory"]
+    assert maps[1].amin() > 0.5 and maps[[0, 2, 3, 4, 5]].amax() < 0.1  # both views of the others are there
 
 
 def test_a_place_that_was_remembered_has_no_distance(images):

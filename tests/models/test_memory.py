@@ -15,9 +15,10 @@ def rows():
 @pytest.mark.parametrize("at_once", [1, 37, 300])
 def test_sample_is_bounded_uniform_and_does_not_depend_on_the_parts(rows, at_once):
     whole, parts = Sample(50), Sample(50)
-    whole.add(rows)
-    for part in rows.split(at_once):
-        parts.add(part)
+    whole.add(rows, torch.arange(300))
+    for part, source in zip(rows.split(at_once), torch.arange(300).split(at_once), strict=True):
+        parts.add(part, source)
+    assert torch.equal(parts.rows, rows[parts.sources].half().float())
     assert parts.rows.shape == (50, 7) and torch.equal(parts.rows, whole.rows)
     taken = (rows.half().float().unsqueeze(1) == parts.rows).all(dim=2).any(dim=1)
     assert taken.sum() == 50 and 5 < taken[:100].sum() < 30 and 5 < taken[200:].sum() < 30
@@ -25,7 +26,7 @@ def test_sample_is_bounded_uniform_and_does_not_depend_on_the_parts(rows, at_onc
 
 def test_sample_of_fewer_rows_than_it_may_keep(rows):
     sample = Sample(500)
-    sample.add(rows)
+    sample.add(rows, torch.arange(300))
     assert torch.equal(sample.rows, rows.half().float())
 
 

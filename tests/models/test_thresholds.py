@@ -44,6 +44,12 @@ def test_threshold_in_a_gap_before_plain_defects_lies_in_its_middle():
     assert threshold(good, 0.01, np.array([])) == 3.0
 
 
+def test_threshold_of_images_that_certify_the_rate_does_not_move_into_a_gap():
+    good, plain = np.arange(200.0), np.full(20, 900.0)
+    assert threshold(good, 0.01, plain) == threshold(good, 0.01) == 198.0
+    assert threshold(good[:50], 0.01, plain) == (49 + 900) / 2
+
+
 def test_threshold_without_a_gap_ignores_plain_defects():
     assert threshold(np.array([1.0, 2.0, 30.0]), 0.01, np.arange(10.0, 31.0)) == 30.0
 
