@@ -24,13 +24,11 @@ import torch
 from torch import Tensor
 
 from msad.data_io.array_cache import default_cache_dir
-from msad.models.kernels import gpu_kernels, native
+from msad.models.kernels import kernel_check, native
 from msad.models.kernels.enlarge import doubled
 from msad.models.kernels.feature_distance import feature_distances
-from msad.models.kernels.gate import gated
-from msad.models.kernels.max_pool import max_pool
 from msad.models.kernels.norm_relu import NormReLU
-from msad.models.kernels.similarity import gradient_similarity, ssim_map
+from msad.models.similarity import ssim_map
 from msad.training.malloc import keep_freed_memory
 
 Run = Callable[[], tuple[Tensor, ...]]
@@ -84,18 +82,12 @@ def _operations(batch: int, size: int, device: torch.device) -> Iterator[tuple[s
         return run
 
     for channels, side in ((32, size), (64, size // 2), (128, size // 4)):
-        one = feature(channels, side)
-        shape = f"{channels} × {side} × {side}"
-        yield f"normalisation, ReLU, {shape}", both_ways(layers[channels], one)
-        yield f"max pooling, {shape}", both_ways(max_pool, one)
-        if side < size:  # the first skip is left out
-            yield f"gate, {shape}", both_ways(gated, one, feature(channels, side), feature(channels, side))
+        yield f"normalisation, ReLU, {channels} × {side} × {side}", both_ways(layers[channels], feature(channels, side))
+    if device.type != "cpu":
+        return
     first, second = (torch.rand(batch, 3, size, size, generator=generator).to(device) for _ in range(2))
     first.requires_grad_()
     yield f"SSIM, 3 × {size} × {size}", both_ways(ssim_map, first, second)
-    yield f"gradient similarity, 3 × {size} × {size}", both_ways(gradient_similarity, first, second)
-    if device.type != "cpu":
-        return
     for channels, side in ((24, size // 4), (40, size // 8)):
         made, wanted = feature(channels, side), feature(channels, side).detach().float()
         shape = f"{channels} × {side} × {side}"
@@ -127,16 +119,16 @@ def _compare(name: str, run: Run, device: torch.device, rounds: int) -> str:
 @contextlib.contextmanager
 def torch_alone() -> Iterator[None]:
     """Leave all to torch's operators inside."""
-    with mock.patch.object(native, "_loaded", {}), mock.patch.object(gpu_kernels, "works", lambda _device: False):
+    with mock.patch.object(kernel_check, "left_to_torch", set(kernel_check._trials)):
         yield
 
 
 def _timed(run: Run) -> Callable[[], float]:
     """Return what runs it a few times, on the side that is set up now, and tells its seconds."""
-    libraries = native._loaded
+    left = kernel_check.left_to_torch
 
     def seconds() -> float:
-        with mock.patch.object(native, "_loaded", libraries):
+        with mock.patch.object(kernel_check, "left_to_torch", left):
             began = time.perf_counter()
             for _ in range(3):
                 run()

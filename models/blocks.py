@@ -7,14 +7,14 @@ U-Net: Ronneberger, Fischer, Brox, arXiv 1505.04597; here with padding, batch no
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from msad.models.errors import ModelError, did_you_mean
-from msad.models.kernels.gate import gated
-from msad.models.kernels.max_pool import max_pool
 from msad.models.kernels.norm_relu import NormReLU
 
 SKIPS = ("concat", "add", "gated", "none")
@@ -67,6 +67,16 @@ class Join(nn.Module):
         if self.mode == "concat":
             return both_BCHW
         return gated(decoder_BCHW, skip_BCHW, self.gate(both_BCHW))
+
+
+def gated(decoder_BCHW: Tensor, skip_BCHW: Tensor, gate_BCHW: Tensor) -> Tensor:
+    """Return `g * skip + (1 - g) * decoder` with `g = sigmoid(gate)`, B×C×H×W."""
+    given = decoder_BCHW, skip_BCHW, gate_BCHW
+    if len(kinds := {feature_BCHW.dtype for feature_BCHW in given}) > 1:  # autocast's doing; `lerp` wants them alike
+        kind = functools.reduce(torch.promote_types, kinds)
+        given = tuple(feature_BCHW.to(kind) for feature_BCHW in given)
+    decoder_BCHW, skip_BCHW, gate_BCHW = given
+    return torch.lerp(decoder_BCHW, skip_BCHW, torch.sigmoid(gate_BCHW))
 
 
 class EncoderDecoder(nn.Module):
@@ -141,7 +151,7 @@ class EncoderDecoder(nn.Module):
         features_BCHW, skips = image_BCHW, []
         for encode in self.encoder:
             skips.append(encode(features_BCHW))
-            features_BCHW = max_pool(skips[-1])
+            features_BCHW = F.max_pool2d(skips[-1], 2)
         features_BCHW = self.bottleneck(features_BCHW)
         for up, join, decode in zip(self.up, self.join, self.decoder, strict=True):
             features_BCHW = decode(join(up(features_BCHW), skips.pop()))

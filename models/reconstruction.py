@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msad.models.base import AnomalyModel
-from msad.models.kernels.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
 from msad.models.perceptual import perceptual_distance
+from msad.models.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
 
 
 class ReconstructionModel(AnomalyModel):

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,14 +26,9 @@ _LIBRARIES = {
     "enlarge_float32": ("enlarge.c",),
     "feature_distance_bfloat16": ("feature_distance.c", "-DBFLOAT16"),
     "feature_distance_float32": ("feature_distance.c",),
-    "gate_bfloat16": ("gate.c", "-DBFLOAT16"),
-    "gate_float32": ("gate.c",),
-    "gradients": ("gradients.c",),
-    "max_pool_bfloat16": ("max_pool.c", "-DBFLOAT16"),
-    "max_pool_float32": ("max_pool.c",),
     "norm_relu_bfloat16": ("norm_relu.c", "-DBFLOAT16"),
     "norm_relu_float32": ("norm_relu.c",),
-    "ssim": ("ssim.c",),
+    "ssim_float32": ("ssim.c",),
 }
 _OPTIONS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC")
 _ON_X86 = ("-mprefer-vector-width=512",)  # compilers would use half of such registers
@@ -72,33 +68,22 @@ def prepare(directory: Path) -> str | None:
     return None
 
 
-def ready() -> bool:
-    """Say whether `prepare` has loaded the libraries."""
-    return bool(_loaded)
+def has(library: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether a library is loaded, for values of this type on this device."""
+    return device.type == "cpu" and _name(library, dtype) in _loaded
 
 
-def takes(feature_BCHW: Tensor) -> bool:
-    """Say whether the libraries for features suit: on a CPU, channels interleaved, and nobody traces."""
-    return (
-        ready()
-        and not traced()  # first: what is mapped does not tell its layout
-        and feature_BCHW.device.type == "cpu"
-        and feature_BCHW.dtype in (torch.bfloat16, torch.float32)
-        and feature_BCHW.is_contiguous(memory_format=torch.channels_last)
-    )
+def interleaved(feature_BCHW: Tensor) -> Tensor:
+    """Return a feature as the libraries read it: the channels of a place side by side."""
+    return feature_BCHW.contiguous(memory_format=torch.channels_last)
 
 
-def traced() -> bool:
-    """Say whether torch compiles, exports or maps what runs: it could not look into a kernel."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+def empty_like(feature_BCHW: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a feature of a size, of the same type, for a library to fill."""
+    return torch.empty(size, dtype=feature_BCHW.dtype, device=feature_BCHW.device, memory_format=torch.channels_last)
 
 
-def of(library: str, feature: Tensor) -> str:
-    """Return the name of the library for features of this type."""
-    return f"{library}_{str(feature.dtype).removeprefix('torch.')}"
-
-
-def call(library: str, function: str, *given: Tensor | int | float) -> None:
+def call(library: str, dtype: torch.dtype, function: str, *given: Tensor | int | float) -> None:
     """Call a function that takes pointers to the values of tensors, int64_t and float."""
     arguments = (
         ctypes.c_void_p(value.data_ptr())
@@ -108,7 +93,11 @@ def call(library: str, function: str, *given: Tensor | int | float) -> None:
         else ctypes.c_float(value)
         for value in given
     )
-    getattr(_loaded[library], function)(*arguments)
+    getattr(_loaded[_name(library, dtype)], function)(*arguments)
+
+
+def _name(library: str, dtype: torch.dtype) -> str:
+    return f"{library}_{str(dtype).removeprefix('torch.')}"
 
 
 def _compile(command: list[str], file: Path) -> None:

@@ -50,9 +50,9 @@ INLINE void apply(int width, int64_t group, const element *value, element *to, i
 }
 
 /* part: threads x 2 x channels, for each thread its means and squared deviations; the first is used for the whole. */
-void forward(const element *feature, element *restrict made, const float *weight, const float *bias,
-             float *running_mean, float *running_variance, float *restrict mean, float *restrict scale,
-             float *restrict part, int64_t places, int64_t channels, float momentum, float eps, int64_t threads) {
+void forward(const element *feature, const float *weight, const float *bias, element *restrict made,
+             float *restrict mean, float *restrict variance, float *restrict scale, float *restrict part,
+             int64_t places, int64_t channels, float eps, int64_t threads) {
     int team = 1;
     memset(part, 0, sizeof(float) * 2 * channels * threads);
 #pragma omp parallel num_threads(threads)
@@ -77,11 +77,9 @@ void forward(const element *feature, element *restrict made, const float *weight
             middle += apart * here / (total + here);
             total += here;
         }
-        float variance = squares / places;
         mean[c] = middle;
-        scale[c] = 1 / sqrtf(variance + eps);
-        running_mean[c] += momentum * (middle - running_mean[c]);
-        running_variance[c] += momentum * (squares / (places > 1 ? places - 1 : 1) - running_variance[c]);
+        variance[c] = squares / (places > 1 ? places - 1 : 1);
+        scale[c] = 1 / sqrtf(squares / places + eps);
         part[c] = scale[c] * weight[c];
     }
 #pragma omp parallel for num_threads(threads) schedule(static)
@@ -120,8 +118,8 @@ INLINE void pass_back(int width, int64_t group, const element *value, const elem
 }
 
 /* part: threads x 2 x channels, sums of each thread, and then 3 x channels more. */
-void backward(const element *feature, const element *gradient, element *restrict back, const float *mean,
-              const float *scale, const float *weight, const float *bias, float *restrict weight_gradient,
+void backward(const element *feature, const float *weight, const float *bias, const float *mean, const float *scale,
+              const element *gradient, element *restrict back, float *restrict weight_gradient,
               float *restrict bias_gradient, float *restrict part, int64_t places, int64_t channels, int64_t threads) {
     float *restrict factor = part + 2 * channels * threads;
     float *restrict slope = factor + channels, *restrict level = slope + channels;

@@ -1,7 +1,7 @@
 """The kernels of `msad.models.kernels.norm_relu` on a CPU, in C (`norm_relu.c`).
 
-torch's own operators take the feature through memory about ten times in a step, these eight times; on two cores they
-need half of the time. What `torch.compile` makes of the same formulas is in between, and takes seconds to compile.
+torch's own operators take the feature through memory about ten times in a step, these eight times. What `torch.compile`
+makes of the same formulas is in between, and takes seconds to compile.
 
 Shapes: B images, C channels, H×W pixels.
 """
@@ -13,66 +13,38 @@ from torch import Tensor
 
 from msad.models.kernels import native
 
-takes = native.takes
-
 
 def forward(
     feature_BCHW: Tensor,
     weight_C: Tensor,
     bias_C: Tensor,
-    running_mean_C: Tensor,
-    running_variance_C: Tensor,
-    momentum: float,
     eps: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the normalised feature after the ReLU, and the means and 1 / deviations of its channels.
-
-    The running statistics are updated in place.
-    """
+    made_BCHW: Tensor,
+    mean_C: Tensor,
+    variance_C: Tensor,
+    scale_C: Tensor,
+) -> None:
+    """Fill the result and the channels' means, variances and 1 / deviations; see `norm_relu`."""
     channels, threads = feature_BCHW.shape[1], torch.get_num_threads()
-    made_BCHW, mean_C, scale_C = (torch.empty_like(given) for given in (feature_BCHW, weight_C, weight_C))
-    native.call(
-        native.of("norm_relu", feature_BCHW),
-        "forward",
-        feature_BCHW,
-        made_BCHW,
-        weight_C,
-        bias_C,
-        running_mean_C,
-        running_variance_C,
-        mean_C,
-        scale_C,
-        torch.empty(threads, 2, channels),
-        feature_BCHW.numel() // channels,
-        channels,
-        float(momentum),
-        float(eps),
-        threads,
-    )
-    return made_BCHW, mean_C, scale_C
+    sizes = feature_BCHW.numel() // channels, channels, eps, threads
+    given, filled = (feature_BCHW, weight_C, bias_C), (made_BCHW, mean_C, variance_C, scale_C)
+    scratch = torch.empty(threads, 2, channels)
+    native.call("norm_relu", feature_BCHW.dtype, "forward", *given, *filled, scratch, *sizes)
 
 
 def backward(
-    feature_BCHW: Tensor, gradient_BCHW: Tensor, mean_C: Tensor, scale_C: Tensor, weight_C: Tensor, bias_C: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the feature, the weight and the bias."""
+    feature_BCHW: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor,
+    mean_C: Tensor,
+    scale_C: Tensor,
+    gradient_BCHW: Tensor,
+    *by: Tensor,
+) -> None:
+    """Fill the gradients of the feature, the weight and the bias."""
     channels, threads = feature_BCHW.shape[1], torch.get_num_threads()
-    back_BCHW, by_weight_C, by_bias_C = (torch.empty_like(given) for given in (feature_BCHW, weight_C, bias_C))
+    sizes = feature_BCHW.numel() // channels, channels, threads
+    given = feature_BCHW, weight_C, bias_C, mean_C, scale_C, gradient_BCHW
     native.call(
-        native.of("norm_relu", feature_BCHW),
-        "backward",
-        feature_BCHW,
-        gradient_BCHW,
-        back_BCHW,
-        mean_C,
-        scale_C,
-        weight_C,
-        bias_C,
-        by_weight_C,
-        by_bias_C,
-        torch.empty(2 * threads + 3, channels),
-        feature_BCHW.numel() // channels,
-        channels,
-        threads,
+        "norm_relu", feature_BCHW.dtype, "backward", *given, *by, torch.empty(2 * threads + 3, channels), *sizes
     )
-    return back_BCHW, by_weight_C, by_bias_C

@@ -11,95 +11,90 @@ Shapes: B images, C channels, H×W pixels; P programs of the device that share t
 
 from __future__ import annotations
 
-import functools
-from types import SimpleNamespace
+import math
 
 import torch
 from torch import Tensor
 
-from msad.models.kernels.gpu_kernels import takes_interleaved as takes
-from msad.models.kernels.gpu_kernels import triton
-
-if triton is not None:
+try:
+    import triton
     import triton.language as tl
-
-__all__ = ["AS_IN_LARGE_ONES", "backward", "forward", "takes"]
+except ImportError:  # torch brings it on Linux only
+    triton = None
 
 _TILE = 4096  # elements that a program looks at together
 _WIDEST = 64  # channels of them
 _PROGRAMS = 1056  # that share a sum, at most: eight for each multiprocessor of an H100
 
 
+def takes(device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether there are kernels for features of this type there: in half precision, on the current GPU."""
+    return (
+        triton is not None
+        and device.type == "cuda"
+        and device.index == torch.cuda.current_device()
+        and dtype in (torch.bfloat16, torch.float16)
+    )
+
+
+def trial_shapes(channels: int) -> list[tuple[int, int, int, int]]:
+    """Return sizes for which all code is compiled and run that a feature of so many channels may need.
+
+    Triton compiles anew where 16 divides the number of places; in large features programs go through several tiles.
+    """
+    side = math.isqrt(2 * _PROGRAMS * _TILE // channels) // 16 * 16 + 16
+    return [(1, channels, side, side), (1, channels, 33, 31)]
+
+
 def forward(
     feature_BCHW: Tensor,
     weight_C: Tensor,
     bias_C: Tensor,
-    running_mean_C: Tensor,
-    running_variance_C: Tensor,
-    momentum: float,
     eps: float,
-    programs: int = _PROGRAMS,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the normalised feature after the ReLU, and the means and 1 / deviations of its channels.
-
-    The running statistics are updated in place. At most so many `programs` share a sum.
-    """
-    places, channels, share, tiles, sizes = _layout(feature_BCHW, programs)
+    made_BCHW: Tensor,
+    mean_C: Tensor,
+    variance_C: Tensor,
+    scale_C: Tensor,
+) -> None:
+    """Fill the result and the channels' means, variances and 1 / deviations; see `norm_relu`."""
+    places, channels, share, tiles, sizes = _layout(feature_BCHW)
     part_3PC = torch.empty(3, share[0], channels, device=feature_BCHW.device)
-    mean_C, scale_C = torch.empty_like(weight_C), torch.empty_like(weight_C)
-    made_BCHW = torch.empty_like(feature_BCHW)
     _statistics[share](feature_BCHW, part_3PC, places, channels, **sizes)
-    _merged[(channels,)](
-        part_3PC,
-        mean_C,
-        scale_C,
-        running_mean_C,
-        running_variance_C,
-        places,
-        channels,
-        share[0],
-        momentum,
-        eps,
-        PROGRAMS=triton.next_power_of_2(_PROGRAMS),  # the same for all sizes: compiled once, and proven by small ones
-    )
+    powers = triton.next_power_of_2(_PROGRAMS)  # the same for all sizes: compiled once
+    _merged[(channels,)](part_3PC, mean_C, variance_C, scale_C, places, channels, share[0], eps, PROGRAMS=powers)
     _forward[tiles](feature_BCHW, made_BCHW, mean_C, scale_C, weight_C, bias_C, places, channels, **sizes)
-    return made_BCHW, mean_C, scale_C
 
 
 def backward(
     feature_BCHW: Tensor,
-    gradient_BCHW: Tensor,
-    mean_C: Tensor,
-    scale_C: Tensor,
     weight_C: Tensor,
     bias_C: Tensor,
-    programs: int = _PROGRAMS,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the feature, the weight and the bias."""
+    mean_C: Tensor,
+    scale_C: Tensor,
+    gradient_BCHW: Tensor,
+    back_BCHW: Tensor,
+    by_weight_C: Tensor,
+    by_bias_C: Tensor,
+) -> None:
+    """Fill the gradients of the feature, the weight and the bias."""
     of_channels = mean_C, scale_C, weight_C, bias_C
-    places, channels, share, tiles, sizes = _layout(feature_BCHW, programs)
+    places, channels, share, tiles, sizes = _layout(feature_BCHW)
     part_2PC = torch.empty(2, share[0], channels, device=feature_BCHW.device)
     _sums[share](feature_BCHW, gradient_BCHW, *of_channels, part_2PC, places, channels, **sizes)
-    sum_2C = part_2PC.sum(dim=1)
-    back_BCHW = torch.empty_like(feature_BCHW)
-    _backward[tiles](feature_BCHW, gradient_BCHW, back_BCHW, *of_channels, sum_2C, places, channels, **sizes)
-    return back_BCHW, sum_2C[1], sum_2C[0]
+    for part_PC, sum_C in zip(part_2PC, (by_bias_C, by_weight_C), strict=True):
+        torch.sum(part_PC, dim=0, out=sum_C)
+    sums = by_bias_C, by_weight_C
+    _backward[tiles](feature_BCHW, gradient_BCHW, back_BCHW, *of_channels, *sums, places, channels, **sizes)
 
 
-# In a large feature a program goes through several tiles; with few programs in a small one too, which proves that.
-AS_IN_LARGE_ONES = SimpleNamespace(
-    forward=functools.partial(forward, programs=4), backward=functools.partial(backward, programs=4)
-)
-
-
-def _layout(feature_BCHW: Tensor, programs: int) -> tuple[int, int, tuple[int, int], tuple[int, int], dict[str, int]]:
+def _layout(feature_BCHW: Tensor) -> tuple[int, int, tuple[int, int], tuple[int, int], dict[str, int]]:
     """Return places, channels, the programs of a sum and of a pass by rows and columns of tiles, and a tile's sides."""
     channels = feature_BCHW.shape[1]
     places = feature_BCHW.numel() // channels
     wide = min(triton.next_power_of_2(channels), _WIDEST)
     tall = _TILE // wide
     tiles = triton.cdiv(places, tall), triton.cdiv(channels, wide)
-    share = min(tiles[0], max(1, programs // tiles[1])), tiles[1]
+    share = min(tiles[0], max(1, _PROGRAMS // tiles[1])), tiles[1]
     return places, channels, share, tiles, {"TALL": tall, "WIDE": wide}
 
 
@@ -142,17 +137,15 @@ if triton is not None:
     def _merged(
         part,
         mean_of,
+        variance_of,
         scale_of,
-        running_mean,
-        running_variance,
         places,
         channels,
         programs,
-        momentum,
         eps,
         PROGRAMS: tl.constexpr,
     ):
-        """Merge what the programs wrote about a channel; write its mean and 1 / deviation, and follow both."""
+        """Merge what the programs wrote about a channel; write its mean, variance and 1 / deviation."""
         channel, program = tl.program_id(0), tl.arange(0, PROGRAMS)
         at, wrote = part + program * channels + channel, program < programs
         count = tl.load(at, mask=wrote, other=0.0)
@@ -162,11 +155,8 @@ if triton is not None:
         apart = means - mean
         square = tl.sum(squares + count * apart * apart, axis=0)
         tl.store(mean_of + channel, mean)
+        tl.store(variance_of + channel, square / tl.maximum(places - 1, 1))
         tl.store(scale_of + channel, 1 / tl.sqrt(square / places + eps))
-        followed = tl.load(running_mean + channel)
-        tl.store(running_mean + channel, followed + momentum * (mean - followed))
-        followed = tl.load(running_variance + channel)
-        tl.store(running_variance + channel, followed + momentum * (square / tl.maximum(places - 1, 1) - followed))
 
     @triton.jit
     def _normalised(value, mean_of, scale_of, weight_of, bias_of, columns, known):
@@ -235,7 +225,8 @@ if triton is not None:
         scale_of,
         weight_of,
         bias_of,
-        sums,
+        plain_of,
+        weighted_of,
         places,
         channels,
         TALL: tl.constexpr,
@@ -245,8 +236,8 @@ if triton is not None:
         value = tl.load(feature + at, mask=exists, other=0.0)
         back = tl.load(gradient + at, mask=exists, other=0.0).to(tl.float32)
         normal, out = _normalised(value, mean_of, scale_of, weight_of, bias_of, columns, known)
-        plain = tl.load(sums + columns, mask=known, other=0.0)[None, :]
-        weighted = tl.load(sums + channels + columns, mask=known, other=0.0)[None, :]
+        plain = tl.load(plain_of + columns, mask=known, other=0.0)[None, :]
+        weighted = tl.load(weighted_of + columns, mask=known, other=0.0)[None, :]
         factor = tl.load(scale_of + columns, mask=known, other=0.0) * tl.load(
             weight_of + columns, mask=known, other=0.0
         )

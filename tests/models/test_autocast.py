@@ -10,8 +10,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from msad.models.base import SelfTraining
-from msad.models.blocks import NORMS, SKIPS
-from msad.models.kernels.gate import gated
+from msad.models.blocks import NORMS, SKIPS, gated
 from msad.models.registry import architecture, architectures, build, default_parameters
 
 # What autocast computes in float32 on a GPU (pytorch.org/docs/stable/amp.html) and leaves as it is on a CPU: its

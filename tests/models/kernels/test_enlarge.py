@@ -26,7 +26,7 @@ def test_compiled_doubling_agrees_with_float64(shape, dtype, threads, compiled, 
     image = feature(shape, dtype)
     exact = image.detach().double().requires_grad_()
     found, right = doubled(image), torchs(exact)
-    assert type(found.grad_fn).__name__ == "_DoubledBackward" and found.dtype == dtype
+    assert "msad_enlarge" in type(found.grad_fn).__name__ and found.dtype == dtype
     assert found.shape == right.shape and found.is_contiguous(memory_format=torch.channels_last)
     back = torch.randn(right.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     (gradient,), (wished,) = torch.autograd.grad(found, image, back), torch.autograd.grad(right, exact, back.double())

@@ -24,7 +24,7 @@ def test_prepare_without_a_working_compiler_says_why(compiler, said, tmp_path, m
     monkeypatch.setattr(native, "_loaded", {})
     monkeypatch.setenv("CC", compiler)
     assert said in native.prepare(tmp_path)
-    assert not native.ready()
+    assert not native._loaded
     assert not list(tmp_path.glob("*/*"))
 
 
@@ -32,7 +32,7 @@ def test_prepare_in_a_folder_that_cannot_be_made_says_why(tmp_path, monkeypatch)
     monkeypatch.setattr(native, "_loaded", {})
     (tmp_path / "file").touch()
     assert "file" in native.prepare(tmp_path / "file" / "kernels")
-    assert not native.ready()
+    assert not native._loaded
 
 
 def test_libraries_that_others_may_have_written_are_not_loaded(compiled, monkeypatch):
@@ -41,7 +41,7 @@ def test_libraries_that_others_may_have_written_are_not_loaded(compiled, monkeyp
     monkeypatch.setattr(native, "_loaded", {})
     folder.chmod(0o770)
     assert "others may write there" in native.prepare(compiled)
-    assert not native.ready()
+    assert not native._loaded
     folder.chmod(0o700)
     other = os.getuid() + 1
     monkeypatch.setattr(os, "getuid", lambda: other)
@@ -50,7 +50,7 @@ def test_libraries_that_others_may_have_written_are_not_loaded(compiled, monkeyp
     planted.rename(folder)
     (compiled / f"kernels-{other}").symlink_to(folder)
     assert "others may write there" in native.prepare(compiled)
-    assert not native.ready()
+    assert not native._loaded
     (compiled / f"kernels-{other}").unlink()
 
 
@@ -67,12 +67,10 @@ def test_libraries_share_the_threads_of_torch(compiled):
 
 
 def test_call_takes_tensors_and_numbers(compiled):
-    weight, bias, running_mean, running_variance = torch.ones(1), torch.zeros(1), torch.zeros(1), torch.ones(1)
-    made, mean, scale, part = torch.empty(4), torch.empty(1), torch.empty(1), torch.empty(4)
+    weight, bias, part = torch.ones(1), torch.zeros(1), torch.empty(2)
+    made, (mean, variance, scale) = torch.empty(4), torch.empty(3, 1)
     feature = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    native.call(
-        "norm_relu_float32",
-        "forward",
-        *(feature, made, weight, bias, running_mean, running_variance, mean, scale, part, 4, 1, 0.5, 0.0, 1),
-    )
+    filled = made, mean, variance, scale
+    native.call("norm_relu", torch.float32, "forward", feature, weight, bias, *filled, part, 4, 1, 0.0, 1)
     torch.testing.assert_close(made, torch.relu((feature - 2.5) / feature.std(correction=0)))
+    torch.testing.assert_close(variance[0], feature.var())

@@ -46,12 +46,6 @@ def compare(shape, device, dtype, run):
     assert made.dtype == dtype and made.is_contiguous(memory_format=torch.channels_last)
 
 
-def in_triton(layer, feature):
-    norm = layer.norm
-    running = norm.running_mean, norm.running_var
-    return norm_relu._Fused.apply(norm_relu_gpu, feature, norm.weight, norm.bias, *running, norm.momentum, norm.eps)
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_layer_on_a_cpu_is_batch_normalisation_and_relu(shape):
     compare(shape, "cpu", torch.float32, lambda layer, feature: layer(feature))
@@ -60,10 +54,14 @@ def test_layer_on_a_cpu_is_batch_normalisation_and_relu(shape):
 @pytest.fixture
 def calls(compiled, monkeypatch):
     """The names of the kernels in C, as they are called."""
-    calls = []
-    call = native.call
+    calls, call = [], native.call
+
+    def noted(library, dtype, function, *given):
+        calls.append(function)
+        call(library, dtype, function, *given)
+
     monkeypatch.setattr(kernel_check, "agrees", lambda *_: True)  # it calls them too
-    monkeypatch.setattr(native, "call", lambda library, name, *given: calls.append(name) or call(library, name, *given))
+    monkeypatch.setattr(native, "call", noted)
     return calls
 
 
@@ -89,20 +87,34 @@ def test_compiled_kernels_pass_on_what_is_not_finite(dtype, calls):
     assert calls == ["forward", "backward"]
 
 
-def test_compiled_kernels_leave_other_layouts_and_evaluation_to_torch(calls):
+def test_compiled_kernels_read_features_of_every_layout(calls):
+    planes = torch.randn(2, 4, 8, 8).requires_grad_()
+    interleaved = planes.detach().to(memory_format=torch.channels_last).requires_grad_()
+    for one in (planes, interleaved):
+        (NormReLU(4)(one) * torch.arange(8)).sum().backward()
+    assert torch.equal(planes.grad, interleaved.grad) and len(calls) == 4
+
+
+def test_compiled_kernels_leave_evaluation_and_other_types_to_torch(calls):
     feature = torch.randn(2, 4, 8, 8)
-    NormReLU(4)(feature)
-    NormReLU(4).eval()(feature.to(memory_format=torch.channels_last))
-    NormReLU(4).double()(feature.to(torch.float64, memory_format=torch.channels_last))
+    NormReLU(4).eval()(feature)
+    NormReLU(4).double()(feature.double())
     assert not calls
 
 
 def agree_in_triton():
+    norm_relu._kernels = lambda _feature: norm_relu_gpu
+    norm_relu_gpu.takes = lambda _device, _dtype: True
+    norm_relu_gpu._PROGRAMS = 4  # so that one goes through several tiles
     for shape in SHAPES:
-        compare(shape, "cpu", torch.float16, in_triton)
+        compare(shape, "cpu", torch.float16, lambda layer, feature: layer(feature))
+    assert len(kernel_check._agreed) == len({shape[1] for shape in SHAPES}) and not kernel_check._refused
+    norm_relu_gpu._backward = {}  # no such grid
+    with pytest.warns(UserWarning, match=r"ReLU on cpu: with float16.* it failed \(KeyError"):
+        NormReLU(7)(torch.randn(2, 7, 4, 4).half())
 
 
-def test_kernels_in_triton_agree_with_float64(interpreted):
+def test_kernels_in_triton_prove_themselves_and_agree_with_float64(interpreted):
     interpreted(agree_in_triton)
 
 
@@ -110,25 +122,26 @@ def test_kernels_in_triton_agree_with_float64(interpreted):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shape", [*SHAPES, (8, 32, 256, 256)])
 def test_layer_on_a_gpu_agrees_with_float64(shape, dtype, monkeypatch):
-    calls = []
-    forward = norm_relu._Fused.forward
-    monkeypatch.setattr(norm_relu._Fused, "forward", staticmethod(lambda *given: calls.append(1) or forward(*given)))
+    calls, forward = [], norm_relu_gpu.forward
+    monkeypatch.setattr(norm_relu_gpu, "forward", lambda *given: calls.append(1) or forward(*given))
     compare(shape, "cuda", dtype, lambda layer, feature: layer(feature))
-    assert calls
+    assert calls and not kernel_check._refused
+
+
+@pytest.mark.gpu
+def test_broken_kernel_on_a_gpu_is_torchs_in_a_recorded_graph_too(monkeypatch):
+    monkeypatch.setattr(norm_relu_gpu, "_backward", {})
+    layer, feature = NormReLU(6).cuda(), torch.randn(2, 6, 4, 4, device="cuda").half().requires_grad_()
+    with pytest.warns(UserWarning, match="ReLU on cuda"):
+        (wanted,) = torch.autograd.grad(layer(feature).sum(), feature)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        (found,) = torch.autograd.grad(layer(feature).sum(), feature)
+    graph.replay()
+    torch.testing.assert_close(found, wanted)
 
 
 def test_layer_turned_into_a_synchronised_one_keeps_its_relu():
     layer = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(NormReLU(4))).eval()
     assert isinstance(layer[0].norm, nn.SyncBatchNorm)
     assert layer(torch.randn(2, 4, 8, 8)).min() == 0
-
-
-def test_layers_of_several_models_are_batched_by_vmap(compiled):
-    layers = [NormReLU(3) for _ in range(2)]
-    parameters, buffers = torch.func.stack_module_state(layers)
-    feature_BCHW = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
-
-    def run(parameters, buffers):
-        return torch.func.functional_call(layers[0].eval(), (parameters, buffers), (feature_BCHW,))
-
-    assert torch.vmap(run)(parameters, buffers).shape == (2, 4, 3, 8, 8)

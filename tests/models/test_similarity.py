@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from unittest import mock
-
 import numpy as np
 import pytest
 import torch
@@ -10,8 +8,7 @@ from skimage import data
 from skimage.metrics import structural_similarity
 from skimage.transform import rescale
 
-from msad.models.kernels import similarity, similarity_gpu
-from msad.models.kernels.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
+from msad.models.similarity import gradient_similarity, gradient_similarity_map, ms_ssim, ssim_map
 
 FUNCTIONS = pytest.mark.parametrize("function", [ssim_map, ms_ssim, gradient_similarity_map])
 
@@ -146,76 +143,3 @@ def test_gradient_similarity_is_the_mean_of_its_map(size):
     first, second = (torch.rand(2, 3, *size, generator=generator) for _ in range(2))
     wanted = gradient_similarity_map(first, second).mean()
     torch.testing.assert_close(gradient_similarity(first, second), wanted, rtol=1e-5, atol=0)
-
-
-KERNELS = ("SSIMBackward", "GradientSimilarityBackward")
-SIMILARITIES = pytest.mark.parametrize("function", [ssim_map, gradient_similarity])
-
-
-def compare(function, shape, device="cpu"):
-    """Check a similarity of two images, and the gradient of the first one, by kernels and by torch."""
-    generator = torch.Generator().manual_seed(0)
-    first, second = (torch.rand(shape, generator=generator).to(device) for _ in range(2))
-    first.requires_grad_()
-    found = function(first, second)
-    back = torch.rand(found.shape, generator=generator).to(device)
-    with mock.patch.object(similarity, "_kernels", lambda *_: None):
-        wanted = function(first, second)
-    kinds = [type(made.grad_fn).__name__ for made in (found, wanted)]
-    assert [kind in KERNELS for kind in kinds] == [True, False]
-    gradient, right = (torch.autograd.grad(made, first, back)[0] for made in (found, wanted))
-    if function is ssim_map:
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
-        torch.testing.assert_close(gradient, right, rtol=1e-4, atol=1e-5)
-    else:
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=0)
-        torch.testing.assert_close(gradient, right, rtol=1e-3, atol=1e-4 * right.abs().mean().item())
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("size", [(6, 6), (17, 40), (64, 33), (131, 96)])
-@SIMILARITIES
-def test_compiled_similarity_agrees_with_torch(function, size, threads, compiled, set_threads):
-    set_threads(threads)
-    compare(function, (2, 3, *size))
-
-
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_compiled_gradient_similarity_of_images_below_a_window_agrees_with_torch(threads, compiled, set_threads):
-    set_threads(threads)
-    compare(gradient_similarity, (2, 3, 5, 9))
-
-
-def agree_in_triton():
-    similarity_gpu.takes = lambda image: True
-    for function in (ssim_map, gradient_similarity):
-        for shape in ((2, 3, 6, 7), (1, 2, 17, 40), (2, 1, 35, 66)):  # 35×66: five tiles by two, of three scales
-            compare(function, shape)
-    compare(gradient_similarity, (1, 1, 1, 1))
-
-
-def test_similarity_in_triton_agrees_with_torch(interpreted):
-    interpreted(agree_in_triton)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("shape", [(2, 3, 6, 7), (1, 2, 17, 40), (3, 3, 131, 96), (8, 3, 256, 256)])
-@SIMILARITIES
-def test_similarity_on_a_gpu_agrees_with_torch(function, shape):
-    compare(function, shape, "cuda")
-
-
-@SIMILARITIES
-def test_compiled_similarity_passes_finite_differences(function, compiled):
-    test_similarity_gradient_against_finite_differences(function)
-
-
-@SIMILARITIES
-def test_compiled_similarity_leaves_scores_and_the_second_images_gradient_to_torch(function, compiled):
-    first, second = torch.rand(2, 1, 3, 16, 16).unbind()
-    moving = second.clone().requires_grad_()
-    for one, other in ((first, moving), (moving, moving)):
-        assert type(function(one, other).grad_fn).__name__ not in KERNELS
-    with torch.no_grad():
-        assert torch.equal(function(moving, first), function(second, first))
-        assert gradient_similarity(moving, moving) == 1

@@ -7,18 +7,18 @@ autocast: the variances of SSIM are differences of nearly equal numbers.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from types import ModuleType
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from msad.models.kernels import kernel_check, similarity_cpu, similarity_gpu
-from msad.models.kernels.native import traced
+from msad.models.kernels import kernel_check, native
+from msad.models.kernels.kernel_check import Trial
+from msad.models.kernels.ssim import ssim
 
+NAME = "SSIM"
 SIGMA = 1.5  # of SSIM's Gaussian window, in pixels
 RADIUS = 5  # its half width: 11×11 pixels
 C1, C2 = 0.01**2, 0.03**2
@@ -44,15 +44,36 @@ def ssim_map(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 13(4), 2004: an
     11×11 Gaussian window of sigma 1.5, population variances. Borders are mirrored, so the map has the images' size.
     """
-    kernels, images = _kernels(first_BCHW, second_BCHW), (first_BCHW, second_BCHW)
-    if kernels is not None and min(first_BCHW.shape[-2:]) > RADIUS:
+    if _by_kernel(first_BCHW, second_BCHW):
+        return _ssim_by_kernel(first_BCHW, second_BCHW)
+    return _ssim(first_BCHW, second_BCHW)
 
-        def ours(*images: Tensor) -> Tensor:
-            return SSIM.apply(kernels, *images, _window_on(first_BCHW.device))
 
-        if kernel_check.agrees("SSIM", ours, _ssim, *images, images=True):
-            return ours(*images)
-    return _ssim(*images)
+def _by_kernel(first_BCHW: Tensor, second_BCHW: Tensor) -> bool:
+    """Say whether the kernel in C takes two images, of which the first alone wants a gradient.
+
+    Maps for scores are left to torch: a threshold that is chosen on one machine holds on another.
+    """
+    return (
+        torch.is_grad_enabled()
+        and first_BCHW.requires_grad
+        and not second_BCHW.requires_grad
+        and first_BCHW.shape == second_BCHW.shape
+        and min(first_BCHW.shape[-2:]) > RADIUS
+        and native.has("ssim", first_BCHW.device, first_BCHW.dtype)
+        and kernel_check.agrees(NAME, first_BCHW.device, torch.float32)
+    )
+
+
+def _ssim_by_kernel(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
+    return ssim(first_BCHW, second_BCHW, _window().float(), C1, C2)[0]
+
+
+@kernel_check.trial(NAME)
+def _trial(device: torch.device, _dtype: torch.dtype, _channels: None) -> Iterator[Trial]:
+    first_BCHW, second_BCHW = ((kernel_check.away_from_zero((2, 3, 17, 20), device, seed) + 2) / 4 for seed in range(2))
+
+    yield _ssim_by_kernel, _ssim, (first_BCHW.requires_grad_(), second_BCHW)
 
 
 def _ssim(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
@@ -109,65 +130,8 @@ def gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     It is the mean over scales of each scale's mean, as in RIAD's loss. That is the map's mean wherever a side halves
     without a rest at each scale, since a coarse pixel is grown to as many pixels as it stands for.
     """
-    images = first_BCHW, second_BCHW
-    if (kernels := _kernels(*images)) is not None:
-        ours = functools.partial(GradientSimilarity.apply, kernels)
-        if kernel_check.agrees("the similarity of gradients", ours, _gradient_similarity, *images, images=True):
-            return ours(*images)
-    return _gradient_similarity(*images)
-
-
-def _gradient_similarity(first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
     maps = _gradient_similarities(first_BCHW, second_BCHW, GRADIENT_SCALES)
     return torch.stack([map_B1HW.mean() for map_B1HW in maps]).mean()
-
-
-def _kernels(first_BCHW: Tensor, second_BCHW: Tensor) -> ModuleType | None:
-    """Return the kernels for images of which the first alone wants a gradient, if any.
-
-    Maps for scores are left to torch: a threshold that is chosen on one machine holds on another.
-    """
-    if not (torch.is_grad_enabled() and first_BCHW.requires_grad) or second_BCHW.requires_grad:
-        return None
-    if first_BCHW.shape != second_BCHW.shape or traced():
-        return None
-    images = first_BCHW, second_BCHW
-    return next((kernels for kernels in (similarity_cpu, similarity_gpu) if all(map(kernels.takes, images))), None)
-
-
-class SSIM(torch.autograd.Function):
-    """The map of two images by kernels, differentiable by the first one."""
-
-    @staticmethod
-    def forward(ctx: Any, kernels: ModuleType, first_BCHW: Tensor, second_BCHW: Tensor, window_K: Tensor) -> Tensor:
-        images = first_BCHW.contiguous(), second_BCHW.contiguous()
-        made_BCHW, by_3BCHW = kernels.ssim(*images, window_K, C1, C2)
-        ctx.kernels = kernels
-        ctx.save_for_backward(*images, window_K, by_3BCHW)
-        return made_BCHW
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient_BCHW: Tensor) -> tuple[Tensor | None, ...]:
-        return None, ctx.kernels.ssim_gradient(*ctx.saved_tensors, gradient_BCHW.contiguous()), None, None
-
-
-class GradientSimilarity(torch.autograd.Function):
-    """The mean over images and scales by kernels, differentiable by the first image."""
-
-    @staticmethod
-    def forward(ctx: Any, kernels: ModuleType, first_BCHW: Tensor, second_BCHW: Tensor) -> Tensor:
-        scales, ctx.channels = _scales(*first_BCHW.shape[-2:], GRADIENT_SCALES), first_BCHW.shape[1]
-        images = first_BCHW.contiguous(), second_BCHW.contiguous()
-        mean, by_grey_B1HW = kernels.gradient_similarity(*images, scales, GRADIENT_C)
-        ctx.save_for_backward(by_grey_B1HW)
-        return mean
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (by_grey_B1HW,) = ctx.saved_tensors
-        return None, (by_grey_B1HW * (gradient / ctx.channels)).expand(-1, ctx.channels, -1, -1), None
 
 
 def _gradient_similarities(first_BCHW: Tensor, second_BCHW: Tensor, scales: int) -> list[Tensor]:
@@ -229,12 +193,6 @@ def _blur_matrix(side: int, device: torch.device) -> Tensor:
     matrix = torch.zeros(side, side, dtype=torch.float64)
     matrix.scatter_add_(1, source.clamp(0, side - 1), _window().expand(side, -1))
     return matrix.float().to(device)
-
-
-@functools.cache  # as above
-@torch.inference_mode(False)
-def _window_on(device: torch.device) -> Tensor:
-    return _window().float().to(device)
 
 
 def _window() -> Tensor:
