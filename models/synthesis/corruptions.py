@@ -138,18 +138,24 @@ class Corruptor:
 
     @torch.no_grad()
     def __call__(
-        self, clean_BCHW: Tensor, generator: torch.Generator, inside_B1HW: Tensor | None = None
+        self,
+        batch_BCHW: Tensor,
+        generator: torch.Generator,
+        inside_B1HW: Tensor | None = None,
+        part: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
-        """Corrupt a batch.
+        """Corrupt a batch, or a part of it.
 
         Parameters
         ----------
-        clean_BCHW
+        batch_BCHW
             Float RGB images in [0, 1].
         generator
             Source of all randomness, on the images' device.
         inside_B1HW
-            1 where an image may be changed, else 0; None: everywhere.
+            1 where an image of the batch may be changed, else 0; None: everywhere.
+        part
+            Which images to corrupt; they become what they would with all of the batch.
 
         Returns
         -------
@@ -158,7 +164,8 @@ class Corruptor:
         mask_B1HW
             Float: 1 in a defect where some channel changed by more than 2/255 within 2 pixels, else 0.
         """
-        draw = _Draws(clean_BCHW, generator)
+        draw, clean_BCHW = _Draws(batch_BCHW, generator, part), batch_BCHW[part]
+        inside_B1HW = None if inside_B1HW is None else inside_B1HW[part]
         noise_N1HW, textures_NCHW = self._bank(clean_BCHW)
         product_B1hw = None
         if self._background is not None:
@@ -169,7 +176,7 @@ class Corruptor:
 
         shape_B1HW = torch.where(stain, _stain(draw, noise_B1HW, centre), _patch(draw, centre))
         shape_B1HW = torch.where(perlin, _blobs(draw, noise_B1HW, centre) * allowed_B1HW, shape_B1HW)
-        filling_BCHW = _filling(draw, clean_BCHW, textures_NCHW, plain=stain, copied=cutpaste)
+        filling_BCHW = _filling(draw, batch_BCHW, textures_NCHW, plain=stain, copied=cutpaste)
 
         if inside_B1HW is not None:
             shape_B1HW = shape_B1HW * inside_B1HW
@@ -205,16 +212,23 @@ class Corruptor:
 
 
 class _Draws:
-    """Random numbers for a batch, one per image and call, of shape B×1×1×1."""
+    """Random numbers for a part of a batch, one per image and call, of shape B×1×1×1.
 
-    def __init__(self, batch_BCHW: Tensor, generator: torch.Generator) -> None:
-        self.count, _, self.height, self.width = batch_BCHW.shape
+    They are drawn for the whole batch, so that a part gets the same ones.
+    """
+
+    def __init__(self, batch_BCHW: Tensor, generator: torch.Generator, part: slice) -> None:
+        self.all, _, self.height, self.width = batch_BCHW.shape
+        self.part, self.count = part, len(range(self.all)[part])
         self.device, self.generator = batch_BCHW.device, generator
         self.cells = [min(GRID, side) for side in (self.height, self.width)]
 
+    def unit(self, *shape: int) -> Tensor:
+        """Shape B×..., from 0 to 1."""
+        return torch.rand(self.all, *shape, generator=self.generator, device=self.device)[self.part]
+
     def __call__(self, low: float = 0, high: float = 1, channels: int = 1) -> Tensor:
-        unit = torch.rand(self.count, channels, 1, 1, generator=self.generator, device=self.device)
-        return low + (high - low) * unit
+        return low + (high - low) * self.unit(channels, 1, 1)
 
     def log(self, low: float, high: float) -> Tensor:
         """Uniform in the logarithm: small values as often as large ones."""
@@ -222,7 +236,7 @@ class _Draws:
 
     def index(self, length: int) -> Tensor:
         """Shape B, below `length`."""
-        return torch.randint(length, (self.count,), generator=self.generator, device=self.device)
+        return torch.randint(length, (self.all,), generator=self.generator, device=self.device)[self.part]
 
     def grid(self) -> tuple[Tensor, Tensor]:
         """Rows 1×1×H×1 and columns 1×1×1×W."""
@@ -246,8 +260,7 @@ class _Draws:
             both_B1hw = cells_B1hw * region_B1hw
             cells_B1hw = torch.where(both_B1hw.amax(dim=(2, 3), keepdim=True) > 0, both_B1hw, region_B1hw)
         height, width = cells_B1hw.shape[-2:]
-        keys_BN = torch.rand(self.count, height * width, generator=self.generator, device=self.device)
-        cell = (keys_BN * cells_B1hw.flatten(1)).argmax(dim=1).view(-1, 1, 1, 1)
+        cell = (self.unit(height * width) * cells_B1hw.flatten(1)).argmax(dim=1).view(-1, 1, 1, 1)
         row = ((cell // width + self()) * (self.height / height)).floor()
         column = ((cell % width + self()) * (self.width / width)).floor()
         if product_B1hw is None and inside_B1HW is None:
@@ -357,11 +370,11 @@ def _patch(draw: _Draws, centre: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _filling(
-    draw: _Draws, clean_BCHW: Tensor, textures_NCHW: Tensor | None, *, plain: Tensor, copied: Tensor
+    draw: _Draws, batch_BCHW: Tensor, textures_NCHW: Tensor | None, *, plain: Tensor, copied: Tensor
 ) -> Tensor:
     """What shows in the shapes: a colour if `plain`, a place of the batch if `copied`, else either or a texture."""
     choice = draw()
-    image_B1, shift = draw.index(len(clean_BCHW))[:, None], draw.shift()
+    image_B1, shift = draw.index(len(batch_BCHW))[:, None], draw.shift()
     if textures_NCHW is not None:
         photograph_B1, turn_BHW2 = draw.index(len(textures_NCHW))[:, None], draw.turn()
     # Fillings vary in their light and their channels' order, so that few photographs go a long way.
@@ -374,12 +387,13 @@ def _filling(
     contrast = torch.where(copied, 1.0, torch.where(flat, 0.0, contrast))
     level_BC11 = torch.where(copied, 0.0, torch.where(flat, colour_BC11, level))
 
-    filling_BCHW = _picked(clean_BCHW.flatten(0, 1), 3 * image_B1 + channel_BC, *shift)
+    filling_BCHW = _picked(batch_BCHW.flatten(0, 1), 3 * image_B1 + channel_BC, *shift)
     if textures_NCHW is not None:
-        texture_BCHW = _in_unit(textures_NCHW[photograph_B1, channel_BC], clean_BCHW.dtype)
+        texture_BCHW = _in_unit(textures_NCHW[photograph_B1, channel_BC], batch_BCHW.dtype)
         photograph_BCHW = F.grid_sample(texture_BCHW, turn_BHW2, padding_mode="reflection", align_corners=False)
         filling_BCHW = torch.where((choice < TEXTURE_SHARE) & ~copied, photograph_BCHW, filling_BCHW)
     filling_BCHW = torch.addcmul(level_BC11, filling_BCHW, contrast).clamp_(0, 1)
     # In grey photographs a coloured defect would be given away by its colour alone.
+    clean_BCHW = batch_BCHW[draw.part]
     grey = (clean_BCHW.amax(dim=1) - clean_BCHW.amin(dim=1)).amax(dim=(1, 2)).view(-1, 1, 1, 1) < SMALLEST_CHANGE
     return torch.where(grey, filling_BCHW.mean(dim=1, keepdim=True), filling_BCHW)

@@ -131,20 +131,27 @@ class ImageBatches(PlainBatches):
         """Yield the uint8 images B×H×W×3 of one index after the other, on the device."""
         return self._rows.stream(index_B % self.count for index_B in indices)
 
-    def draw(self, images_BHWC: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
+    def draw(
+        self, images_BHWC: Tensor, generator: torch.Generator, part: slice = slice(None)
+    ) -> tuple[Encoded, Encoded, Tensor]:
         """Return images, or a tile of each, augmented, B×3×H×W in [0, 1]; the same with corruption; its mask B×1×H×W.
 
         All plane after plane: the masks have one channel, distances are computed so, and a network's first convolution
-        interleaves channels by itself. Nothing waits for the device, so that a GPU can record it.
+        interleaves channels by itself. Nothing waits for the device, so that a GPU can record it. A part of the batch
+        is the same as in all of it: the whole is augmented, whose images may be pasted, the part alone corrupted.
         """
         clean_BCHW, inside_B1HW = self.augmented(images_BHWC, generator)
-        return clean_BCHW, *self.corrupted(clean_BCHW, inside_B1HW, generator)
+        return clean_BCHW[part], *self.corrupted(clean_BCHW, inside_B1HW, generator, part)
 
     def corrupted(
-        self, clean_BCHW: Tensor, inside_B1HW: Tensor | None, generator: torch.Generator
+        self,
+        clean_BCHW: Tensor,
+        inside_B1HW: Tensor | None,
+        generator: torch.Generator,
+        part: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
-        """Return augmented images with corruption, and its mask."""
-        return self._corrupt(clean_BCHW, generator, inside_B1HW)
+        """Return augmented images, or a part of them, with corruption, and its mask."""
+        return self._corrupt(clean_BCHW, generator, inside_B1HW, part)
 
     def augmented(self, images_BHWC: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return what `draw` does before it corrupts; and 1 where it shows the region of interest, if there is one."""
@@ -212,11 +219,17 @@ class FeatureBatches:
         """Yield one index after the other, on the device."""
         return (index_B.to(self._device) for index_B in indices)
 
-    def draw(self, index_B: Tensor, generator: torch.Generator) -> tuple[Encoded, Encoded, Tensor]:
-        """Return the clean features of the images at `index_B`, corrupted ones, and the mask at the finest stage."""
+    def draw(
+        self, index_B: Tensor, generator: torch.Generator, part: slice = slice(None)
+    ) -> tuple[Encoded, Encoded, Tensor]:
+        """Return the clean features of the images at `index_B`, corrupted ones, and the mask at the finest stage.
+
+        A part of the batch is the same as in all of it.
+        """
         count = len(index_B)
         view_B = torch.randint(self._views, (count,), generator=generator, device=self._device)
         corrupted_B = torch.rand(count, generator=generator, device=self._device) < self._probability
+        index_B, view_B, corrupted_B = index_B[part], view_B[part], corrupted_B[part]
         at_B, corrupted_B111 = view_B * self._count + index_B % self._count, corrupted_B.view(-1, 1, 1, 1)
         kept, changed = self._rows("clean", at_B), self._rows("corrupted", at_B)
         drawn = [torch.where(corrupted_B111, *pair) for pair in zip(changed, kept, strict=True)]

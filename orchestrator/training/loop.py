@@ -106,7 +106,7 @@ def _fit(
     model = group.synchronise_norm(model)
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
-    batches = make_batches(job, data, model, device)
+    losses, batches = group.losses(model), make_batches(job, data, model, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=True)
     steps_per_epoch = math.ceil(len(batches) / job.batch_size)
     schedule = _schedule(job, optimizer, steps_per_epoch)
@@ -115,15 +115,14 @@ def _fit(
     names = ["train_loss", *(f"loss_{term}" for term in model.loss_terms if term in weights)]
 
     def gradients(batch: Tensor) -> Tensor:
-        clean, corrupted, mask_B1HW = group.shard(batches.draw(batch, generator))
+        drawn = batches.draw(batch, generator, group.part(len(batch)))
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            terms = model.losses(clean, corrupted, mask_B1HW, terms=weights)
+            terms = losses(*drawn, terms=weights)
         loss = sum(weights[name] * value for name, value in terms.items())
-        loss.backward()
-        figures_T = group.all_reduce(torch.stack([loss, *terms.values()]).detach(), model.parameters(), len(batch))
+        loss.backward(torch.full_like(loss, group.weight(len(batch))))
         if job.gradient_clip:
             torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
-        return figures_T
+        return torch.stack([loss, *terms.values()]).detach()
 
     recordable = device.type == "cuda" and batches.on_device and group.world_size == 1
     step = ReplayedStep(gradients, model.parameters(), generator) if recordable else gradients
@@ -152,8 +151,8 @@ def _fit(
             optimizer.step()
             if schedule is not None and job.schedule != "plateau":
                 schedule.step()
-            sums_T += figures_T * (len(batch) / len(batches))
-        metrics = dict(zip(names, sums_T.tolist(), strict=True))  # the one wait of the epoch
+            sums_T += figures_T * (group.weight(len(batch)) * len(batch) / len(batches))
+        metrics = dict(zip(names, group.mean(sums_T).tolist(), strict=True))  # the one wait of the epoch
         _refuse_divergence(job, epoch, math.isfinite(metrics["train_loss"]), "loss is")
         if job.schedule == "plateau":
             schedule.step(metrics["train_loss"])

@@ -1,24 +1,27 @@
 """Several workers that train one model together: each takes its part of every batch, and gradients are averaged.
 
-Data parallelism as of Li et al., "PyTorch Distributed" (arXiv 2006.15704), by hand: a model is called through `losses`,
-which `DistributedDataParallel` does not wrap. All workers draw the same batches and keep the same weights, so that a
-group ends where a single worker does, but for the order of sums and for what looks at a whole batch at once: dropout's
-masks, the overlap of the `dice` loss, and batch normalisation, which on GPUs is synchronised and on a CPU, where torch
-cannot, knows each worker's part only (`--set model/norm=group`, where an architecture has it, does not care).
+Averaging them is left to `DistributedDataParallel` (Li et al., "PyTorch Distributed", arXiv 2006.15704). All workers
+draw the same random numbers and keep the same weights, so that a group ends where a single worker does, but for the
+order of sums and for what looks at a whole batch at once: dropout's masks, the overlap of the `dice` loss, and batch
+normalisation, which on GPUs is synchronised and on a CPU, where torch cannot, knows each worker's part only
+(`--set model/norm=group`, where an architecture has it, does not care).
 
-Tensors are named by shape: B images of a batch, T figures.
+Tensors are named by shape: T figures.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from msad.models.base import AnomalyModel
 
 Value = TypeVar("Value")
 Model = TypeVar("Model", bound=nn.Module)
@@ -41,28 +44,27 @@ class WorkerGroup:
             return nn.SyncBatchNorm.convert_sync_batchnorm(model)
         return model
 
-    def shard(self, batch: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Return this worker's part of B×... tensors or tuples of them; of a batch too small for all, one image."""
+    def losses(self, model: AnomalyModel) -> Callable[..., dict[str, Tensor]]:
+        """Return the model's `losses`, whose gradients become the mean over all workers on their way back."""
         if self.world_size == 1:
-            return batch
-        first, last = self._range(len(batch[-1]))
+            return model.losses
+        return DistributedDataParallel(_Losses(model), static_graph=True)  # which knows unused parameters after a step
 
-        def cut(part: Any) -> Any:
-            return tuple(map(cut, part)) if isinstance(part, tuple) else part[first : max(last, first + 1)]
-
-        return cut(batch)
-
-    def all_reduce(self, figures_T: Tensor, parameters: Iterable[nn.Parameter], count: int) -> Tensor:
-        """Replace the gradients of each worker's part of `count` images by those of all; return the mean figures."""
-        if self.world_size == 1:
-            return figures_T
+    def part(self, count: int) -> slice:
+        """Return which of `count` images are this worker's; where they are too few for all, one that is another's."""
         first, last = self._range(count)
-        changed = [figures_T, *(parameter.grad for parameter in parameters if parameter.grad is not None)]
-        flat = torch.cat([values.flatten() for values in changed]) * ((last - first) / count)
-        distributed.all_reduce(flat)
-        for values, summed in zip(changed, flat.split([values.numel() for values in changed]), strict=True):
-            values.copy_(summed.view_as(values))
-        return figures_T
+        return slice(first, max(last, first + 1))
+
+    def weight(self, count: int) -> float:
+        """Return what this worker's part of `count` images counts in a mean over workers: 1, where parts are alike."""
+        first, last = self._range(count)
+        return self.world_size * (last - first) / count
+
+    def mean(self, figures_T: Tensor) -> Tensor:
+        """Return the mean over workers."""
+        if self.world_size > 1:
+            distributed.all_reduce(figures_T)
+        return figures_T / self.world_size
 
     def on_rank_zero(self, function: Callable[..., Value], *arguments: Any) -> Value:
         """Let the first worker call a function; return its result, or raise its error, in every worker.
@@ -103,6 +105,17 @@ class WorkerGroup:
 
     def _range(self, count: int) -> tuple[int, int]:
         return count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
+
+
+class _Losses(nn.Module):
+    """What `DistributedDataParallel` can wrap: it knows of `forward` alone."""
+
+    def __init__(self, model: AnomalyModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *batch: Any, terms: Any) -> dict[str, Tensor]:
+        return self.model.losses(*batch, terms=terms)
 
 
 def _portable(error: Exception) -> Exception:

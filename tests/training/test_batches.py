@@ -30,9 +30,9 @@ def model():
     return build("feature_pyramid", **SMALL).eval()
 
 
-def drawn(batches, index, seed=0):
+def drawn(batches, index, seed=0, part=slice(None)):
     (batch,) = batches.stream([torch.as_tensor(index)])
-    return batches.draw(batch, torch.Generator().manual_seed(seed))
+    return batches.draw(batch, torch.Generator().manual_seed(seed), part)
 
 
 def whole(features):
@@ -52,6 +52,17 @@ def test_draw_images_without_augmentation_are_the_images(data):
     clean, corrupted, mask = drawn(batches, torch.tensor([3, 1]))
     np.testing.assert_allclose(clean.permute(0, 2, 3, 1) * 255, data.train_NHWC[[3, 1]], atol=1e-3)
     assert mask.sum() > 0 and torch.equal((clean != corrupted).any(dim=1, keepdim=True) & (mask == 0), mask > 1)
+
+
+@pytest.mark.parametrize("architecture", ["baseline", "feature_pyramid"])
+def test_part_of_a_batch_is_drawn_as_in_all_of_it(architecture, data, model):
+    job = dataclasses.replace(JOB, architecture=architecture, corruption={"probability": 0.7})
+    own = model if architecture == "feature_pyramid" else build("baseline", base_width=4)
+    batches, part = make_batches(job, data, own, CPU), slice(1, 4)
+    index = torch.tensor([3, 1, 0, 4, 2])
+    for one, other in zip(drawn(batches, index), drawn(batches, index, part=part), strict=True):
+        for stage, of_part in zip(one, other, strict=True) if isinstance(one, tuple) else [(one, other)]:
+            assert torch.equal(stage[part], of_part)
 
 
 def test_features_of_validation_and_synthetic_images_are_the_encoder_s(data, model):

@@ -120,10 +120,13 @@ def test_group_of_two_trains_as_one_worker_and_fails_as_one(data, failing, tmp_p
     reports, states, weights = curve(data)
     diverging = {"learning_rate": 1e30, "gradient_clip": 0.0, "schedule": "constant"}
     torch.save(states[0], tmp_path / "state.pt")  # the group goes on from where one worker stood after two epochs
-    jobs = [({}, tmp_path / "state.pt"), (diverging, None)]
+    # Nothing goes back through the head where its loss terms are left out.
+    headless = {"architecture": "feature_pyramid", "model": {"width": 8}, "loss_weights": {"cosine": 1.0}, "epochs": 2}
+    jobs = [({}, tmp_path / "state.pt"), (diverging, None), (headless, None)]
     multiprocessing.spawn(work, (tmp_path, data, jobs, failing), nprocs=2)
     outcomes = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for trained, failed, taken, missing, elsewhere in outcomes:
+    for trained, failed, headless, taken, missing, elsewhere in outcomes:
+        assert headless["reports"][0]["train_loss"] == outcomes[0][2]["reports"][0]["train_loss"]
         assert [metrics["epoch"] for metrics in trained["reports"]] == [4]
         for name in ("train_loss", "loss_l1", "loss_ssim", "loss_gms"):
             assert trained["reports"][0][name] == pytest.approx(reports[1][name], rel=TOLERANCE), name
@@ -150,12 +153,16 @@ def test_error_of_the_first_worker_is_raised_as_it_is_where_there_is_one():
     assert SINGLE_WORKER.on_rank_zero(max, 1, 2) == 2
 
 
-@pytest.mark.parametrize(("count", "parts"), [(4, [[0, 1], [2, 3]]), (3, [[0], [1, 2]]), (1, [[0], [0]])])
-def test_parts_of_a_batch_are_all_of_it(count, parts):
-    batch = (torch.arange(count), (torch.arange(count) * 2,), torch.arange(count))
+@pytest.mark.parametrize(
+    ("count", "parts", "weights"),
+    [(4, [[0, 1], [2, 3]], [1, 1]), (3, [[0], [1, 2]], [2 / 3, 4 / 3]), (1, [[0], [0]], [0, 2])],
+)
+def test_parts_of_a_batch_are_all_of_it_and_weigh_as_much_as_they_hold(count, parts, weights):
     for rank, expected in enumerate(parts):
-        clean, (corrupted,), mask = WorkerGroup(rank, 2).shard(batch)
-        assert clean.tolist() == mask.tolist() == expected and corrupted.tolist() == [2 * i for i in expected]
+        group = WorkerGroup(rank, 2)
+        assert list(range(count))[group.part(count)] == expected
+        assert group.weight(count) == pytest.approx(weights[rank])
+    assert SINGLE_WORKER.weight(count) == 1 and list(range(count))[SINGLE_WORKER.part(count)] == list(range(count))
 
 
 def processes_below(pid: int) -> list[tuple[int, str]]:

@@ -80,6 +80,16 @@ def test_corruptor_same_generator_same_corruption(photographs, textures):
     assert not torch.equal(first[0], Corruptor(CorruptionConfig(), textures)(photographs, generator(6))[0])
 
 
+@pytest.mark.parametrize("part", [slice(0, 2), slice(2, None)])
+def test_part_of_a_batch_is_corrupted_as_in_all_of_it(photographs, textures, part):
+    parts = parts_on_a_table()
+    for good, batch in ((None, photographs), (parts, tensor(parts))):
+        corrupt = Corruptor(CorruptionConfig(probability=1.0), textures, good)
+        whole, of_part = corrupt(batch, generator()), corrupt(batch, generator(), part=part)
+        for one, other in zip(whole, of_part, strict=True):
+            assert torch.equal(one[part], other)
+
+
 def test_corruptor_does_not_depend_on_earlier_calls(photographs):
     used, fresh = Corruptor(CorruptionConfig()), Corruptor(CorruptionConfig())
     used(photographs[:2], generator(1))
