@@ -75,7 +75,7 @@ def run(
     if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
         torch.cuda.set_per_process_memory_fraction(task.gpus)
     if device.type == "cpu" and (reason := native.prepare(task.node_cache)) and group.rank == 0:
-        slow = f"training on a CPU takes about 1.4 times as long as it could: {reason}"
+        slow = f"training on a CPU takes about 1.1 times as long as it could: {reason}"
         directory.write("remark", {"remark": slow})
 
     def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
