@@ -146,6 +146,11 @@ def terms(name: str) -> str:
     return "torchvision's (BSD-3-Clause); it says that weights may also be bound by the terms of their training images"
 
 
+def provider(name: str) -> tuple[str, str] | None:
+    """Return name and version of the installed package whose code a backbone is, where a model needs it later too."""
+    return ("timm", timm_backbones.version()) if name.startswith(timm_backbones.PREFIX) else None
+
+
 def source(name: str) -> str:
     """Return what tells the weights of one name from those that another installation has under it."""
     return timm_backbones.source(name) if name.startswith(timm_backbones.PREFIX) else name

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -134,6 +135,11 @@ def terms(name: str) -> str:
     config = _config(_timm(name), name)
     place = f"huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url or "no published weights"
     return f"{config.license or 'a licence that timm does not state'}, {place}"
+
+
+def version() -> str:
+    """Return timm's version."""
+    return importlib.metadata.version("timm")
 
 
 def _timm(name: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 
 from msad.bundle import bundle_files
 from msad.errors import BundleError
-from msad.models.backbones import untrained
+from msad.models import backbones
 from msad.models.base import AnomalyModel
 from msad.models.errors import ModelError
 from msad.models.registry import PREFIX, build, is_own, provider
@@ -45,7 +45,7 @@ def write(directory: Path, contents: Contents) -> None:
         "msad": importlib.metadata.version("msad"),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        **dict(filter(None, [provider(job.architecture)])),
+        **dict(filter(None, [provider(job.architecture), *map(backbones.provider, model.pretrained)])),
     }
     description = {
         "category": job.category,
@@ -81,7 +81,7 @@ def read(directory: Path, device: torch.device) -> Contents:
         threshold, provenance = float(description["threshold"]), dict(description["provenance"])
         pixel_threshold = description.get("pixel_threshold")
         pixel_threshold = None if pixel_threshold is None else float(pixel_threshold)
-        with untrained():  # a frozen backbone's weights are in the file too
+        with backbones.untrained():  # a frozen backbone's weights are in the file too
             _refuse_another_network(job, model_tensors)
             model = tiled(build(job.architecture, **job.model), job.tiles)
         model.load_state_dict(model_tensors)

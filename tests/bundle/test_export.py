@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +88,8 @@ def test_vision_transformer_as_a_backbone_goes_with_bundle_and_file(batch, tmp_p
     loaded = Bundle.load(tmp_path / "bundle", "cpu")
     for one, other in zip(loaded.predict(batch), bundle.predict(batch), strict=True):
         assert one.score == pytest.approx(other.score, rel=1e-4)
-    assert "apache-2.0, huggingface.co/timm/test_vit.r160_in1k" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    card = (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
+    assert "apache-2.0, huggingface.co/timm/test_vit.r160_in1k" in card and f"timm {version('timm')}" in card
     export(loaded, tmp_path / "part.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "part.onnx")
     assert_agrees(session.run(OUTPUTS, {"image": batch}), bundle, batch)
