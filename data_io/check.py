@@ -32,7 +32,9 @@ from msad.data_io.decode import explained, read_header, read_image, read_mask
 from msad.data_io.errors import DataError
 from msad.data_io.files import mask_files
 from msad.data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layout
-from msad.data_io.layouts.base import Layout, Sample
+from msad.data_io.layouts.base import Layout
+from msad.data_io.layouts.known import FOLDER as VALIDATION
+from msad.data_io.layouts.sample import Sample
 from msad.data_io.parallel import map_in_threads
 from msad.data_io.report import CheckReport, Problem, format_report
 from msad.data_io.roi import read_roi
@@ -76,12 +78,12 @@ def check(
     root : the dataset's root.
     splits : what may be opened. With `("train",)`, the check before a search, no file of the test split is opened: of
         test and ground truth only names and lengths are looked at, so undecodable test images, sizes of masks and
-        duplicates between train and test stay unknown; where the labels of the test lie in files, its images too.
+        duplicates between train and test stay unknown; where the labels of the test lie in files, its images too. Only
+        of a test image as long as a known defect are the bytes compared with that one's.
     categories : names to check; None for all.
     layout : see `msad.data_io.layout.find_layout`.
     bit_depth : bits that the camera fills of files of more than 8 (`msad.data_io.wide`); None finds it on the good
-    training
-        images of each category.
+        training images of each category.
 
     Returns
     -------
@@ -113,27 +115,37 @@ def _check_category(
     layout: Layout, root: Path, category: str, splits: set[str], bit_depth: int | None
 ) -> tuple[list[Problem], list[tuple], int, float | None]:
     try:
-        problems = list(layout.faults(root, category))
-        train = layout.train(root, category)
+        problems = [*layout.faults(root, category), *layout.known_faults(root, category)]
+        train, known = layout.train(root, category), layout.known_defects(root, category)
         test = layout.test(root, category) if "test" in splits or not layout.test_needs_opening else []
     except DataError as error:  # a list or a label that the layout needs is missing or unreadable
         return [_as_problem(line, root / category) for line in str(error).splitlines()], [], bit_depth or FULL, None
     groups: Groups = {("train", GOOD): dict.fromkeys(train)}
-    for sample in test:
-        groups.setdefault(("test", sample.defect_type), {})[sample.path] = sample.mask_path
+    for split, samples in ((VALIDATION, known), ("test", test)):
+        for sample in samples:
+            groups.setdefault((split, sample.defect_type), {})[sample.path] = sample.mask_path
     images = [image for pairs in groups.values() for image in pairs]
-    masks = [file for pairs in groups.values() for mask in pairs.values() if mask for file in mask_files(mask)]
-    may_open = {image: split in splits for (split, _), pairs in groups.items() for image in pairs}
-    look_at_mask = partial(_look_mask, may_open="test" in splits, threshold=layout.mask_threshold)
+    opened = splits | {VALIDATION} if "train" in splits else splits
+    may_open = {
+        file: split in opened
+        for (split, _), pairs in groups.items()
+        for image, mask in pairs.items()
+        for file in (image, *(mask_files(mask) if mask else ()))
+    }
+    masks = [file for file in may_open if file not in {*images}]
     found = dict(zip(images, map_in_threads(lambda path: _look(path, may_open[path]), images), strict=True))
-    found |= zip(masks, map_in_threads(look_at_mask, masks), strict=True)
+    look_at_mask = partial(_look_mask, threshold=layout.mask_threshold)
+    found |= zip(masks, map_in_threads(lambda path: look_at_mask(path, may_open[path]), masks), strict=True)
     problems += [one.problem for one in found.values() if one.problem]
-    problems += _check_masks(layout, layout.test_folder(root, category), test, found)
+    problems += _check_missing_masks(layout, layout.test_folder(root, category), test)
+    problems += _check_masks(layout, [*known, *test], found)
+    problems += _check_known(known, groups, found)
     problems += _check_duplicates(groups, found)
     depth = bit_depth or found_depth(found[path].largest for path in train)
     problems += _check_copies(layout.train_folder(root, category), train, found)
     for folder, paths in (
         (layout.train_folder(root, category), train),
+        (layout.validation_folder(root, category), [sample.path for sample in known]),
         (layout.test_folder(root, category), [sample.path for sample in test]),
     ):
         problems += _check_reading(folder, paths, found, depth)
@@ -144,9 +156,7 @@ def _check_category(
     return problems, rows, depth, ratio
 
 
-def _check_masks(
-    layout: Layout, test_folder: Path, samples: list[Sample], found: dict[Path, _Found]
-) -> Iterator[Problem]:
+def _check_missing_masks(layout: Layout, test_folder: Path, samples: list[Sample]) -> Iterator[Problem]:
     defective = [sample for sample in samples if sample.label]
     bare = [sample for sample in defective if sample.mask_path is None]
     if bare and len(bare) == len(defective):
@@ -160,7 +170,10 @@ def _check_masks(
             what = f"has no mask; expected {layout.expected_mask(first)}. Pixels are measured without {count} of the "
             what += f"{total[defect_type]} images of {defect_type}"
             yield Problem("warning", first.path, what)
-    for sample in defective:
+
+
+def _check_masks(layout: Layout, samples: list[Sample], found: dict[Path, _Found]) -> Iterator[Problem]:
+    for sample in samples:
         if sample.mask_path is None:
             continue
         image, files = sample.path, mask_files(sample.mask_path)
@@ -225,6 +238,21 @@ def _check_duplicates(groups: Groups, found: dict[Path, _Found]) -> Iterator[Pro
         for path in pairs if split == "test" else ():
             if twin := trained.get(found[path].digest):
                 yield Problem("error", path, f"is the same image as {twin}; a test image must not be trained on")
+
+
+def _check_known(known: list[Sample], groups: Groups, found: dict[Path, _Found]) -> Iterator[Problem]:
+    """Known defects that are learned from or measured on too."""
+    chooses = {found[one.path].digest: one.path for one in known if found[one.path].digest}
+    lengths = {path.stat().st_size for path in chooses.values()}
+    what = {"train": "image to learn from, as if it were good", "test": "test image"}
+    for (split, _), pairs in groups.items():
+        for path in pairs if split in what and chooses else ():
+            digest = found[path].digest
+            if digest is None and not found[path].problem and path.stat().st_size in lengths:
+                digest = hashlib.sha256(path.read_bytes()).digest()
+            if twin := chooses.get(digest):
+                message = f"is the {what[split]} {path} too; a known defect chooses, and is neither learned from nor "
+                yield Problem("error", twin, message + "measured on: remove it from one of the two")
 
 
 def _look(path: Path, may_open: bool) -> _Found:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 
-from msad.data_io.layouts.base import ROI
 from msad.data_io.layouts.dagm import LABELS
-from msad.data_io.layouts.folder import NAMES
+from msad.data_io.layouts.faults import NAMES, ROI
 
 _ENDS = ("_mask", "_GT", "_label")  # of the masks of one's own images; of KolektorSDD2; of KolektorSDD
 _TILES = "Imgs"  # Magnetic Tile Defects: NAME.png beside NAME.jpg

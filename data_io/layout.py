@@ -9,12 +9,13 @@ from pathlib import Path
 
 from msad.data_io.errors import DataError
 from msad.data_io.files import IMAGE_SUFFIXES, list_images
-from msad.data_io.layouts.base import GOOD, Layout
+from msad.data_io.layouts.base import Layout
 from msad.data_io.layouts.dagm import Dagm
 from msad.data_io.layouts.folder import Folder
 from msad.data_io.layouts.kolektor import KolektorSdd, KolektorSdd2
 from msad.data_io.layouts.magnetic_tile import MagneticTile
 from msad.data_io.layouts.mvtec import BTAD, MVTEC_AD, MVTEC_AD_2, MVTEC_LOCO
+from msad.data_io.layouts.sample import GOOD
 from msad.data_io.layouts.visa import Visa
 
 __all__ = ["AUTO", "GOOD", "IMAGE_SUFFIXES", "LAYOUTS", "SPLITS", "choose_categories", "find_layout", "known_layout"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from msad.data_io.errors import DataError
 from msad.data_io.layout import AUTO, choose_categories, find_layout
-from msad.data_io.layouts.base import FEWEST_GOOD_IMAGES
+from msad.data_io.layouts.faults import FEWEST_GOOD_IMAGES
 
 
 @dataclass(frozen=True)

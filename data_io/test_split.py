@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 
 from msad.data_io.cache import load_images, load_notes
-from msad.data_io.decode import Size, height_width, read_mask, resize_mask
-from msad.data_io.errors import DataError
-from msad.data_io.files import mask_files
+from msad.data_io.decode import Size, height_width, resize_mask
 from msad.data_io.layout import AUTO, choose_categories, find_layout
+from msad.data_io.masks import read_masks
 from msad.data_io.parallel import map_in_threads
 from msad.data_io.remarks import ReadingRemarks
 from msad.data_io.table import read_table
@@ -127,20 +126,9 @@ class TestSplit:
         return masks
 
     def _mask(self, index: int) -> np.ndarray:
-        row = self.table.iloc[index]
-        height_width = self.native_size(index)
-        whole = np.zeros(height_width, bool)
+        row, height_width = self.table.iloc[index], self.native_size(index)
         if row["mask_path"] is None:
-            return whole
-        for file in mask_files(row["mask_path"]):
-            read = read_mask(file, self._layout.mask_threshold)
-            mask = read.marked
-            if read.of_ones:
-                self._of_ones.add(file)
-            if mask.shape != height_width:
-                raise DataError(
-                    f"{file}: is {mask.shape[1]}×{mask.shape[0]} but its image {row['path'].name} is "
-                    f"{height_width[1]}×{height_width[0]}; make the mask at the image's size"
-                )
-            whole |= mask
+            return np.zeros(height_width, bool)
+        whole, of_ones = read_masks(row["mask_path"], self._layout.mask_threshold, row["path"].name, height_width)
+        self._of_ones.update(of_ones)
         return whole

@@ -20,6 +20,25 @@ def category(demo):
 
 
 @pytest.fixture(scope="session")
+def with_known(demo, category, tmp_path_factory):
+    """The demo's category with two of its test images of each type of defect as known defects instead; read only."""
+    root = tmp_path_factory.mktemp("known")
+    shutil.copytree(demo / category, root / category)
+    for folder in sorted((root / category / "test").iterdir()):
+        for image in sorted(folder.iterdir())[:2] if folder.name != "good" else ():
+            for place, target in (
+                (image, root / category / "validation" / folder.name),
+                (
+                    root / category / "ground_truth" / folder.name / f"{image.stem}_mask.png",
+                    root / category / "validation" / "ground_truth" / folder.name,
+                ),
+            ):
+                target.mkdir(parents=True, exist_ok=True)
+                place.rename(target / place.name)
+    return root
+
+
+@pytest.fixture(scope="session")
 def make_bundle(demo, category):
     """Return a function that builds a bundle for the demo's category; `scoring` replaces fields of the scoring."""
     import torch

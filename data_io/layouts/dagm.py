@@ -16,7 +16,10 @@ from pathlib import Path
 
 from msad.data_io.errors import DataError
 from msad.data_io.files import list_folders, list_images
-from msad.data_io.layouts.base import ROI, Layout, Sample, stranger_faults
+from msad.data_io.layouts.base import Layout
+from msad.data_io.layouts.faults import ROI, stranger_faults
+from msad.data_io.layouts.known import FOLDER
+from msad.data_io.layouts.sample import Sample
 from msad.data_io.report import Problem
 
 DEFECT = "defect"
@@ -51,6 +54,9 @@ class Dagm(Layout):
 
     def test_folder(self, root: Path, category: str) -> Path:
         return _folder(root, category) / "Test"
+
+    def validation_folder(self, root: Path, category: str) -> Path:
+        return _folder(root, category) / FOLDER
 
     def expected_mask(self, sample: Sample) -> str:
         return f"Label/{sample.path.stem}_label.PNG"

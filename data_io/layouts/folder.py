@@ -4,6 +4,7 @@ ROOT/good/*                   good images; the only thing that must be there
 ROOT/bad/*                    defective ones, also in a folder per type: bad/scratch/*
 ROOT/masks/*                  their masks: NAME.png or NAME_mask.png, also in a folder per type
 ROOT/good_test/*              good images to measure on that are never learned from
+ROOT/validation/*             known defects, see `msad.data_io.layouts.known`
 
 Without `good_test`, and where there are defective images, a fifth of the good images (by the hash of their names) is
 kept for the test. Several products are several such folders: ROOT/PRODUCT/good, ROOT/PRODUCT/bad, ...; else the product
@@ -17,20 +18,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from msad.data_io.files import images_below, list_folders, list_images
-from msad.data_io.layouts.base import (
+from msad.data_io.layouts.base import Layout, hold_out
+from msad.data_io.layouts.faults import (
     FEWEST_GOOD_IMAGES,
     NAMES,
     ROI,
-    Layout,
-    Sample,
     good_image_faults,
-    hold_out,
     loose_faults,
     nested_faults,
     orphan_faults,
     stranger_faults,
     test_faults,
 )
+from msad.data_io.layouts.known import FOLDER, masks_in, name_below
+from msad.data_io.layouts.sample import Sample
 from msad.data_io.report import Problem
 
 # A folder of these names with good/ in it is part of another layout and no product.
@@ -62,7 +63,7 @@ class Folder(Layout):
         samples = []
         bad = _part(product, "bad")
         for path, defect_type in _bad(product):
-            name = _name(path, bad)  # with its type in front, where it has one
+            name = name_below(path, bad)  # with its type in front, where it has one
             flat = name.removeprefix(f"{defect_type}/")
             names = [f"{one}{end}" for one in (f"{defect_type}/{flat}", flat) for end in ("_mask", "")]
             samples.append(Sample(path, defect_type, next((masks[name] for name in names if name in masks), None)))
@@ -79,16 +80,21 @@ class Folder(Layout):
         product = _product(root, category)
         return _part(product, "bad") or product / "bad"
 
+    def validation_folder(self, root: Path, category: str) -> Path:
+        return _product(root, category) / FOLDER
+
     def expected_mask(self, sample: Sample) -> str:
         return f"masks/{sample.path.stem}.png or masks/{sample.defect_type}/{sample.path.stem}.png"
 
     def strange_folders(self, root: Path) -> Iterator[Problem]:
         products = [_product(root, category) for category in self.categories(root)]
         for product in products:
-            known = [_part(product, part) for part in NAMES]
+            known = [*(_part(product, part) for part in NAMES), product / FOLDER]
             for folder in list_folders(product):
                 if folder not in known:
-                    yield Problem("warning", folder, "is ignored: there may be good, bad, masks and good_test")
+                    yield Problem(
+                        "warning", folder, "is ignored: there may be good, bad, masks, good_test and validation"
+                    )
         if root not in products:
             for folder in list_folders(root):
                 if folder not in products:
@@ -116,11 +122,6 @@ class Folder(Layout):
         for path, count in uses.items():
             if count > 1:
                 yield Problem("error", path, "is the mask of two images of one name; keep masks in a folder per type")
-
-
-def _name(path: Path, folder: Path) -> str:
-    """A file's place below a folder, without suffix."""
-    return path.relative_to(folder).with_suffix("").as_posix()
 
 
 def _part(product: Path, part: str) -> Path | None:
@@ -154,4 +155,4 @@ def _bad(product: Path) -> list[tuple[Path, str]]:
 def _masks(product: Path) -> dict[str, Path]:
     """Masks by `NAME` or `TYPE/NAME`, without suffix."""
     folder = _part(product, "masks")
-    return {_name(path, folder): path for path in images_below(folder)} if folder else {}
+    return dict(masks_in(folder)) if folder else {}

@@ -20,7 +20,10 @@ from pathlib import Path
 
 from msad.data_io.blank import marked
 from msad.data_io.files import list_folders, list_images
-from msad.data_io.layouts.base import ROI, Layout, Sample, good_image_faults, stranger_faults
+from msad.data_io.layouts.base import Layout
+from msad.data_io.layouts.faults import ROI, good_image_faults, stranger_faults
+from msad.data_io.layouts.known import FOLDER
+from msad.data_io.layouts.sample import Sample
 from msad.data_io.report import Problem
 
 DEFECT = "defect"
@@ -53,11 +56,14 @@ class Kolektor(Layout):
     def test_folder(self, root: Path, category: str) -> Path:
         return root
 
+    def validation_folder(self, root: Path, category: str) -> Path:
+        return root / FOLDER
+
     def expected_mask(self, sample: Sample) -> str:
         return f"{sample.path.parent.name}/{sample.path.stem}{self.mask_suffix}"
 
     def strange_folders(self, root: Path) -> Iterator[Problem]:
-        known = {*self._folders(root, "train"), *self._folders(root, "test")}
+        known = {*self._folders(root, "train"), *self._folders(root, "test"), root / FOLDER}
         for folder in list_folders(root):
             if folder not in known:
                 yield Problem("warning", folder, f"is not known to the layout {self.name} and is ignored")

@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from msad.data_io.files import list_folders, list_images
-from msad.data_io.layouts.base import ROI, Layout, Sample, good_image_faults, hold_out, stranger_faults, test_faults
+from msad.data_io.layouts.base import Layout, hold_out
+from msad.data_io.layouts.faults import ROI, good_image_faults, stranger_faults, test_faults
+from msad.data_io.layouts.known import FOLDER
+from msad.data_io.layouts.sample import Sample
 from msad.data_io.report import Problem
 
 TRAIN_LIST = "mtd_train_filenames.txt"
@@ -54,11 +57,14 @@ class MagneticTile(Layout):
     def test_folder(self, root: Path, category: str) -> Path:
         return root
 
+    def validation_folder(self, root: Path, category: str) -> Path:
+        return root / FOLDER
+
     def expected_mask(self, sample: Sample) -> str:
         return f"{sample.path.stem}.png beside it"
 
     def strange_folders(self, root: Path) -> Iterator[Problem]:
-        known = _folders(root)
+        known = [*_folders(root), root / FOLDER]
         for folder in list_folders(root):
             if folder not in known:
                 what = "is not known to the layout magnetic_tile (no MT_.../Imgs) and is ignored"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from msad.data_io.errors import DataError
 from msad.data_io.files import list_folders, list_images
-from msad.data_io.layouts.base import Layout, Sample
+from msad.data_io.layouts.base import Layout
+from msad.data_io.layouts.sample import Sample
 from msad.data_io.report import Problem
 
 SPLIT_FILE = Path("split_csv") / "1cls.csv"
