@@ -1,10 +1,10 @@
-"""Looks at the maps of good and synthetic images once, and tells of every candidate how well it separates them.
+"""Looks at the maps of good and defective images once, and tells of every candidate how well it separates them.
 
-All figures are of halves: the good images at even positions with the synthetic images made of them, and those at odd
+All figures are of halves: the good images at even positions with the defective ones of that half, and those at odd
 ones. What is chosen on one half is read on the other, see `msad.models.scoring`.
 
-Shapes: G good images, D synthetic ones, H×W pixels; K candidates, R groups of synthetic images, two halves; maps are
-float32 G×1×H×W and D×1×H×W.
+Shapes: G good images, D defective ones, H×W pixels; K candidates, R groups of defects, two halves; maps are float32
+G×1×H×W and D×1×H×W.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from msad.models.defects import HALVES, DefectGroups, counts
 from msad.models.roi import Roi
 from msad.models.scorer import (
     IMAGE_SCORE,
@@ -28,9 +29,6 @@ from msad.models.scorer import (
     standardise,
     weighted,
 )
-from msad.models.synthesis.synthetic_defects import FAMILIES, GRADES, SyntheticSet
-
-HALVES = 2
 
 _NORMAL_PIXELS = 4096  # of one image, for the pixel average precision; all defect pixels are taken
 
@@ -45,37 +43,25 @@ class Judge:
 
     Attributes
     ----------
-    group_names
-        "family/grade" of each group that the set has.
     counts_2R
-        Synthetic images of each half and group.
-    weights_2R
-        What each group counts in its half, summing to 1: see `_weights`.
+        Defective images of each half and group.
     prevalence_2R
-        Share of defective pixels, which is the average precision of guessing; nan for a group without an image.
+        Share of defective pixels, which is the average precision of guessing; nan for a group without a mask.
     """
 
     def __init__(
         self,
         good_maps: Mapping[str, Tensor],
-        synthetic: SyntheticSet,
+        defects: DefectGroups,
         candidates: Sequence[Scoring],
         roi: Roi | None = None,
     ) -> None:
         first, self._candidates, self._roi = next(iter(good_maps.values())), candidates, roi
-        self.good_count, self._device = len(first), first.device
-        groups = sorted(set(zip(synthetic.family.tolist(), synthetic.grade.tolist(), strict=True)))
-        self.group_names = [f"{FAMILIES[family]}/{GRADES[grade]}" for family, grade in groups]
-        self._members = [
-            [
-                np.flatnonzero((synthetic.family == f) & (synthetic.grade == g) & (synthetic.source % HALVES == half))
-                for f, g in groups
-            ]
-            for half in range(HALVES)
-        ]
-        self.counts_2R = np.array([[len(members) for members in half] for half in self._members])
-        self.weights_2R = _weights(self.counts_2R, len(synthetic.images))
-        self._choose_pixels(synthetic)
+        self.good_count, self._device, self._defects = len(first), first.device, defects
+        groups = range(len(defects.names))
+        self._members = [[defects.members(half, group) for group in groups] for half in range(HALVES)]
+        self.counts_2R = counts(defects.group, defects.half, len(groups))
+        self._choose_pixels(defects)
         # All blends and reductions share the smoothed, standardised maps of a sigma.
         self._keys = {_map_key(scoring): scoring for scoring in candidates}
         self._reductions = {scoring.reduction for scoring in candidates}
@@ -84,7 +70,7 @@ class Judge:
             for sigma in dict.fromkeys(scoring.smoothing for scoring in candidates)
         }
         # Made at once: small results that are kept between large maps that are not would leave the memory in pieces.
-        images, pixels = self.good_count + len(synthetic.images), self._pixel_count
+        images, pixels = self.good_count + len(defects), self._pixel_count
         self._scores = {
             (key, reduction): torch.empty(images, device=self._device)
             for key in self._keys
@@ -94,11 +80,14 @@ class Judge:
         self._precisions: dict[_Key, np.ndarray] = {}
         self._images_done = self._pixels_done = 0
 
-    def look(self, maps: Mapping[str, Tensor], source: np.ndarray, first_defect: int | None = None) -> None:
-        """Take the maps of the next images; `source` is each one's good image, `first_defect` its place in the set."""
-        half_B = torch.from_numpy(source % HALVES).to(self._device)
-        pixels = None if first_defect is None else self._pixels_of(first_defect, len(source))
-        images = slice(self._images_done, self._images_done + len(source))
+    def look(self, maps: Mapping[str, Tensor]) -> None:
+        """Take the maps of the next images: first all good ones in their order, then all defective ones."""
+        count, done = len(next(iter(maps.values()))), self._images_done
+        images, defective = slice(done, done + count), done >= self.good_count
+        of_defects = slice(done - self.good_count, done - self.good_count + count)
+        half = self._defects.half[of_defects] if defective else np.arange(done, done + count) % HALVES
+        half_B = torch.from_numpy(half).to(self._device)
+        pixels = self._pixels_of(of_defects) if defective else None
         sampled = slice(self._pixels_done, self._pixels_done + (0 if pixels is None else len(pixels)))
         self._images_done, self._pixels_done = images.stop, sampled.stop
         for sigma, statistics in self._statistics.items():
@@ -122,21 +111,29 @@ class Judge:
                 if pixels is not None:
                     self._samples[key][sampled] = map_B1HW.flatten()[pixels]
 
-    def image_aurocs(self) -> np.ndarray:
-        """Compute the AUROC of a half's good images against each group in it, K×2×R, where the scores are.
-
-        It is nan for a group that has no image in a half.
-        """
+    def image_wins(self) -> np.ndarray:
+        """Compute the share of its half's good images that each defective one scores above, a tie half, K×D."""
         scores_KN = torch.stack([self._scores[_map_key(one), one.reduction] for one in self._candidates])
-        defects_KD, halves = scores_KN[:, self.good_count :].contiguous(), []
-        for half, members in enumerate(self._members):
+        defects_KD, wins_KD = (
+            scores_KN[:, self.good_count :].contiguous(),
+            np.empty((len(scores_KN), len(self._defects))),
+        )
+        for half in range(HALVES):
             good_KG = scores_KN[:, half : self.good_count : HALVES].sort(dim=1).values
             # How many good images are below each defect, and how many at most as high: their sum is twice the wins.
             twice_KD = sum(torch.searchsorted(good_KG, defects_KD, right=side) for side in (False, True)).cpu().numpy()
-            pairs_R = 2 * good_KG.shape[1] * self.counts_2R[half]
-            wins_KR = np.stack([twice_KD[:, group].sum(axis=1) for group in members], axis=1)
-            halves.append(np.divide(wins_KR, pairs_R, out=np.full(wins_KR.shape, np.nan), where=pairs_R > 0))
-        return np.stack(halves, axis=1)
+            here = self._defects.half == half
+            wins_KD[:, here] = twice_KD[:, here] / (2 * good_KG.shape[1])
+        return wins_KD
+
+    def image_aurocs(self, wins_KD: np.ndarray) -> np.ndarray:
+        """Average `image_wins` over each group in each half: its AUROC, K×2×R, nan where it has no image in a half."""
+        aurocs_K2R = np.full((len(wins_KD), *self.counts_2R.shape), np.nan)
+        for half, members in enumerate(self._members):
+            for row, group in enumerate(members):
+                if len(group):
+                    aurocs_K2R[:, half, row] = wins_KD[:, group].mean(axis=1)
+        return aurocs_K2R
 
     def pixel_precisions(self, scoring: Scoring) -> np.ndarray:
         """Compute the pixel average precision of a blended map on the images of each group, 2×R, where the maps are.
@@ -152,22 +149,26 @@ class Judge:
             self._precisions[key] = found.reshape(self.counts_2R.shape)
         return self._precisions[key]
 
-    def _choose_pixels(self, synthetic: SyntheticSet) -> None:
-        """Choose where the average precision looks: all defect pixels, and a fixed random part of the normal ones."""
-        self._area = synthetic.masks[0].size
+    def _choose_pixels(self, defects: DefectGroups) -> None:
+        """Choose where the average precision looks: all defect pixels, and a fixed random part of the normal ones.
+
+        Nowhere outside of the region of interest, and of an image without a mask nowhere at all.
+        """
+        self._area = defects.masks[0].size
         inside_P = np.arange(self._area) if self._roi is None else self._roi.places_P.cpu().numpy()
         rng, share = np.random.default_rng(0), min(1.0, _NORMAL_PIXELS / len(inside_P))
         pixels, labels = [], []
-        for mask in synthetic.masks:  # of which nothing lies outside, see `make_synthetic_defects`
+        for mask, masked in zip(defects.masks, defects.masked, strict=True):
             defect = np.asarray(mask, dtype=bool).ravel()[inside_P]
-            chosen = np.flatnonzero(defect | (rng.random(defect.size) < share))
+            chosen = np.flatnonzero((defect | (rng.random(defect.size) < share)) & masked)
             pixels.append(inside_P[chosen])
             labels.append(defect[chosen])
         self._pixels = pixels
         label_P = np.concatenate(labels)
         self._pixel_count = len(label_P)
         defective_D = np.array([label.sum() for label in labels])
-        share_R = [defective_D[m].mean() / len(inside_P) if len(m) else np.nan for half in self._members for m in half]
+        masked = [members[defects.masked[members]] for half in self._members for members in half]
+        share_R = [defective_D[m].mean() / len(inside_P) if len(m) else np.nan for m in masked]
         self.prevalence_2R = np.reshape(share_R, self.counts_2R.shape)
         count_P = np.where(label_P, 1.0, 1 / share)  # how many pixels each one stands for
         image_P = np.repeat(np.arange(len(pixels)), [len(part) for part in pixels])
@@ -187,9 +188,9 @@ class Judge:
             at_RL, label_RL, count_RL = tables
             self._pixel_rows.append((rows, at_RL, label_RL.double(), count_RL.double()))
 
-    def _pixels_of(self, first: int, count: int) -> Tensor:
-        """Return the chosen pixels of some images of the set, as places in their flattened maps."""
-        parts = [place * self._area + pixels for place, pixels in enumerate(self._pixels[first : first + count])]
+    def _pixels_of(self, images: slice) -> Tensor:
+        """Return the chosen pixels of some defective images, as places in their flattened maps."""
+        parts = [place * self._area + pixels for place, pixels in enumerate(self._pixels[images])]
         return torch.from_numpy(np.concatenate(parts)).to(self._device)
 
     def _fit(self, good_maps: Mapping[str, Tensor], keys: Sequence[_Key]) -> dict[tuple[str, str], list[Statistics]]:
@@ -214,18 +215,6 @@ class Judge:
             return standardise(smoothed_B1HW, fitted[0])
         even, odd = (standardise(smoothed_B1HW, statistics) for statistics in fitted)
         return torch.where(half_B.view(-1, 1, 1, 1) == 0, even, odd)
-
-
-def _weights(counts_2R: np.ndarray, images: int) -> np.ndarray:
-    """Return what each group counts in its half.
-
-    Groups that hold as many images as each was asked for count alike. Where a family could not be seen on a product and
-    others were drawn in its place (`SyntheticSet.family` says what was drawn), what is left of it counts less, and what
-    it became counts once, however many families became it.
-    """
-    asked = images / (HALVES * len(FAMILIES) * len(GRADES))
-    shares_2R = np.minimum(counts_2R / asked, 1.0)
-    return shares_2R / shares_2R.sum(axis=1, keepdims=True)
 
 
 def _average_precisions(score_RL: Tensor, label_RL: Tensor, count_RL: Tensor) -> Tensor:

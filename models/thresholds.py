@@ -24,8 +24,8 @@ from msad.models.precision import full_float32
 from msad.models.roi import Roi
 from msad.models.scorer import Scorer, Scoring, Statistics, check_maps, smooth_maps, statistics_of_moments
 
-MISSED_PLAIN = 0.1
-"""Share of the plain synthetic defects that may lie below the gap in which the threshold is put."""
+MISSED = 0.1
+"""Share of the plain synthetic defects, and of the known ones, that may lie below the gap in which the threshold is."""
 
 CONFIDENCE = 0.95
 
@@ -148,7 +148,10 @@ def _together(scores: Iterable[Tensor]) -> np.ndarray:
 
 
 def threshold(
-    good_scores: np.ndarray, false_positive_rate: float = 0.01, plain_scores: np.ndarray | None = None
+    good_scores: np.ndarray,
+    false_positive_rate: float = 0.01,
+    plain_scores: np.ndarray | None = None,
+    known_scores: np.ndarray | None = None,
 ) -> float:
     """Choose the score above which an image is called anomalous.
 
@@ -160,7 +163,7 @@ def threshold(
     Where n is too small for the rate, the held-out images say little: tomorrow's are a little different from all of
     them, and where plain defects score far higher, a threshold right above the good ones only collects false alarms. So
     there, in a gap between good images and plain synthetic defects, the threshold lies in the middle: the largest
-    margin.
+    margin. Real defects may be fainter than those: where some are known, the gap ends at the lower of both.
 
     Parameters
     ----------
@@ -170,6 +173,8 @@ def threshold(
         At most this share of good images is to lie above, in [0, 1).
     plain_scores
         Scores of synthetic defects that cannot be missed; all but their lowest tenth bound the gap. None: no gap.
+    known_scores
+        Scores of known defects, which bound it likewise. They never lower the threshold into the good images.
 
     Returns
     -------
@@ -190,4 +195,5 @@ def threshold(
     if rank or plain_scores is None or not len(plain_scores):
         return float(scores[-max(1, rank)])
     highest = float(scores[-1])
-    return max(highest, (highest + float(np.quantile(plain_scores, MISSED_PLAIN))) / 2)
+    ends = [np.quantile(part, MISSED) for part in (plain_scores, known_scores) if part is not None and len(part)]
+    return max(highest, (highest + float(min(ends))) / 2)

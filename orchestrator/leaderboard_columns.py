@@ -192,11 +192,15 @@ _SHOWN = (
 )
 SEED_FIGURES = tuple(one.name for one in _SHOWN if one.over_seeds)
 _PROMISES = ("target", "held_out", "smallest", "expected", "at_most")  # of `msad.models.thresholds.FalseAlarms`
+KNOWN_DEFECTS = ("count", "share", "taught")
+"""Of known defects: how many helped to choose, what they counted, and how many others were trained on."""
+
 _SELECTION = ("trials", "spearman", "gap", "random")  # of `msad.search.selection.SelectionReport`
 
 FIGURES = (
     *_SHOWN,
     *(Column(name=f"false_alarms_{part}") for part in _PROMISES),
+    *(Column(name=f"known_defects_{part}") for part in KNOWN_DEFECTS),
     Column(name="final_seeds", digits=0),
     *(Column(name=f"{name}_{part}", metric=f"test_{name}_{part}") for name in SEED_FIGURES for part in ("mean", "sd")),
     *(Column(name=f"selection_{part}") for part in _SELECTION),

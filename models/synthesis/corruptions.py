@@ -164,14 +164,14 @@ class Corruptor:
         mask_B1HW
             Float: 1 in a defect where some channel changed by more than 2/255 within 2 pixels, else 0.
         """
-        draw, clean_BCHW = _Draws(batch_BCHW, generator, part), batch_BCHW[part]
+        draw, clean_BCHW = Draws(batch_BCHW, generator, part), batch_BCHW[part]
         inside_B1HW = None if inside_B1HW is None else inside_B1HW[part]
         noise_N1HW, textures_NCHW = self._bank(clean_BCHW)
         product_B1hw = None
         if self._background is not None:
-            product_B1hw = _product(clean_BCHW, self._background.tolerance / 255, draw.cells)
+            product_B1hw = product_cells(clean_BCHW, self._background.tolerance / 255, draw.cells)
         centre, allowed_B1HW = draw.place(product_B1hw, inside_B1HW)
-        noise_B1HW = _picked(noise_N1HW.flatten(0, 1), draw.index(len(noise_N1HW))[:, None], *draw.shift(centre))
+        noise_B1HW = picked(noise_N1HW.flatten(0, 1), draw.index(len(noise_N1HW))[:, None], *draw.shift(centre))
         stain, perlin, cutpaste = self._families(draw)
 
         shape_B1HW = torch.where(stain, _stain(draw, noise_B1HW, centre), _patch(draw, centre))
@@ -188,7 +188,7 @@ class Corruptor:
         changed_B1HW = _grown(change_B1HW > SMALLEST_CHANGE) & (shape_B1HW > 0)
         return torch.where(changed_B1HW, blended_BCHW, clean_BCHW), changed_B1HW.to(clean_BCHW)
 
-    def _families(self, draw: _Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def _families(self, draw: Draws) -> tuple[Tensor, Tensor, Tensor]:
         stain, perlin, cutpaste = self.config.families
         total, choice = stain + perlin + cutpaste, draw()
         is_stain, is_cutpaste = choice < stain / total, choice >= (stain + perlin) / total
@@ -211,7 +211,7 @@ class Corruptor:
         return self._banks[size, device]
 
 
-class _Draws:
+class Draws:
     """Random numbers for a part of a batch, one per image and call, of shape B×1×1×1.
 
     They are drawn for the whole batch, so that a part gets the same ones.
@@ -292,7 +292,7 @@ class _Draws:
         return F.affine_grid(affine_B6.view(-1, 2, 3), [self.count, 1, self.height, self.width], align_corners=False)
 
 
-def _picked(planes_NHW: Tensor, plane_BC: Tensor, rows_BH: Tensor, columns_BW: Tensor) -> Tensor:
+def picked(planes_NHW: Tensor, plane_BC: Tensor, rows_BH: Tensor, columns_BW: Tensor) -> Tensor:
     """Return rows and columns of planes, B×C×H×W, in the order that they are named in."""
     _, height, width = planes_NHW.shape
     line_BCH = plane_BC.unsqueeze(2) * height + rows_BH.unsqueeze(1)
@@ -300,7 +300,7 @@ def _picked(planes_NHW: Tensor, plane_BC: Tensor, rows_BH: Tensor, columns_BW: T
     return picked_BCHW.gather(3, columns_BW[:, None, None].expand_as(picked_BCHW))
 
 
-def _product(image_BCHW: Tensor, tolerance: float, cells: list[int]) -> Tensor:
+def product_cells(image_BCHW: Tensor, tolerance: float, cells: list[int]) -> Tensor:
     """Return 1 for the cells of a grid that show a product, B×1×h×w: those unlike the median of their image's border.
 
     The border is each image's own, for training also changes the light of whole images.
@@ -339,7 +339,7 @@ def _peaks_first(noise_N1HW: Tensor) -> Tensor:
     return torch.stack([field.roll((-row, -column), dims=(-2, -1)) for field, (row, column) in fields])
 
 
-def _blobs(draw: _Draws, noise_B1HW: Tensor, centre: tuple[Tensor, Tensor]) -> Tensor:
+def _blobs(draw: Draws, noise_B1HW: Tensor, centre: tuple[Tensor, Tensor]) -> Tensor:
     """One spot or many: the noise's peaks, lowered with the distance from the centre, where the highest of them is."""
     rows, columns = draw.grid()
     area, reach = draw.log(*PERLIN_AREA), draw.log(*PERLIN_REACH) * min(draw.height, draw.width)
@@ -347,7 +347,7 @@ def _blobs(draw: _Draws, noise_B1HW: Tensor, centre: tuple[Tensor, Tensor]) -> T
     return ((lowered_B1HW - (1 - area)) / (area * draw.log(*PERLIN_RIM))).clamp(0, 1)
 
 
-def _stain(draw: _Draws, noise_B1HW: Tensor, centre: tuple[Tensor, Tensor]) -> Tensor:
+def _stain(draw: Draws, noise_B1HW: Tensor, centre: tuple[Tensor, Tensor]) -> Tensor:
     rows, columns = draw.grid()
     # Centred on a pixel and at least a pixel wide, so that no stain falls between pixels.
     down, right = rows - centre[0], columns - centre[1]
@@ -359,7 +359,7 @@ def _stain(draw: _Draws, noise_B1HW: Tensor, centre: tuple[Tensor, Tensor]) -> T
     return ((contour_B1HW - radius_B1HW) / draw.log(0.05, 0.5)).clamp(0, 1)
 
 
-def _patch(draw: _Draws, centre: tuple[Tensor, Tensor]) -> Tensor:
+def _patch(draw: Draws, centre: tuple[Tensor, Tensor]) -> Tensor:
     rows, columns = draw.grid()
     area, aspect = draw.log(*PATCH_AREA) * draw.height * draw.width, draw.log(*PATCH_ASPECT)
     height = (area * aspect).sqrt().clamp(1, draw.height).round()
@@ -369,9 +369,7 @@ def _patch(draw: _Draws, centre: tuple[Tensor, Tensor]) -> Tensor:
     return ((rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)).float()
 
 
-def _filling(
-    draw: _Draws, batch_BCHW: Tensor, textures_NCHW: Tensor | None, *, plain: Tensor, copied: Tensor
-) -> Tensor:
+def _filling(draw: Draws, batch_BCHW: Tensor, textures_NCHW: Tensor | None, *, plain: Tensor, copied: Tensor) -> Tensor:
     """What shows in the shapes: a colour if `plain`, a place of the batch if `copied`, else either or a texture."""
     choice = draw()
     image_B1, shift = draw.index(len(batch_BCHW))[:, None], draw.shift()
@@ -387,7 +385,7 @@ def _filling(
     contrast = torch.where(copied, 1.0, torch.where(flat, 0.0, contrast))
     level_BC11 = torch.where(copied, 0.0, torch.where(flat, colour_BC11, level))
 
-    filling_BCHW = _picked(batch_BCHW.flatten(0, 1), 3 * image_B1 + channel_BC, *shift)
+    filling_BCHW = picked(batch_BCHW.flatten(0, 1), 3 * image_B1 + channel_BC, *shift)
     if textures_NCHW is not None:
         texture_BCHW = _in_unit(textures_NCHW[photograph_B1, channel_BC], batch_BCHW.dtype)
         photograph_BCHW = F.grid_sample(texture_BCHW, turn_BHW2, padding_mode="reflection", align_corners=False)

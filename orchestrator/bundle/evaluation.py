@@ -19,7 +19,9 @@ import torch
 from msad.bundle.bundles import Bundle
 from msad.bundle.images import fit_map, to_tensor
 from msad.bundle.measured_regions import MeasuredRegions
+from msad.data_io.cache import digests
 from msad.data_io.decode import resize_mask
+from msad.data_io.errors import DataError
 from msad.data_io.test_split import TestSplit
 from msad.errors import ConfigError
 from msad.models.metrics.image_metrics import image_metrics, prevalence
@@ -134,12 +136,14 @@ def evaluate(
     ConfigError
         `masks_at` is neither.
     DataError
-        An image is missing, or an image or a mask is unreadable. A missing mask is none: see `Evaluation.metrics`.
+        An image is missing, or an image or a mask is unreadable. A missing mask is none: see `Evaluation.metrics`. Or
+        an image is one of the known defects that the bundle was chosen or trained by.
     """
     if masks_at not in MASKS_AT:
         raise ConfigError(f"masks_at is {masks_at!r}; it must be one of {', '.join(MASKS_AT)}")
     size = bundle.job.image_size
     split = TestSplit(root, category, layout)
+    _refuse_known(bundle, split, cache_dir)
     images = split.images(size, cache_dir, bundle.job.bit_depth)
     maps, score = _score(bundle, images)
     masks, regions = np.zeros(maps.shape, bool), MeasuredRegions(bundle.pixel_threshold)
@@ -211,6 +215,20 @@ def _roi_remarks(roi: np.ndarray | None, outside: int) -> list[str]:
     if outside:
         remarks.append(f"the defect of {outside} image(s) lies outside of the region: none of it can be found")
     return remarks
+
+
+def _refuse_known(bundle: Bundle, split: TestSplit, cache_dir: str | Path | None) -> None:
+    """Refuse to measure a bundle on what it was chosen or trained by; the data's check cannot see every test split."""
+    identity = bundle.provenance.get("identity") or {}
+    known = {line.partition("  ")[0] for name in ("known", "taught") for line in identity.get(name, ())}
+    if not known:
+        return
+    shown = [path for path, digest in zip(split.paths, digests(split.paths, cache_dir), strict=True) if digest in known]
+    if shown:
+        raise DataError(
+            f"{shown[0]}: {len(shown)} of the test images are known defects that this model was chosen by, this one "
+            "the first; take them out of the test images to measure it"
+        )
 
 
 def save_tables(evaluation: Evaluation, directory: Path, prefix: str = "") -> None:

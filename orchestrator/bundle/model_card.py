@@ -145,18 +145,32 @@ def _selection(d: Values) -> str:
     lines = [
         f"{origin} Configuration, epoch and scoring are those with the highest `{d['job']['objective']}`: the held-out "
         f"good images against {copies} with synthetic defects, "
-        "of kinds that training does not use. **No test image had a say.**",
+        f"of kinds that training does not use.{_known(known)} **No test image had a say.**",
         f"Validation score {_number(validation.get('score'))} (image AUROC {_number(validation.get('image_auroc'))}, "
         f"pixel AP {_number(validation.get('pixel_ap'))}); guessing has {_number(validation.get('chance'))}. Epoch and "
         "scoring were chosen on one half of these images and the score was read on the other, both ways; the trial was "
         "chosen by that score, which flatters the best of many a little. It ranks models on these images, and "
         "forecasts nothing for real defects.",
     ]
-    if groups := validation.get("per_group"):
+    if per_group := validation.get("per_group"):
+        real = {name.partition("/")[2]: group for name, group in per_group.items() if name.startswith("known/")}
+        groups = {name: group for name, group in per_group.items() if not name.startswith("known/")}
         lines.append("Image AUROC per kind of synthetic defect:\n\n" + _group_table(groups))
         if unseen := [name for name in FAMILIES if not any(key.startswith(f"{name}/") for key in groups)]:
             lines.append(f"Not drawn, because this product would show nothing of it: {', '.join(unseen)}.")
+        if real:
+            listed = (f"{name} {_number(group['image_auroc'])} ({group['images']})" for name, group in real.items())
+            lines.append(f"Image AUROC per type of known defect (images): {', '.join(listed)}.")
     return "\n\n".join(lines)
+
+
+def _known(provenance: Values) -> str:
+    """Say how many known defects had a say, and what they counted; empty where there were none."""
+    known = provenance.get("known_defects") or {}
+    if not known.get("count"):
+        return ""
+    taught = f"; {known['taught']} others were trained on" if known.get("taught") else ""
+    return f" {known['count']} known defects counted {known['share']:.0%} of it, the synthetic ones the rest{taught}."
 
 
 def _results(d: Values) -> str:

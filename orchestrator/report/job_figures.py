@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from msad.leaderboard_columns import KNOWN_DEFECTS
 from msad.search.selection import seed_statistics
 from msad.workspace import JobDirectory
 
@@ -27,7 +28,9 @@ def validation_figures(result: Mapping[str, Any]) -> dict[str, float]:
         for kind in ("false_alarms", "false_regions")
         for name, value in result.get(kind, {}).items()
     }
-    return {VALIDATION[key]: float(value) for key, value in result.items() if key in VALIDATION} | promised
+    known = {f"known_defects_{name}": float(result.get("known_defects", {}).get(name, 0)) for name in KNOWN_DEFECTS}
+    told = known if any(known.values()) else {}
+    return {VALIDATION[key]: float(value) for key, value in result.items() if key in VALIDATION} | promised | told
 
 
 def known_figures(prefix: str, figures: Mapping[str, float | None]) -> dict[str, float]:

@@ -100,6 +100,7 @@ def _category(index: int, name: str, sweep: SweepReport) -> dict[str, Any]:
         "winner": _details(winner, gallery=True) if winner else None,
         "others": [_details(study, gallery=False) for study in studies if study is not winner],
         "tested": tested,
+        "known": next((study.row for study in studies if study.row["known_defects_count"] > 0), None),
         "chance": next((c for study in studies if not math.isnan(c := study.row["validation_chance"])), math.nan),
     }
 

@@ -106,7 +106,8 @@ class SweepConfig(_Part):
     `evaluate_every` of None evaluates about ten times. `image_size` of one number is a budget: as many pixels as a
     square of that side has, in the shape of each category's photographs where they have one; `HEIGHTxWIDTH` sets both
     sides (`msad.data_io.shape`). `bit_depth` is how many bits the camera fills of image files of more than 8; None
-    finds it on the good training images of each category.
+    finds it on the good training images of each category. `train_on_defects` trains on every second known defect that
+    has a mask; the others help to choose, as all do else (`msad.data_io.layouts.known`).
 
     `final_seeds` trains each study's winner so often, with the seeds `seed`, `seed` + 1, ... and so with as many draws
     of the validation split; the first one's model is delivered. No seed trains on all good images: scoring and
@@ -133,6 +134,7 @@ class SweepConfig(_Part):
     pruner: Literal["asha", "median", "none"] = "asha"
     false_positive_rate: float = Field(0.01, gt=0, lt=1)
     false_regions_per_image: float = Field(0.1, gt=0, allow_inf_nan=False)
+    train_on_defects: bool = False
     parameters: dict[str, Any] = Field(default_factory=dict)
     search_spaces: dict[str, str] = Field(default_factory=dict)
     final_seeds: int = Field(1, ge=1)
@@ -247,6 +249,7 @@ class SweepConfig(_Part):
             "objective": self.objective,
             "false_positive_rate": self.false_positive_rate,
             "false_regions_per_image": self.false_regions_per_image,
+            "train_on_defects": self.train_on_defects,
         }
         defaults = architecture_class(architecture).training_defaults
         settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}

@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution
 from msad.data_io.check import check
 from msad.data_io.decode import height_width
 from msad.data_io.errors import DataError
+from msad.data_io.known_defects import KnownDefectFiles
 from msad.data_io.layout import choose_categories, find_layout
 from msad.data_io.report import CheckReport
 from msad.data_io.shape import fitted_size, plain_size
@@ -19,7 +20,7 @@ from msad.errors import ConfigError, ResourceError
 from msad.models.base import SelfTraining
 from msad.models.contract import contract_problems
 from msad.models.errors import ModelError, did_you_mean
-from msad.models.registry import build, is_own
+from msad.models.registry import architecture, build, is_own
 from msad.names import study_ids
 from msad.search.config import SweepConfig
 from msad.search.sweep_plan import Code, SweepPlan, plan_study, seeds, seen
@@ -39,6 +40,7 @@ NOT_SEARCHED = {
     "image_size": OTHER_DEFECTS,
     "bit_depth": "it says what the files hold, and no score can choose it; set it with --bit-depth",
     "tiling/tile": OTHER_DEFECTS,
+    "train_on_defects": "trials would be judged on different known defects: fix it with --train-on-defects",
     "objective": "trials would be ranked by different figures: fix it with --objective",
 }
 """What makes the scores of a study's trials incomparable where it is not the same in all of them, and why."""
@@ -63,6 +65,8 @@ def prepare(config: SweepConfig, cache: Path) -> SweepPlan:
     categories = tuple(choose_categories(config.dataset, config.categories or None, layout))
     report = check_images(config, categories, layout)
     spaces = check_models(config)
+    if config.train_on_defects:
+        refuse_untaught(config, categories, layout)
     check_free_space(config.storage)
     _ = Workspace(config.storage / config.name).studies  # refused where a database cannot be
     jobs = [
@@ -91,7 +95,9 @@ def prepare(config: SweepConfig, cache: Path) -> SweepPlan:
 
 def identity_of(job: JobConfig, dataset: Path, layout: str, cache: Path) -> Identity:
     """Return what a job sees of a dataset as it is now."""
-    settings = {name: getattr(job, name) for name in ("seed", "image_size", "view_size", "bit_depth")}
+    settings = {
+        name: getattr(job, name) for name in ("seed", "image_size", "view_size", "bit_depth", "train_on_defects")
+    }
     return identify(dataset, job.category, **settings, layout=layout, cache=cache)
 
 
@@ -131,6 +137,26 @@ def check_images(config: SweepConfig, categories: Sequence[str], layout: str) ->
             f"{config.dataset} has {len(errors)} error(s); `msad data check` lists them all:\n{listed}{more}"
         )
     return report
+
+
+def refuse_untaught(config: SweepConfig, categories: Sequence[str], layout: str) -> None:
+    """Refuse to train on defects what cannot, or where there are too few; see `prepare`."""
+    problems = [
+        f"{name} learns from good images alone, and cannot be trained on defects: leave --train-on-defects away, or "
+        "search architectures with a loss"
+        for name in config.architectures
+        if not architecture(name).loss_terms
+    ]
+    found = {name: KnownDefectFiles.find(config.dataset, name, layout) for name in categories}
+    problems += [
+        f"{name}: --train-on-defects trains on every second known defect that has a mask, and there are too few: "
+        f"{sum(sample.mask_path is not None for sample in files.samples)} of {len(files)} in "
+        f"{find_layout(config.dataset, layout).validation_folder(config.dataset, name)} have one; at least 2 are needed"
+        for name, files in found.items()
+        if not len(files.divided(True)[1])
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
 
 
 def check_free_space(storage: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from msad.leaderboard_columns import Column, View, shown_in
+from msad.leaderboard_columns import KNOWN_DEFECTS, Column, View, shown_in
 
 NO_TERMINAL = 80  # columns, for a file or a pipe
 
@@ -54,8 +54,8 @@ def format_leaderboard(frame: pd.DataFrame, terminal: bool | None = None, width:
             table.add_row(*_cells(row, columns), style="bold" if row["best"] else None)
     console.print(table)
     say("")
-    if promises := _promises(frame):
-        say(promises, "", sep="\n")
+    for words in filter(None, (_promises(frame), _known(frame))):
+        say(words, "", sep="\n")
     reports = [line for row in frame.to_dict("records") if (line := _selection_line(row))]
     if reports:
         say("How well validation chose (image AUROC on test, computed after the choice):")
@@ -89,6 +89,16 @@ def _promises(frame: pd.DataFrame) -> str:
         f"False alarms: {broken['false_alarms_target'].max():.3g} of the good images was aimed at, but so few held-out "
         f"ones only promise, on average: {', '.join(rates)}"
     )
+
+
+def _known(frame: pd.DataFrame) -> str:
+    """Say of each category how many known defects had a say, and what they counted; empty where there are none."""
+    lines = []
+    for category, rows in frame[frame["known_defects_count"] > 0].groupby("category"):
+        count, share, taught = rows[[f"known_defects_{name}" for name in KNOWN_DEFECTS]].max()
+        trained = f" ({taught:.0f} more were trained on)" if taught else ""
+        lines.append(f"{category} {count:.0f}, {share:.0%} of the validation score{trained}")
+    return f"Known defects helped to choose: {'; '.join(lines)}" if lines else ""
 
 
 def _cells(row: dict[str, Any], columns: list[Column]) -> list[str]:

@@ -153,6 +153,12 @@ _SWEEP = [
     click.option("--seed", type=int, help="[default: 0]"),
     click.option("--objective", help="validation_score, validation_image_auroc or validation_pixel_ap."),
     click.option(
+        "--train-on-defects/--no-train-on-defects",
+        default=None,
+        help="Train on every second known defect (CATEGORY/validation/DEFECT) that has a mask; else all of them help "
+        "to choose, and none is trained on.",
+    ),
+    click.option(
         "--set",
         "parameters",
         multiple=True,

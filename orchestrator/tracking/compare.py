@@ -42,9 +42,10 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
         `misses` are counts, of `good_images` and `defective_images`. With several final seeds `final_seeds` of them
         have a mean and a sample standard deviation (`image_auroc_mean`, `image_auroc_sd`, ...), and the figures without
         a suffix are the delivered model's, the first seed's. `false_alarms_...` is what the model's threshold promises,
-        see `msad.models.thresholds.FalseAlarms`. `selection_...` is `SelectionReport`, where it was asked for. Figures
-        a study does not have are NaN. `attrs["deleted"]` lists the studies whose run was
-        deleted in MLflow, which are left out.
+        see `msad.models.thresholds.FalseAlarms`. `known_defects_count` defects helped to choose, and
+        counted `known_defects_share` of the validation score; `known_defects_taught` others were trained on.
+        `selection_...` is `SelectionReport`, where it was asked for. Figures a study does not have are NaN.
+        `attrs["deleted"]` lists the studies whose run was deleted in MLflow, which are left out.
 
     Raises
     ------

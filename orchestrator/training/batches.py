@@ -22,12 +22,14 @@ from torch.nn import functional as F
 
 from msad.models.backbones import source
 from msad.models.base import AnomalyModel, Encoded
+from msad.models.defects import KnownDefects
 from msad.models.precision import full_float32
 from msad.models.registry import architecture, is_own
 from msad.models.roi import Roi
 from msad.models.synthesis.appearance import Appearance
 from msad.models.synthesis.augmentation import AugmentationConfig, Augmenter
 from msad.models.synthesis.corruptions import CorruptionConfig, Corruptor, noise_bank
+from msad.models.synthesis.pasted_defects import DefectPaster
 from msad.models.synthesis.synthetic_defects import SyntheticSet
 from msad.training.array_loader import ArrayLoader, fits, shared
 from msad.training.identity import Identity
@@ -61,17 +63,20 @@ def make_here(_key: str, make: Callable[[], dict[str, np.ndarray]]) -> Arrays:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a job may see: good images of the training split only.
+    """What a job may see: good images of the training split, and known defects.
 
-    `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects.
-    `textures_NHWC`: uint8 photographs that the corruption may paste, or None. `roi_HW`: the region of interest, bool,
-    or None where all of an image counts. `cached(key, make)` returns the arrays that `make` computes, and may keep them
-    for later jobs of the same identity; `key` names all else they depend on. `identity` is what the images are.
+    `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects. `known`: real
+    defects that help to choose, or None; `taught`: others that are trained on, each with its mask. `textures_NHWC`:
+    uint8 photographs that the corruption may paste, or None. `roi_HW`: the region of interest, bool, or None where all
+    of an image counts. `cached(key, make)` returns the arrays that `make` computes, and may keep them for later jobs of
+    the same identity; `key` names all else they depend on. `identity` is what the images are.
     """
 
     train_NHWC: np.ndarray
     validation_NHWC: np.ndarray
     synthetic: SyntheticSet
+    known: KnownDefects | None = None
+    taught: KnownDefects | None = None
     textures_NHWC: np.ndarray | None = None
     roi_HW: np.ndarray | None = None
     cached: Cached = make_here
@@ -102,6 +107,11 @@ class PlainBatches:
         """Yield the validation images with synthetic defects, or those at some positions."""
         return batches(self._data.synthetic.images, self._device, self._batch_size, chosen_N)
 
+    def known(self) -> Iterator[Encoded]:
+        """Yield the known defects; nothing where there are none."""
+        if self._data.known is not None:
+            yield from batches(self._data.known.images, self._device, self._batch_size)
+
 
 class ImageBatches(PlainBatches):
     """Good images, as uint8 on the device or on their way there, augmented and corrupted there.
@@ -121,6 +131,7 @@ class ImageBatches(PlainBatches):
             # The border of a tile may be the product's, and says nothing about a background.
             product = None if self._tile else seen
             self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), product, _noise(job, data))
+            self._paste = DefectPaster(data.taught, job.view, product, device) if data.taught else None
         self.count = len(self._rows)
 
     def __len__(self) -> int:
@@ -151,7 +162,10 @@ class ImageBatches(PlainBatches):
         part: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
         """Return augmented images, or a part of them, with corruption, and its mask."""
-        return self._corrupt(clean_BCHW, generator, inside_B1HW, part)
+        corrupted_BCHW, mask_B1HW = self._corrupt(clean_BCHW, generator, inside_B1HW, part)
+        if self._paste is not None:
+            return self._paste(clean_BCHW, corrupted_BCHW, mask_B1HW, generator, inside_B1HW, part)
+        return corrupted_BCHW, mask_B1HW
 
     def augmented(self, images_BHWC: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Return what `draw` does before it corrupts; and 1 where it shows the region of interest, if there is one."""
@@ -252,6 +266,11 @@ class FeatureBatches:
         """Yield the features of the validation images with synthetic defects; where there are tiles, the images."""
         return self._images.synthetic(chosen_N) if self._tiled else self._in_batches("synthetic", chosen_N)
 
+    def known(self) -> Iterator[Encoded]:
+        """Yield the features of the known defects; where there are tiles, the images."""
+        there = not self._tiled and "known0" in self._kept
+        return self._in_batches("known") if there else self._images.known()
+
     def _in_batches(self, name: str, chosen_N: np.ndarray | None = None) -> Iterator[Encoded]:
         index_N = torch.arange(len(self._kept[f"{name}0"])) if chosen_N is None else torch.from_numpy(chosen_N)
         for index_B in index_N.to(self._device).split(self._batch_size):
@@ -294,7 +313,8 @@ class FeatureBatches:
                     corrupted_BCHW, mask_B1HW = self._images.corrupted(clean_BCHW, inside_B1HW, generator)
                     add("corrupted", self._model.encode(corrupted_BCHW))
                     add("mask", (F.adaptive_avg_pool2d(mask_B1HW, clean[0].shape[-2:]),))
-        looked_at = {"validation": self._images.validation, "synthetic": self._images.synthetic}
+        judged = self._images
+        looked_at = {"validation": judged.validation, "synthetic": judged.synthetic, "known": judged.known}
         for name, images in ({} if self._tiled else looked_at).items():
             for image_BCHW in images():
                 add(name, self._model.encode(image_BCHW), torch.float32)

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from msad.data_io.cache import digests
+from msad.data_io.known_defects import KnownDefectFiles
 from msad.data_io.layout import find_layout
 from msad.data_io.roi import find_roi
 from msad.data_io.shape import square_side
@@ -36,6 +38,7 @@ DRAWN_BY = {
 }
 """Where the version of each thing that is made of images stands, scores included: beside the code that makes it."""
 
+_IMAGES = ("train", "validation", "known", "taught")
 NAMED = 3  # files of each kind that are named where identities differ
 
 
@@ -60,7 +63,11 @@ class Identity:
         See `versions`.
     roi
         sha256 of the mask of the region of interest; None where there is none.
-    train_names, validation_names
+    known, taught
+        sha256 of each known defect's content: of those that help to choose, and of those that are trained on.
+    truth
+        Type of defect and sha256 of the mask (`-`: none) of each of both, with a space between them.
+    train_names, validation_names, known_names, taught_names
         The images' paths below the dataset's root, in the same order; not compared.
 
     A further field that decides what is seen belongs here, compared and with a default: kept identities lack it.
@@ -77,6 +84,11 @@ class Identity:
     validation_names: tuple[str, ...] = field(compare=False)
     bit_depth: int = FULL
     roi: str | None = None
+    known: tuple[str, ...] = ()
+    taught: tuple[str, ...] = ()
+    truth: tuple[str, ...] = ()
+    known_names: tuple[str, ...] = field(default=(), compare=False)
+    taught_names: tuple[str, ...] = field(default=(), compare=False)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -96,7 +108,7 @@ class Identity:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.endswith("_names")}
         images = {
             name: [f"{digest}  {file}" for digest, file in zip(values[name], names, strict=True)]
-            for name, names in (("train", self.train_names), ("validation", self.validation_names))
+            for name, names in self._named()
         }
         return {"digest": self.digest, **values, "versions": dict(self.versions), **images}
 
@@ -105,8 +117,9 @@ class Identity:
         """Rebuild from `to_dict`; what an older version has kept has the defaults of fields that it did not know."""
         fields = {f.name for f in dataclasses.fields(cls)}
         known = {name: value for name, value in values.items() if name in fields}
-        for name in ("train", "validation"):
-            lines = [line.partition("  ") for line in values[name]]
+        known["truth"] = tuple(values.get("truth", ()))
+        for name in _IMAGES:
+            lines = [line.partition("  ") for line in values.get(name, ())]
             known[name] = tuple(digest for digest, _, _ in lines)
             known[f"{name}_names"] = tuple(file for _, _, file in lines)
         return cls(**known)
@@ -119,7 +132,7 @@ class Identity:
         if self == before:
             return []
         lines = _image_changes(before._contents(), self._contents())
-        compared = [f.name for f in dataclasses.fields(self) if f.compare and f.name not in ("train", "validation")]
+        compared = [f.name for f in dataclasses.fields(self) if f.compare and f.name not in _IMAGES]
         for name in compared:
             old, new = getattr(before, name), getattr(self, name)
             if name == "versions":
@@ -131,14 +144,20 @@ class Identity:
             elif name == "roi" and old != new:
                 how = "added" if old is None else "removed" if new is None else "changed"
                 lines.append(f"the region of interest was {how}")
+            elif name == "truth" and old != new:
+                lines.append("known defects have other masks or types")
             elif old != new:
                 lines.append(f"{name} {new} instead of {old}")
         # The same files under the same names, cut elsewhere, or under others that sort otherwise.
         return lines or ["the same images in another order, or divided otherwise into training and validation"]
 
     def _contents(self) -> dict[str, str]:
-        names, contents = (*self.train_names, *self.validation_names), (*self.train, *self.validation)
-        return dict(zip(names, contents, strict=True))
+        parts = [zip(names, getattr(self, name), strict=True) for name, names in self._named()]
+        return dict(itertools.chain.from_iterable(parts))
+
+    def _named(self) -> list[tuple[str, tuple[str, ...]]]:
+        """Return the fields that hold images, with the images' names."""
+        return [(name, getattr(self, f"{name}_names")) for name in _IMAGES]
 
 
 def identify(
@@ -149,6 +168,7 @@ def identify(
     image_size: int | str,
     view_size: int | None = None,
     bit_depth: int = FULL,
+    train_on_defects: bool = False,
     layout: str = "auto",
     cache: Path | str | None = None,
 ) -> Identity:
@@ -160,6 +180,8 @@ def identify(
         See `msad.data_io.splits.split_good_images`.
     image_size, view_size
         See `Identity`; `view_size` of None is the image's own.
+    train_on_defects
+        Whether some of the known defects are trained on, see `msad.data_io.known_defects.KnownDefectFiles.divided`.
     cache
         Spares reading unchanged files again; None for `msad.data_io.cache.default_cache_dir()`.
 
@@ -170,7 +192,8 @@ def identify(
     """
     split = split_good_images(dataset, category, seed, layout=layout)
     sides = {"image_size": image_size, "view_size": view_size}
-    return of_split(split, dataset, seed=seed, **sides, bit_depth=bit_depth, layout=layout, cache=cache)
+    settings = {**sides, "bit_depth": bit_depth, "train_on_defects": train_on_defects}
+    return of_split(split, dataset, seed=seed, **settings, layout=layout, cache=cache)
 
 
 def of_split(
@@ -181,12 +204,14 @@ def of_split(
     image_size: int | str,
     view_size: int | None = None,
     bit_depth: int = FULL,
+    train_on_defects: bool = False,
     layout: str = "auto",
     cache: Path | str | None = None,
 ) -> Identity:
     """As `identify`, for a split that is there already."""
     root, found = Path(dataset), find_layout(dataset, layout)
     roi = find_roi(dataset, split.category, layout)
+    known, taught = KnownDefectFiles.find(dataset, split.category, layout).divided(train_on_defects)
 
     def names(paths: Iterable[Path]) -> tuple[str, ...]:
         return tuple(path.relative_to(root).as_posix() for path in paths)  # layouts build paths upon the root
@@ -203,6 +228,15 @@ def of_split(
         validation_names=names(split.validation_paths),
         bit_depth=bit_depth,
         roi=digests([roi], cache)[0] if roi else None,
+        known=tuple(known.digests(cache)),
+        taught=tuple(taught.digests(cache)),
+        truth=tuple(
+            f"{defect_type} {mask}"
+            for part in (known, taught)
+            for defect_type, mask in zip(part.defect_types, part.mask_digests(cache), strict=True)
+        ),
+        known_names=names(known.paths),
+        taught_names=names(taught.paths),
     )
 
 

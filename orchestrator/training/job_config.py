@@ -55,6 +55,9 @@ class JobConfig:
         Largest norm of the gradient; 0 switches clipping off.
     patience
         Evaluations without a better validation score before training stops early; 0 never stops early.
+    train_on_defects
+        Whether every second known defect that has a mask is trained on: cut out and pasted on good images. The others
+        help to choose, as all do else.
     false_positive_rate
         Share of good images above the threshold that is aimed at, in (0, 1).
     false_regions_per_image
@@ -85,6 +88,7 @@ class JobConfig:
     patience: int = 0
     false_positive_rate: float = 0.01
     false_regions_per_image: float = 0.1
+    train_on_defects: bool = False
     model: Mapping[str, Any] = field(default_factory=dict)
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     corruption: Mapping[str, Any] = field(default_factory=dict)
@@ -103,6 +107,8 @@ class JobConfig:
             object.__setattr__(self, "image_size", parse_size(self.image_size))
         except DataError as error:
             problems.append(f"image_size: {error}")
+        if not isinstance(self.train_on_defects, bool):
+            problems.append(f"train_on_defects is {self.train_on_defects!r}; it must be true or false")
         if problems:
             raise ValueError("; ".join(problems))
         problems = [

@@ -161,7 +161,7 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = group.on_rank_zero(validate, model, batches, data.synthetic, job.view_size, job.objective)
+            choice = group.on_rank_zero(validate, model, batches, data, job)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "epoch_seconds": seconds}
@@ -173,8 +173,8 @@ def _fit(
 
     model.load_state_dict(best.model)
     # There is none only when resumed at the end.
-    choice = best.choice or group.on_rank_zero(validate, model, batches, data.synthetic, job.view_size, job.objective)
-    thresholds = group.on_rank_zero(set_thresholds, model, batches, data.synthetic, choice.scorer.scoring, job)
+    choice = best.choice or group.on_rank_zero(validate, model, batches, data, job)
+    thresholds = group.on_rank_zero(set_thresholds, model, batches, data, choice.scorer, job)
     return fitted(model, choice.scorer, thresholds, best)
 
 

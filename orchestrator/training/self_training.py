@@ -33,7 +33,7 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
         nonlocal began, since
         seconds = (time.perf_counter() - began) / max(1, epoch - since)
         try:
-            choice = validate(model, batches, data.synthetic, job.view_size, job.objective)
+            choice = validate(model, batches, data, job)
         except FloatingPointError:
             raise Diverged(f"the anomaly maps of {job.architecture} are not finite in epoch {epoch}") from None
         told = figures(choice.validation)
@@ -58,5 +58,5 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
     if last == 0 or not best.stale(last, job):
         evaluate(last + 1, {})  # the last epoch is not heard of
     model.load_state_dict(best.model)
-    thresholds = set_thresholds(model, batches, data.synthetic, best.choice.scorer.scoring, job)
+    thresholds = set_thresholds(model, batches, data, best.choice.scorer, job)
     return fitted(model, best.choice.scorer, thresholds, best)

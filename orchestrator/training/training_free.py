@@ -53,21 +53,20 @@ def fit_training_free(
     looked_at = make_batches(job, data, model, device)
     adapt(model, looked_at)
     try:
-        choice = validate(model, looked_at, data.synthetic, job.view_size, job.objective)
+        choice = validate(model, looked_at, data, job)
     except FloatingPointError:
         raise TrainingError(f"the anomaly maps of {job.architecture} are not finite: are its features?") from None
     told, seconds = figures(choice.validation), time.perf_counter() - began
     best.update(told[job.objective], 1, choice, model)
     report({"epoch": 1, "epoch_seconds": seconds, **told, "best_objective": told[job.objective]}, {"epoch": 1})
-    parts = [anomaly_maps(model, looked_at.validation()), *_cross_fitted(job, model, data, device)]
+    parts = [anomaly_maps(model, looked_at.validation()), *cross_fitted(job, model, data, device)]
     good_maps = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    scoring = choice.scorer.scoring
-    thresholds = set_thresholds(model, looked_at, data.synthetic, scoring, job, good_maps)
-    return fitted(model, fit_scorer(scoring, good_maps, looked_at.roi), thresholds, best)
+    scorer = fit_scorer(choice.scorer.scoring, good_maps, looked_at.roi)
+    return fitted(model, scorer, set_thresholds(model, looked_at, data, scorer, job, good_maps), best)
 
 
 @torch.no_grad()
-def _cross_fitted(
+def cross_fitted(
     job: JobConfig, model: AnomalyModel, data: TrainingData, device: torch.device
 ) -> Iterator[dict[str, Tensor]]:
     """Yield the maps of training images by the model as it would be without them and others; none if it cannot tell."""

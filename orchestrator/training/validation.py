@@ -6,6 +6,7 @@ Tensors are named by shape: B images of a batch, C channels, H×W pixels, N imag
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from msad.models.errors import ModelError
 from msad.models.false_regions import FalseRegions, pixel_threshold
 from msad.models.scorer import IMAGE_SCORE
 from msad.models.scoring import Choice, Reading, Scorer, Scoring, ValidationScore, choose_scoring, default_candidates
-from msad.models.synthesis.synthetic_defects import GRADES, SyntheticSet
+from msad.models.synthesis.synthetic_defects import GRADES
 from msad.models.thresholds import FalseAlarms, LeaveOneOut, threshold
-from msad.training.batches import FeatureBatches, PlainBatches
+from msad.training.batches import FeatureBatches, PlainBatches, TrainingData
 from msad.training.job_config import JobConfig
 
 Report = Callable[[dict[str, float], dict[str, Any]], None]
@@ -95,17 +96,15 @@ class BestCheckpoint:
 def validate(
     model: AnomalyModel,
     batches: PlainBatches | FeatureBatches,
-    synthetic: SyntheticSet,
-    view_size: int,
-    objective: str = "validation_score",
+    data: TrainingData,
+    job: JobConfig,
 ) -> Choice:
-    """Score held-out good images against their synthetic defects and choose the scoring that separates them best.
+    """Score held-out good images against synthetic and known defects; choose the scoring that separates them best.
 
-    Of an architecture with a fixed scoring there is nothing to choose.
+    Of an architecture with a fixed scoring there is nothing to choose, unless known defects speak for another one.
 
-    The maps of the good images are kept while this runs, those of the defects a batch at a time. `view_size` is the
-    side in pixels of what the network sees at once, by which smoothing is measured; `objective` is what the choice
-    maximises.
+    The maps of the good images are kept while this runs, those of the defects a batch at a time. Smoothing is measured
+    by the job's `view_size`, the side in pixels of what the network sees at once; the choice maximises its `objective`.
 
     Raises
     ------
@@ -114,32 +113,34 @@ def validate(
     """
     model.eval()
     good = anomaly_maps(model, batches.validation())
-    roi = batches.roi
+    roi, fixed = batches.roi, fixed_scoring(model, job.view_size)
     names = [name for name in good if name != IMAGE_SCORE] if roi else list(good)  # that is of the whole image
     if not names:
         raise ModelError("this architecture scores whole images alone: it cannot keep to a region of interest")
-    candidates = scorings(model, names, view_size)
-    return choose_scoring(good, map_batches(model, batches.synthetic()), synthetic, candidates, objective, roi)
+    others = default_candidates(names, job.view_size) if fixed is None or data.known else []
+    candidates = [one for one in (fixed,) if one] + [one for one in others if one != fixed]
+    defects = map_batches(model, itertools.chain(batches.synthetic(), batches.known()))
+    return choose_scoring(good, defects, data.synthetic, candidates, job.objective, roi, data.known, fixed)
 
 
-def scorings(model: AnomalyModel, map_names: Sequence[str], view_size: int) -> list[Scoring]:
-    """Return the scorings to choose from: the one that the architecture is always read by, or the default ones."""
+def fixed_scoring(model: AnomalyModel, view_size: int) -> Scoring | None:
+    """Return the scoring that an architecture is read by, None where it has none; `view_size` as in `JobConfig`."""
     if not model.fixed_scoring:
-        return default_candidates(map_names, view_size)
+        return None
     fixed = Scoring(**model.fixed_scoring)
-    return [dataclasses.replace(fixed, smoothing=fixed.smoothing * view_size / 256)]
+    return dataclasses.replace(fixed, smoothing=fixed.smoothing * view_size / 256)
 
 
 @torch.no_grad()
 def set_thresholds(
     model: AnomalyModel,
     batches: PlainBatches | FeatureBatches,
-    synthetic: SyntheticSet,
-    scoring: Scoring,
+    data: TrainingData,
+    scorer: Scorer,
     job: JobConfig,
     good_maps: Mapping[str, Tensor] | None = None,
 ) -> Thresholds:
-    """Score the held-out good images and their plain synthetic defects as the finished model does; cut between them.
+    """Score held-out good images, plain synthetic and known defects as the finished model does; cut between them.
 
     Each image is scored without what the scorer knows of it, see `msad.models.thresholds`; pixels are cut by the maps
     of the good images alone, see `msad.models.false_regions`. `good_maps`: of the validation images, and behind them of
@@ -147,16 +148,18 @@ def set_thresholds(
     """
     model.eval()
     good_maps = anomaly_maps(model, batches.validation()) if good_maps is None else good_maps
-    held_out = LeaveOneOut(scoring, good_maps, batches.roi)
-    plain = np.flatnonzero(synthetic.grade == GRADES.index("plain"))
+    held_out = LeaveOneOut(scorer.scoring, good_maps, batches.roi)
+    plain = np.flatnonzero(data.synthetic.grade == GRADES.index("plain"))
     plain_scores, done = [], 0
     for maps in map_batches(model, batches.synthetic(plain)):
         count = len(next(iter(maps.values())))
-        plain_scores.append(held_out.scores(maps, synthetic.source[plain[done : done + count]]))
+        plain_scores.append(held_out.scores(maps, data.synthetic.source[plain[done : done + count]]))
         done += count
+    known_scores = [scorer(maps)[1].double().cpu().numpy() for maps in map_batches(model, batches.known())]
     calibrated_maps, good_scores = held_out.good()
+    defect_scores = (np.concatenate([np.empty(0), *parts]) for parts in (plain_scores, known_scores))
     rate = job.false_positive_rate
-    cut = threshold(good_scores, rate, np.concatenate([np.empty(0), *plain_scores]))
+    cut = threshold(good_scores, rate, *defect_scores)
     pixel_cut, false_regions = pixel_threshold(calibrated_maps, job.false_regions_per_image)
     return Thresholds(
         threshold=cut,

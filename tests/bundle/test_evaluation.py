@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score, roc_curve
 
-import msad.data_io.test_split
+import msad.data_io.masks
 from msad.bundle.bundles import Bundle
 from msad.bundle.evaluation import OF_PIXELS, PER_DEFECT_TYPE, evaluate, save_tables
 from msad.bundle.images import fit_map
@@ -25,6 +25,7 @@ from msad.errors import ConfigError
 from msad.models.roi import Roi
 from msad.pictures.gallery import save_evaluation
 from msad.terminal.evaluation_text import format_evaluation
+from msad.training.identity import identify
 
 REPOSITORY = Path(__file__).parents[2]
 ESTIMATED = ("image_auroc", "image_prauc", "f1", "recall", "false_alarm_rate", "recall_at_fpr")
@@ -125,9 +126,9 @@ def test_evaluate_recall_at_fpr_is_at_the_rate_of_the_job(evaluation, bundle):
 
 def test_evaluate_opens_every_mask_once(bundle, demo, category, monkeypatch):
     opened = []
-    real = msad.data_io.test_split.read_mask
+    real = msad.data_io.masks.read_mask
     counted = lambda path, *more: opened.append(path) or real(path, *more)  # noqa: E731
-    monkeypatch.setattr("msad.data_io.test_split.read_mask", counted)
+    monkeypatch.setattr("msad.data_io.masks.read_mask", counted)
     for masks_at in ("model", "native"):
         result = evaluate(bundle, demo, category, None, masks_at=masks_at)
         assert len(opened) == len(set(opened)) == result.metrics["defective_images"]
@@ -281,3 +282,15 @@ def test_evaluate_of_12_bit_files_is_that_of_the_same_images_of_16_bits(bundle, 
     assert results[12].metrics["image_auroc"] == results[16].metrics["image_auroc"]
     [remark] = evaluate(bundle, tmp_path / "12", category, None).remarks  # the model is one of 16 bits
     assert "the model reads them as of 16, so they are dark to it" in remark
+
+
+def test_known_defect_among_the_test_images_is_refused(bundle, with_known, category, tmp_path):
+    """The check before a search cannot see every test split, and a model may be measured on another dataset."""
+    identity = identify(with_known, category, seed=0, image_size=32).to_dict()
+    chosen = dataclasses.replace(bundle, provenance={"identity": identity})
+    assert evaluate(chosen, with_known, category, None).metrics["defective_images"] > 0
+    shutil.copytree(with_known / category, tmp_path / category)
+    image = min(path for path in (tmp_path / category / "validation").rglob("*.png") if "_mask" not in path.name)
+    shutil.copy(image, tmp_path / category / "test" / image.parent.name / "copy.png")
+    with pytest.raises(DataError, match=r"copy.png: 1 of the test images are known defects .* take them out of"):
+        evaluate(chosen, tmp_path, category, None)

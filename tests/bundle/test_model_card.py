@@ -135,3 +135,17 @@ def test_shortened_card_keeps_whole_sections_and_says_so(description):
     kept = [line[3:] for line in short.splitlines() if line.startswith("## ")]
     assert kept == SECTIONS[: len(kept)] and len(kept) > 2
     assert shorten("word " * 100, 50) == ("word " * 100)[:50]
+
+
+def test_card_says_how_many_known_defects_had_a_say_and_what_they_counted(description):
+    known = {"count": 5, "types": {"dent": 5}, "share": 1 / 3, "taught": 2}
+    groups = KNOWN["validation"]["per_group"] | {"known/dent": {"image_auroc": 0.912, "images": 5}}
+    validation = KNOWN["validation"] | {"per_group": groups}
+    card = section(
+        write_card(with_provenance(description, **KNOWN, known_defects=known) | {}).replace("\n\n", "\n"),
+        "How it was selected",
+    )
+    assert "5 known defects counted 33% of it, the synthetic ones the rest; 2 others were trained on." in card
+    card = write_card(with_provenance(description, **{**KNOWN, "validation": validation, "known_defects": known}))
+    assert "Image AUROC per type of known defect (images): dent 0.912 (5)." in card and "| known |" not in card
+    assert "known defect" not in write_card(with_provenance(description, **KNOWN))

@@ -152,6 +152,16 @@ def test_false_alarms_where_the_same_images_chose_the_scoring(count, seen):
     assert mean < (1 if seen else 2) / (count + 1) + 3 * error
 
 
+def test_known_defects_end_the_gap_where_they_are_fainter_than_plain_ones_and_never_enter_the_good_images():
+    good, plain = np.linspace(0, 1, 20), np.full(10, 9.0)
+    assert threshold(good, 0.01, plain) == 5.0
+    assert threshold(good, 0.01, plain, np.array([])) == 5.0
+    assert threshold(good, 0.01, plain, np.array([3.0])) == 2.0
+    assert threshold(good, 0.01, plain, np.array([20.0])) == 5.0
+    assert threshold(good, 0.01, plain, np.array([-4.0, 0.5, 30.0])) == 1.0
+    assert threshold(good, 0.01, plain, np.array([2.0] + [4.0] * 30)) == 2.5  # the lowest tenth may be missed
+
+
 def test_held_out_scores_of_identical_good_images_are_finite():
     held_out = LeaveOneOut(Scoring({"a": 1.0}, calibration="position"), {"a": torch.ones(4, 1, 16, 16)})
     assert np.isfinite(held_out.good_scores()).all()

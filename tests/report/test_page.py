@@ -28,6 +28,7 @@ from msad.tracking.tracker import Tracker
 from msad.training.job_config import JobConfig
 from msad.workspace import Workspace
 
+KNOWN = {"count": 5, "share": 1 / 3, "taught": 0, "types": {"dent": 5}}
 RESULT = {"epoch": 2, "threshold": 0.5, "parameters": 9e5, "score": 0.8, "image_auroc": 0.9, "pixel_ap": 0.4}
 SPACE = {
     "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
@@ -69,7 +70,7 @@ def store(tmp_path_factory, bundle, demo, category):
         runs.catch_up(study)
     for name in ("winner", "weaker"):
         final = workspace.final(studies[name].id)
-        final.write("result", RESULT | {"score": studies[name].best().value})
+        final.write("result", RESULT | {"score": studies[name].best().value, "known_defects": KNOWN})
         final.write("test", evaluation.metrics)
         if name == "winner":
             save_evaluation(dataclasses.replace(evaluation, category=STRANGE), final.path / "pictures")
@@ -127,6 +128,10 @@ def test_page_tells_ranges_defaults_and_what_was_chosen(text):
     row = re.search(r"<code>learning_rate</code></th>(.*?)</tr>", text).group(1)
     assert re.findall(r"<td[^>]*>(?:<strong>)?([^<]*)", row)[:2] == ["0.0001 to 0.01, logarithmic", "0.001"]
     assert "16, 32" in text
+
+
+def test_page_tells_how_many_known_defects_had_a_say(text):
+    assert " ".join(text.split()).count("5 known defects helped to choose: 33 % of the validation score</small>") == 1
 
 
 def test_page_tells_errors_intervals_chance_and_defect_types(store, text):

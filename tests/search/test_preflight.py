@@ -287,3 +287,27 @@ def test_plan_finds_the_bit_depth_and_a_setting_replaces_it(make, demo, category
         assert any("above the 1023 of 10 bits" in warning for warning in plan.warnings)
     with pytest.raises(ConfigError, match=r"bit_depth: .*10.* \(given: 11\)"):
         make(bit_depth=11)
+
+
+def test_training_on_defects_is_refused_where_none_can_be_or_there_are_too_few(
+    make, demo, with_known, category, own_cache
+):
+    asked = {"train_on_defects": True, "categories": [category]}
+    with pytest.raises(ConfigError, match=f"{category}: --train-on-defects .* too few: 0 of 0 in .*validation"):
+        prepare(make(**asked), own_cache)
+    with pytest.raises(ConfigError, match="feature_memory learns from good images alone"):
+        prepare(make(**asked, dataset=with_known, architectures=["feature_memory"]), own_cache)
+    plan = prepare(make(**asked, dataset=with_known), own_cache)
+    assert all(study.job.train_on_defects for study in plan.studies)
+    assert all(identity.taught and identity.known for identity in plan.identities.values())
+    assert SweepPlan.from_dict(json.loads(json.dumps(plan.to_dict()))).identities == plan.identities
+
+
+def test_known_defect_that_is_a_test_image_too_is_refused_before_anything_starts(
+    make, with_known, category, tmp_path, own_cache
+):
+    shutil.copytree(with_known, root := tmp_path / "data")
+    image = min(path for path in (root / category / "validation").rglob("*.png") if "_mask" not in path.name)
+    shutil.copy(image, root / category / "test" / image.parent.name / "copy.png")
+    with pytest.raises(DataError, match=r"is the test image .*copy\.png too; a known defect chooses"):
+        prepare(make(dataset=root), own_cache)

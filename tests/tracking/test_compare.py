@@ -137,6 +137,15 @@ def test_format_leaderboard_without_a_terminal_is_the_same_narrow_table_without_
     assert "msad pull" in text and max(map(len, text.splitlines())) <= 80
 
 
+def test_format_leaderboard_says_how_many_known_defects_had_a_say(store):
+    table = leaderboard("first", store[0])
+    assert "Known defects" not in format_leaderboard(table, terminal=False)
+    told = {"known_defects_count": 5.0, "known_defects_share": 1 / 3, "known_defects_taught": 2.0}
+    table.loc[table["category"] == "bottle", [*told]] = [*told.values()]
+    text = " ".join(format_leaderboard(table, terminal=False).split())
+    assert "Known defects helped to choose: bottle 5, 33% of the validation score (2 more were trained on)" in text
+
+
 def test_format_leaderboard_shows_names_as_they_are_and_no_trials_where_nothing_was_searched(store):
     table = leaderboard("first", store[0]).assign(trials=0)
     table["category"] = table["category"].replace("bottle", "a [red]b[/] :bolt: [/x]")

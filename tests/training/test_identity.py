@@ -139,6 +139,24 @@ def test_changes_of_the_cut_alone_are_told(demo, look):
     ]
 
 
+def test_known_defects_are_part_of_what_a_job_sees_with_their_masks_and_types(
+    demo, with_known, look, category, tmp_path
+):
+    shutil.copytree(with_known, root := tmp_path / "data")
+    validation = root / category / "validation"
+    before = look(root)
+    back = Identity.from_dict(json.loads(json.dumps(before.to_dict())))
+    assert back == before and back.known_names == before.known_names and len(before.known) == len(before.truth) > 2
+    image = min(path for path in validation.rglob("*.png") if "ground_truth" not in path.parts)
+    mask = validation / "ground_truth" / image.parent.name / f"{image.stem}_mask.png"
+    mask.unlink()
+    assert look(root).changes_from(before) == ["known defects have other masks or types"]
+    image.unlink()
+    assert look(root).changes_from(before)[0] == f"1 image removed: {image.relative_to(root)}"
+    taught = look(with_known, train_on_defects=True)
+    assert sorted((*taught.known, *taught.taught)) == sorted(before.known) and taught.digest != before.digest
+
+
 def test_identity_imports_neither_torch_nor_ray_nor_mlflow():
     code = "import sys, msad.training.identity; assert not {'torch', 'ray', 'mlflow', 'optuna'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from msad.models.defects import KnownDefects
 from msad.models.false_regions import pixel_threshold
 from msad.models.regions import find_regions
 from msad.models.registry import build
@@ -19,7 +20,7 @@ from msad.models.thresholds import LeaveOneOut
 from msad.models.tiling import TilingConfig, tiled
 from msad.training.batches import PlainBatches, TrainingData
 from msad.training.job_config import JobConfig
-from msad.training.validation import BestCheckpoint, anomaly_maps, figures, scorings, set_thresholds, validate
+from msad.training.validation import BestCheckpoint, anomaly_maps, figures, fixed_scoring, set_thresholds, validate
 
 JOB = JobConfig(category="any", architecture="baseline", image_size=32, batch_size=4)
 
@@ -82,9 +83,10 @@ def data():
 
 def test_threshold_is_set_on_scores_of_the_scorer_that_is_delivered(model, data):
     batches = PlainBatches(JOB, data, torch.device("cpu"))
-    scoring = validate(model, batches, data.synthetic, 32).scorer.scoring
+    scorer = validate(model, batches, data, JOB).scorer
+    scoring = scorer.scoring
     job = dataclasses.replace(JOB, false_positive_rate=0.2, false_regions_per_image=0.3)
-    cuts = set_thresholds(model, batches, data.synthetic, scoring, job)
+    cuts = set_thresholds(model, batches, data, scorer, job)
     held_out = LeaveOneOut(scoring, anomaly_maps(model, batches.validation()))
     good = np.sort(held_out.good_scores())
     plain = data.synthetic.grade == GRADES.index("plain")
@@ -99,19 +101,39 @@ def test_threshold_is_set_on_scores_of_the_scorer_that_is_delivered(model, data)
     assert sum(len(find_regions(one, cuts.pixel_threshold)) for one in maps) <= cuts.false_regions.regions <= 2
 
 
+def test_known_defects_choose_beside_the_synthetic_ones_and_lower_the_threshold(model, data):
+    images = np.random.default_rng(1).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    masks = np.zeros((6, 32, 32), bool)
+    masks[:5, :8] = True
+    known = KnownDefects(images, masks, np.array([True] * 5 + [False]), ("dent",) * 6)
+    with_known = dataclasses.replace(data, known=known)
+    batches = PlainBatches(JOB, with_known, torch.device("cpu"))
+    maps = [anomaly_maps(model, part()) for part in (batches.validation, batches.synthetic, batches.known)]
+    both = {name: torch.cat([maps[1][name], maps[2][name]]) for name in maps[0]}
+    candidates = default_candidates(tuple(maps[0]), 32)
+    wanted = choose_scoring(maps[0], both, data.synthetic, candidates, known=known)
+    found = validate(model, batches, with_known, JOB)
+    assert found.readings == wanted.readings and found.scorer.scoring == wanted.scorer.scoring
+    assert found.validation.per_group["known/dent"]["images"] == 6
+    cut = set_thresholds(model, batches, with_known, found.scorer, JOB).threshold
+    good = LeaveOneOut(found.scorer.scoring, maps[0]).good_scores()
+    plain = set_thresholds(model, PlainBatches(JOB, data, torch.device("cpu")), data, found.scorer, JOB).threshold
+    assert good.max() <= cut <= plain
+
+
 @pytest.mark.parametrize("objective", ["validation_score", "validation_image_auroc", "validation_pixel_ap"])
 def test_validation_chooses_by_the_objective(model, data, objective):
     batches = PlainBatches(JOB, data, torch.device("cpu"))
     maps = [anomaly_maps(model, images) for images in (batches.validation(), batches.synthetic())]
     wanted = choose_scoring(*maps, data.synthetic, default_candidates(tuple(maps[0]), 32), objective)
-    found = validate(model, batches, data.synthetic, 32, objective)
+    found = validate(model, batches, data, dataclasses.replace(JOB, objective=objective))
     assert found.readings == wanted.readings and found.scorer.scoring == wanted.scorer.scoring
     assert figures(found.validation)["validation_pixel_ap"] == found.validation.pixel_ap
 
 
 def test_architecture_with_a_fixed_scoring_is_read_by_it_alone():
     model = build("feature_memory", rows=5)
-    (fixed,) = scorings(model, ("memory",), 128)
+    fixed = fixed_scoring(model, 128)
     assert fixed == Scoring({"memory": 1.0}, smoothing=2.0, reduction="top1", calibration="position")
-    assert scorings(tiled(model, TilingConfig(tile=64)), ("memory",), 64)[0].smoothing == 1.0
-    assert len(scorings(build("baseline", base_width=4, depth=2), ("l1", "ssim"), 128)) > 50
+    assert fixed_scoring(tiled(model, TilingConfig(tile=64)), 64).smoothing == 1.0
+    assert fixed_scoring(build("baseline", base_width=4, depth=2), 128) is None

@@ -18,12 +18,14 @@ from msad.bundle.bundles import Bundle
 from msad.cluster.workers.task import Task
 from msad.data_io.cache import PIXELS_VERSION, cached_arrays, load_images
 from msad.data_io.errors import DataError
+from msad.data_io.known_defects import KnownDefectFiles
 from msad.data_io.photographs import VERSION as PHOTOGRAPHS_VERSION
 from msad.data_io.photographs import load_textures
 from msad.data_io.roi import load_roi
 from msad.data_io.shape import plain_size
 from msad.data_io.splits import split_good_images
 from msad.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, TrainingError, first_line, full_disk
+from msad.models.defects import KnownDefects, known_share
 from msad.models.errors import ModelError
 from msad.models.kernels import native
 from msad.models.registry import count_parameters, use
@@ -102,8 +104,8 @@ def run(
         data = load_training_data(task.job, task.dataset, task.node_cache, task.layout)
         if task.identity not in (None, data.identity.digest):
             raise DataError(
-                f"{task.dataset}: the good images of {task.job.category} are others than when the sweep began; stop it "
-                "and resume it to read which"
+                f"{task.dataset}: the images of {task.job.category} are others than when the sweep began; stop it and "
+                "resume it to read which"
             )
         return data
 
@@ -118,6 +120,7 @@ def run(
                 "validation": len(data.validation_NHWC),
                 "synthetic": len(data.synthetic.images),
             },
+            "known_defects": told_of_known(data),
             "epoch": fitted.epoch,
             "validation": fitted.validation,
             "false_alarms": fitted.false_alarms.to_dict(),
@@ -145,6 +148,7 @@ def run(
                 "false_alarms": fitted.false_alarms.to_dict(),
                 "pixel_threshold": fitted.pixel_threshold,
                 "false_regions": fitted.false_regions.to_dict(),
+                "known_defects": provenance["known_defects"],
                 "parameters": parameters,
                 "executor": task.provenance.get("executor"),
                 **fitted.validation,
@@ -171,6 +175,14 @@ def run(
             directory.write("failure", {"reason": reason, "kind": type(error).__name__})
         teaches = isinstance(error, CONFIGURATION_ERRORS)
         report({"failure": reason, "teaches": teaches, "objective": 0.0, "best_objective": 0.0}, None)
+
+
+def told_of_known(data: TrainingData) -> dict[str, Any]:
+    """Return how many known defects have helped to choose, by type and what they counted, and how many were taught."""
+    chosen = data.known.types if data.known else ()
+    types = {name: chosen.count(name) for name in sorted(set(chosen))}
+    taught = len(data.taught) if data.taught else 0
+    return {"count": len(chosen), "types": types, "share": known_share(len(chosen)), "taught": taught}
 
 
 def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:
@@ -206,14 +218,21 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
         The category or an image cannot be read.
     """
     split = split_good_images(dataset, job.category, job.seed, layout=layout)
-    seen = {"image_size": job.image_size, "view_size": job.view_size, "bit_depth": job.bit_depth}
+    seen = {name: getattr(job, name) for name in ("image_size", "view_size", "bit_depth", "train_on_defects")}
     identity = of_split(split, dataset, seed=job.seed, **seen, layout=layout, cache=cache)
+    known, taught = KnownDefectFiles.find(dataset, job.category, layout).divided(job.train_on_defects)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache, job.bit_depth)
     roi_HW = load_roi(dataset, job.category, job.image_size, split.train_paths[0], layout)
 
     def make() -> dict[str, np.ndarray]:
         good_NHWC = np.asarray(validation_NHWC)
         return dict(vars(make_synthetic_defects(good_NHWC, job.seed, view_size=job.view_size, roi_HW=roi_HW)))
+
+    def real(files: KnownDefectFiles, name: str) -> KnownDefects | None:
+        if not len(files):
+            return None
+        kept = cached(name, lambda: dict(zip(("masks", "masked"), files.masks(job.image_size), strict=True)))
+        return KnownDefects(files.images(job.image_size, cache, job.bit_depth), **kept, types=files.defect_types)
 
     def textures() -> dict[str, np.ndarray]:
         return {"textures": load_textures(job.view)}
@@ -227,6 +246,8 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
         train_NHWC=load_images(split.train_paths, job.image_size, cache, job.bit_depth),
         validation_NHWC=validation_NHWC,
         synthetic=SyntheticSet(**cached("synthetic", make)),
+        known=real(known, "known defects"),
+        taught=real(taught, "taught defects"),
         textures_NHWC=cached_arrays(photographs, textures, cache)["textures"],
         roi_HW=roi_HW,
         cached=cached,

@@ -15,7 +15,9 @@ from PIL import Image
 from msad.bundle.bundles import Bundle
 from msad.cluster.workers.job_worker import load_checkpoint, load_training_data, run
 from msad.cluster.workers.task import Task
+from msad.data_io.known_defects import KnownDefectFiles
 from msad.errors import OutOfMemory, TrainingError
+from msad.models.defects import known_share
 from msad.models.kernels import native
 from msad.training.identity import Identity, identify
 from msad.training.job_config import JobConfig
@@ -230,13 +232,42 @@ def test_job_on_other_images_than_the_sweep_began_with_fails_with_words(make_tas
     task = dataclasses.replace(make_task(), identity="0" * 64)
     reports = Reports()
     run(task, report=reports, resume_from=lambda: None)
-    assert f"the good images of {category} are others" in reports[-1]["failure"]
+    assert f"the images of {category} are others" in reports[-1]["failure"]
 
 
 def test_bundle_says_what_its_model_has_seen(finished, demo, category, own_cache):
     bundle, job = Bundle.load(finished[0].directory.bundle), finished[0].job
     seen = identify(demo, category, seed=job.seed, image_size=job.image_size, cache=own_cache)
     assert Identity.from_dict(bundle.provenance["identity"]) == seen
+
+
+def test_known_defects_help_to_choose_and_are_told_in_bundle_and_result(make_task, with_known, category):
+    task = make_task(with_known)
+    run(task, report=Reports(), resume_from=lambda: None)
+    bundle, result = Bundle.load(task.directory.bundle), task.directory.read("result")
+    files = KnownDefectFiles.find(with_known, category)
+    types = {name: files.defect_types.count(name) for name in files.defect_types}
+    assert result["known_defects"] == bundle.provenance["known_defects"]
+    assert result["known_defects"] == {
+        "count": len(files), "types": types, "share": pytest.approx(known_share(len(files))), "taught": 0
+    }  # fmt: skip
+    assert {f"known/{name}" for name in types} < set(result["per_group"])
+    assert [line.partition("  ")[0] for line in bundle.provenance["identity"]["known"]] == files.digests()
+    assert (
+        "identity" in bundle.provenance
+        and f"{len(files)} known defects counted" in (task.directory.bundle / "MODEL_CARD.md").read_text()
+    )
+
+
+def test_training_on_defects_pastes_some_and_judges_by_the_others(make_task, with_known, category):
+    task = make_task(architecture="baseline", train_on_defects=True)
+    data = load_training_data(task.job, with_known, task.node_cache)
+    files = KnownDefectFiles.find(with_known, category)
+    assert len(data.known) + len(data.taught) == len(files) and len(data.taught) == len(files) // 2
+    assert data.taught.masked.all() and data.taught.masks.any(axis=(1, 2)).all()
+    without = load_training_data(dataclasses.replace(task.job, train_on_defects=False), with_known, task.node_cache)
+    assert len(without.known) == len(files) and without.taught is None
+    assert without.identity.digest != data.identity.digest
 
 
 @pytest.mark.parametrize("kind", [ValueError, RuntimeError])
