@@ -301,7 +301,7 @@ def fit_together(jobs: list[JobConfig], data: TrainingData, device: torch.device
     for index in range(len(jobs)):
         state = {**parameters, **buffers}
         wrapped.load_state_dict({name: state[name][index].detach() for name in wrapped.state_dict()})
-        validate(model, batches, data.synthetic, job.view_size)
+        validate(model, batches, data, job)
     return losses_of_epoch
 
 

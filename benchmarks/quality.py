@@ -291,7 +291,7 @@ def _rescore(best: Trial, data: TrainingData, scoring: Scoring, device: torch.de
     batches = make_batches(best.job, data, model, device)
     good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
     choice = choose_scoring(good, defects, data.synthetic, [scoring])
-    cuts = set_thresholds(model, batches, data.synthetic, scoring, best.job)
+    cuts = set_thresholds(model, batches, data, choice.scorer, best.job)
     changed = {"scorer": choice.scorer, "threshold": cuts.threshold, "pixel_threshold": cuts.pixel_threshold}
     return dataclasses.replace(best.bundle, **changed), choice.validation.score
 

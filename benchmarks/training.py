@@ -258,7 +258,7 @@ def _time_to_score(job: JobConfig, data: TrainingData, paths: list[Path], epochs
         for image_BCHW in _decoded(paths, job.image_size, len(paths), device):
             _reference_step(model, optimizer, image_BCHW.to(device))
         seconds += time.perf_counter() - began
-        score = figures(validate(model, batches, data.synthetic, job.view_size).validation)["validation_score"]
+        score = figures(validate(model, batches, data, job).validation)["validation_score"]
         print(f"  reference, epoch {epoch}: {score:.3f} after {seconds:.1f} s", flush=True)
         if score > goal:
             goal, theirs = score, seconds
