@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from msad.bundle import bundle_files
+from msad.data_io.shape import plain_size
 from msad.errors import BundleError
 from msad.models import backbones
 from msad.models.base import AnomalyModel
@@ -86,6 +87,8 @@ def read(directory: Path, device: torch.device) -> Contents:
             model = tiled(build(job.architecture, **job.model), job.tiles)
         model.load_state_dict(model_tensors)
         scorer = Scorer.from_state(scoring, {name: tensor.to(device) for name, tensor in scorer_tensors.items()})
+        if scorer.roi is not None and scorer.roi.inside_1HW.shape[1:] != job.sides:
+            raise ModelError(f"its region of interest is not of {plain_size(job.sides)} pixels, as its images are")
     except KeyError as error:
         raise BundleError(f"{path}: {error} is missing; pull the bundle again") from error
     except (AttributeError, TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from msad.bundle.map_scale import anchor
 from msad.data_io.decode import resize
 from msad.errors import BundleError, ResourceError
 from msad.models import registry
+from msad.models.roi import Roi
 from msad.models.scoring import Scoring, fit_scorer
 from msad.training.job_config import JobConfig
 
@@ -71,6 +73,19 @@ def test_bundle_without_a_pixel_threshold_gets_the_middle_of_the_colour_scale(bu
         (saved / DESCRIPTION_FILE).write_text(json.dumps(without | removed))
         loaded = Bundle.load(saved)
         assert loaded.pixel_threshold == anchor(bundle.threshold) and "false_regions" not in loaded.provenance
+
+
+@pytest.mark.parametrize(("side", "fits"), [(32, True), (16, False)])
+def test_bundle_keeps_a_region_of_interest_of_its_images_size_alone(bundle, tmp_path, side, fits):
+    roi = Roi(torch.arange(side * side).view(1, side, side) % 2 == 0)
+    directory = Bundle(bundle.model, dataclasses.replace(bundle.scorer, roi=roi), bundle.threshold, bundle.job).save(
+        tmp_path / "bundle"
+    )
+    if fits:
+        assert np.array_equal(Bundle.load(directory, "cpu").roi, roi.inside_1HW[0].numpy())
+    else:
+        with pytest.raises(BundleError, match="its region of interest is not of 32 pixels"):
+            Bundle.load(directory, "cpu")
 
 
 def test_bundle_whose_pixel_threshold_is_no_number_is_refused(saved):
