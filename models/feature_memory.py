@@ -11,7 +11,6 @@ Tensors are named by shape: B images, C channels, H×W pixels or places, N place
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -103,7 +102,7 @@ class FeatureMemory(FrozenFeatures):
         strides = [stride for stride in KNOWN_STRIDES if finest_stride <= stride <= coarsest_stride]
         super().__init__(backbone, strides, light)
         shares = [1.0] * (len(strides) - 1) + [float(coarsest_share) if len(strides) > 1 else 1.0]
-        self.memory = Memory(self.backbone.channels, rows, neighbourhood, neighbours, shares)
+        self.memory = Memory(self.channels, rows, neighbourhood, neighbours, shares)
         self.pose = Pose(self.size_multiple) if pose == "straightened" else None
 
     def meet(self, good_NHWC: np.ndarray) -> None:
@@ -112,34 +111,53 @@ class FeatureMemory(FrozenFeatures):
 
     def encode(self, image_BCHW: Tensor) -> Encoded:
         """Return the features of all stages, and behind them, where images are straightened, the way back."""
-        if self._straightens:
-            self.check_size(image_BCHW)
-            with torch.no_grad(), torch.autocast(image_BCHW.device.type, enabled=False):
-                cutout_BChw, back_B6HW = self.pose.straighten(image_BCHW.float())
-            return (*super().encode(cutout_BChw), back_B6HW)
-        return super().encode(image_BCHW)
+        if not self.straightens:
+            return super().encode(image_BCHW)
+        self.check_size(image_BCHW)
+        cutout_BChw, back_B6HW = self.cut_out(image_BCHW)
+        return (*super().encode(cutout_BChw), back_B6HW)
+
+    def cut_out(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return straightened parts and the way back, see `msad.models.pose.Pose.straighten`."""
+        with torch.no_grad(), torch.autocast(image_BCHW.device.type, enabled=False):
+            return self.pose.straighten(image_BCHW.float())
 
     @property
     def fixed_scoring(self) -> dict[str, Any]:
         """The highest hundredth; in deviations from what is usual at a position, unless parts lie anywhere."""
-        calibration = "none" if self._straightens else "position"
+        calibration = "none" if self.straightens else "position"
         return {"weights": {"memory": 1.0}, "smoothing": 4.0, "reduction": "top1", "calibration": calibration}
 
     @property
-    def _straightens(self) -> bool:
+    def straightens(self) -> bool:
+        """Whether parts are cut out, which the good images decide, see `meet`."""
         return self.pose is not None and self.pose.cutout is not None
 
-    @torch.no_grad()
-    def adapt_inside(self, clean: Iterable[Encoded], inside: Iterable[Tensor] | None) -> None:
-        """Remember the good images, in one pass over them and in bounded memory.
-
-        Of straightened parts all is remembered: the region is one of the photographs.
-        """
-        channels = self.backbone.channels
+    def begin(self) -> None:
+        super().begin()
         self._sample, self._images = Sample(max(CANDIDATES, len(self.memory.bank_RC))), 0
-        features = (encoded[: len(channels)] for encoded in clean)
-        super().adapt_inside(features, None if self._straightens else inside)
-        for stage in range(len(channels)):
+
+    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+        """Sample the places of good images, in bounded memory.
+
+        Of straightened parts all are places: the region of interest is one of the photographs.
+        """
+        features = features[: len(self.channels)]
+        inside_B1HW = None if self.straightens else inside_B1HW
+        super().look(features, inside_B1HW)
+        places_BHWC = self.memory.places(features)
+        count, places_NC = len(places_BHWC), places_BHWC.flatten(0, 2)
+        image_N = torch.arange(self._images, self._images + count).repeat_interleave(len(places_NC) // count)
+        if inside_B1HW is not None:  # and their neighbours, which the map of the outermost pixels is made of too
+            kept_N = (F.max_pool2d(inside_B1HW, 3, stride=1, padding=1) > 0).flatten()
+            places_NC, image_N = places_NC[kept_N], image_N[kept_N.cpu()]
+        self._sample.add(places_NC, image_N)
+        self._images += count
+
+    def finish(self) -> None:
+        """Remember some of the places."""
+        super().finish()
+        for stage in range(len(self.channels)):
             # One for a stage: a channel that hardly ever speaks is not to be heard as loud as others.
             scale = getattr(self, f"scale{stage}")
             scale.fill_(scale.square().mean().sqrt())
@@ -155,30 +173,19 @@ class FeatureMemory(FrozenFeatures):
 
     def _remember(self, places_NC: Tensor) -> None:
         means, scales = (
-            [getattr(self, f"{name}{stage}") for stage in range(len(self.backbone.channels))]
-            for name in ("mean", "scale")
+            [getattr(self, f"{name}{stage}") for stage in range(len(self.channels))] for name in ("mean", "scale")
         )
         # Neighbourhoods and sizes are means with weights of sum 1, so a sample can be standardised afterwards.
         shift, scale = self.memory.places(means).flatten(), torch.cat([scale.flatten() for scale in scales])
         self.memory.learn((places_NC - shift) / scale)
 
-    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
-        places_BHWC = self.memory.places(features)
-        count, places_NC = len(places_BHWC), places_BHWC.flatten(0, 2)
-        image_N = torch.arange(self._images, self._images + count).repeat_interleave(len(places_NC) // count)
-        if inside_B1HW is not None:  # and their neighbours, which the map of the outermost pixels is made of too
-            kept_N = (F.max_pool2d(inside_B1HW, 3, stride=1, padding=1) > 0).flatten()
-            places_NC, image_N = places_NC[kept_N], image_N[kept_N.cpu()]
-        self._sample.add(places_NC, image_N)
-        self._images += count
-
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
         raise ModelError("feature_memory has no losses: it is not trained by steps")
 
     def _maps(self, image: Encoded) -> dict[str, Tensor]:
-        *features, back_B6HW = image if self._straightens else (*image, None)
+        *features, back_B6HW = image if self.straightens else (*image, None)
         distance_B1hw = self.memory(self.standardised(features))
-        size = [self.backbone.strides[0] * side for side in distance_B1hw.shape[-2:]]
+        size = [self.strides[0] * side for side in distance_B1hw.shape[-2:]]
         memory_B1HW = F.interpolate(distance_B1hw, size, mode="bilinear")
         if back_B6HW is not None:
             memory_B1HW = self.pose.put_back(memory_B1HW, back_B6HW)

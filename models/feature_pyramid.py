@@ -81,7 +81,7 @@ class FeaturePyramid(FrozenFeatures):
             if not allowed:
                 raise ModelError(f"{name} is {value!r}; it must be {rule}")
         super().__init__(backbone, light=light)
-        channels, strides = self.backbone.channels, self.backbone.strides
+        channels, strides = self.channels, self.strides
         widths = [width * stride // strides[-1] for stride in strides]
         self.gather = nn.ModuleList(
             _gather(c, strides[-1] // s, width // 2) for c, s in zip(channels, strides, strict=True)
@@ -138,8 +138,7 @@ class FeaturePyramid(FrozenFeatures):
             "mask": evidence(logit_B1HW),
         }
         return {
-            name: _resized(map_B1HW, [self.backbone.strides[0] * side for side in finest])
-            for name, map_B1HW in maps.items()
+            name: _resized(map_B1HW, [self.strides[0] * side for side in finest]) for name, map_B1HW in maps.items()
         }
 
 

@@ -6,6 +6,7 @@ Tensors are named by shape: B images, C channels, H×W places of a stage.
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
@@ -25,8 +26,8 @@ _LEVEL = 0.5  # the mean grey that images are brought to, in [0, 1]
 _DARKEST = 0.05  # a darker image counts as this dark: nothing can be brought back from the black
 
 
-class FrozenFeatures(AnomalyModel):
-    """An architecture that works on the features of a frozen backbone, which `encode` gives, finest stage first.
+class FrozenEncoder(AnomalyModel):
+    """An architecture that sees images through a frozen backbone, whose features `encode` gives, finest stage first.
 
     Parameters
     ----------
@@ -52,10 +53,8 @@ class FrozenFeatures(AnomalyModel):
         self.light = light
         self.backbone = load_backbone(backbone, strides)
         self.pretrained = {backbone: terms(backbone)}
-        self.size_multiple = self.backbone.strides[-1]
-        for stage, count in enumerate(self.backbone.channels):
-            self.register_buffer(f"mean{stage}", torch.zeros(1, count, 1, 1))
-            self.register_buffer(f"scale{stage}", torch.ones(1, count, 1, 1))
+        self.channels, self.strides = self.backbone.channels, self.backbone.strides
+        self.size_multiple = self.strides[-1]
 
     def encode(self, image_BCHW: Tensor) -> Encoded:
         self.check_size(image_BCHW)
@@ -66,25 +65,53 @@ class FrozenFeatures(AnomalyModel):
             return self.backbone(image_BCHW)
 
     def adapt(self, clean: Iterable[Encoded]) -> None:
-        """Measure each channel's mean and deviation."""
+        """Look at all good training images: `begin`, then `look` at each batch, then `finish`."""
         self.adapt_inside(clean, None)
 
     @torch.no_grad()
     def adapt_inside(self, clean: Iterable[Encoded], inside: Iterable[Tensor] | None) -> None:
-        moments = [_Moments() for _ in self.backbone.channels]
+        self.begin()
         for features, inside_B1HW in zip(clean, inside or itertools.repeat(None), strict=inside is not None):
             self.look(features, inside_B1HW)
-            for of_stage, f in zip(moments, features, strict=True):
-                of_stage.add(f, inside_B1HW)
-        if not moments[0].images:
+        self.finish()
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Prepare for batches of good features."""
+
+    @abstractmethod
+    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+        """See one batch of good features."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Learn from what was seen."""
+
+
+class FrozenFeatures(FrozenEncoder):
+    """A `FrozenEncoder` that knows each channel's mean and deviation on good images."""
+
+    def __init__(self, backbone: str, strides: Sequence[int] = STRIDES, light: str = "kept") -> None:
+        super().__init__(backbone, strides, light)
+        for stage, count in enumerate(self.channels):
+            self.register_buffer(f"mean{stage}", torch.zeros(1, count, 1, 1))
+            self.register_buffer(f"scale{stage}", torch.ones(1, count, 1, 1))
+
+    def begin(self) -> None:
+        self._moments = [_Moments() for _ in self.channels]
+
+    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+        for of_stage, f in zip(self._moments, features, strict=True):
+            of_stage.add(f, inside_B1HW)
+
+    def finish(self) -> None:
+        if not self._moments[0].images:
             raise ModelError("no training image shows the region of interest: make it larger, or the tiles")
-        for stage, of_stage in enumerate(moments):
+        for stage, of_stage in enumerate(self._moments):
             mean, deviation = of_stage.mean_and_deviation()
             getattr(self, f"mean{stage}").copy_(mean.view(1, -1, 1, 1))
             getattr(self, f"scale{stage}").copy_(deviation.view(1, -1, 1, 1) + _TINY)
-
-    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
-        """See one batch of good features on the way of `adapt_inside`: what else a model wants to know of them."""
+        del self._moments
 
     def standardised(self, features: Encoded) -> tuple[Tensor, ...]:
         """Express every channel in deviations from its mean, so that all count alike."""

@@ -32,7 +32,9 @@ from msad.models.scorer import (
 
 _NORMAL_PIXELS = 4096  # of one image, for the pixel average precision; all defect pixels are taken
 
-_Key = tuple[float, str, tuple[tuple[str, float], ...]]
+_TINY = 1e-6
+
+_Key = tuple[float, str, str | tuple[tuple[str, str], ...], tuple[tuple[str, float], ...]]
 
 
 class Judge:
@@ -76,6 +78,13 @@ class Judge:
             for key in self._keys
             for reduction in self._reductions
         }
+        self._of_maps = {  # of those that fuse scores, each map's own
+            (key, reduction, name): torch.empty(images, device=self._device)
+            for key, scoring in self._keys.items()
+            if scoring.fusion == "scores"
+            for reduction in self._reductions
+            for name in scoring.blended
+        }
         self._samples = {key: torch.empty(pixels, device=self._device) for key in self._keys}
         self._precisions: dict[_Key, np.ndarray] = {}
         self._images_done = self._pixels_done = 0
@@ -102,22 +111,23 @@ class Judge:
             for key, scoring in self._keys.items():
                 if key[0] != sigma:
                     continue
-                used = {name: standardised[name, scoring.calibration] for name in scoring.blended}
+                used = {name: standardised[name, scoring.calibration_of(name)] for name in scoring.blended}
+                for at, reduction, name in self._of_maps:
+                    if at == key:
+                        self._of_maps[key, reduction, name][images] = reduce(used[name], reduction, self._roi)
                 map_B1HW = weighted(used, scoring.weights)
                 for reduction in self._reductions:
                     own = reduction == OWN
-                    scored_B1HW = standardised[IMAGE_SCORE, scoring.calibration] if own else map_B1HW
+                    scored_B1HW = standardised[IMAGE_SCORE, scoring.calibration_of(IMAGE_SCORE)] if own else map_B1HW
                     self._scores[key, reduction][images] = reduce(scored_B1HW, "max" if own else reduction, self._roi)
                 if pixels is not None:
                     self._samples[key][sampled] = map_B1HW.flatten()[pixels]
 
     def image_wins(self) -> np.ndarray:
         """Compute the share of its half's good images that each defective one scores above, a tie half, K×D."""
-        scores_KN = torch.stack([self._scores[_map_key(one), one.reduction] for one in self._candidates])
-        defects_KD, wins_KD = (
-            scores_KN[:, self.good_count :].contiguous(),
-            np.empty((len(scores_KN), len(self._defects))),
-        )
+        scores_KN = torch.stack([self._image_scores(one) for one in self._candidates])
+        defects_KD = scores_KN[:, self.good_count :].contiguous()
+        wins_KD = np.empty(tuple(defects_KD.shape))
         for half in range(HALVES):
             good_KG = scores_KN[:, half : self.good_count : HALVES].sort(dim=1).values
             # How many good images are below each defect, and how many at most as high: their sum is twice the wins.
@@ -134,6 +144,18 @@ class Judge:
                 if len(group):
                     aurocs_K2R[:, half, row] = wins_KD[:, group].mean(axis=1)
         return aurocs_K2R
+
+    def _image_scores(self, scoring: Scoring) -> Tensor:
+        """Return the scores of all images, N; fused ones in deviations of all good images' scores."""
+        key = _map_key(scoring)
+        if scoring.fusion == "maps":
+            return self._scores[key, scoring.reduction]
+        of_maps = {name: self._of_maps[key, scoring.reduction, name] for name in scoring.blended}
+        good = {name: score_N[: self.good_count] for name, score_N in of_maps.items()}
+        return weighted(
+            {name: (score_N - good[name].mean()) / (good[name].std() + _TINY) for name, score_N in of_maps.items()},
+            scoring.weights,
+        )
 
     def pixel_precisions(self, scoring: Scoring) -> np.ndarray:
         """Compute the pixel average precision of a blended map on the images of each group, 2×R, where the maps are.
@@ -198,7 +220,7 @@ class Judge:
         fitted: dict[tuple[str, str], list[Statistics]] = {}
         for name, maps in good_maps.items():
             always = name == IMAGE_SCORE and OWN in self._reductions
-            wanted = {self._keys[key].calibration for key in keys if always or name in self._keys[key].blended}
+            wanted = {self._keys[key].calibration_of(name) for key in keys if always or name in self._keys[key].blended}
             if not wanted:
                 continue
             smoothed = smooth(maps.float(), keys[0][0], self._roi)
@@ -235,4 +257,6 @@ def _average_precisions(score_RL: Tensor, label_RL: Tensor, count_RL: Tensor) ->
 
 def _map_key(scoring: Scoring) -> _Key:
     """Name the blended map of a scoring: scorings that differ in reduction only share it."""
-    return scoring.smoothing, scoring.calibration, tuple(sorted(scoring.weights.items()))
+    each = scoring.calibration
+    calibrated = each if isinstance(each, str) else tuple(sorted(each.items()))
+    return scoring.smoothing, scoring.fusion, calibrated, tuple(sorted(scoring.weights.items()))

@@ -28,7 +28,7 @@ GROUP = "msad.architectures"
 ALLOWED = "MSAD_ARCHITECTURES"
 """Environment variable: Python paths, separated by commas, that may be imported in this process."""
 
-_FILES = ("baseline", "feature_memory", "feature_pyramid", "multiscale", "multiscale_segmenter")
+_FILES = ("baseline", "feature_ensemble", "feature_memory", "feature_pyramid", "multiscale", "multiscale_segmenter")
 _BUILDERS: dict[str, type[AnomalyModel]] = {}
 _OWN: dict[str, type[AnomalyModel]] = {}
 

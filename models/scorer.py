@@ -8,6 +8,7 @@ Shapes: B images of a batch, G good images, H×W pixels; a map is float32 B×1×
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterable, Mapping
@@ -29,6 +30,8 @@ IMAGE_SCORE = "image_score"
 
 CALIBRATIONS = ("none", "position")
 
+FUSIONS = ("maps", "scores")
+
 _TINY = 1e-6
 _LARGE = 640  # pixels of a side, above which convolving is faster than a product with a matrix
 
@@ -47,7 +50,12 @@ class Scoring:
         `max`, `mean`, or `top1`: the mean of the highest 1 % of the pixels; or `own`: not from the blend but from the
         model's own `IMAGE_SCORE`.
     calibration
-        `none`: a map is standardised by one mean and one deviation; `position`: by those of its position.
+        `none`: a map is standardised by one mean and one deviation; `position`: by those of its position. One for all
+        maps, or each one's own by its name.
+    fusion
+        What is blended to an image's score: `maps`, and the blend is reduced; or `scores`: each map is reduced by
+        itself, and its score expressed in deviations from those of good images. Of maps that see different things
+        one's noise then does not hide what another one sees.
 
     Raises
     ------
@@ -58,7 +66,8 @@ class Scoring:
     weights: Mapping[str, float]
     smoothing: float = 0.0
     reduction: str = "max"
-    calibration: str = "none"
+    calibration: str | Mapping[str, str] = "none"
+    fusion: str = "maps"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "weights", {str(name): float(share) for name, share in self.weights.items()})
@@ -69,8 +78,13 @@ class Scoring:
             raise ModelError(f"smoothing is a sigma in pixels, 0 or more, got {self.smoothing}")
         if self.reduction not in (*REDUCTIONS, OWN):
             raise ModelError(f"reduction must be one of {', '.join((*REDUCTIONS, OWN))}, got '{self.reduction}'")
-        if self.calibration not in CALIBRATIONS:
-            raise ModelError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got '{self.calibration}'")
+        for name in self.map_names:
+            if self.calibration_of(name) not in CALIBRATIONS:
+                raise ModelError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got '{self.calibration}'")
+        if self.fusion not in FUSIONS:
+            raise ModelError(f"fusion must be one of {', '.join(FUSIONS)}, got '{self.fusion}'")
+        if self.fusion == "scores" and self.reduction == OWN:
+            raise ModelError("a model's own score is not reduced from maps: fuse maps, or take another reduction")
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -81,6 +95,10 @@ class Scoring:
     def blended(self) -> tuple[str, ...]:
         """The maps that make the anomaly map."""
         return tuple(name for name, share in self.weights.items() if share > 0)
+
+    def calibration_of(self, name: str) -> str:
+        """Return how a map is calibrated."""
+        return self.calibration if isinstance(self.calibration, str) else self.calibration.get(name, "")
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values that JSON can hold."""
@@ -97,10 +115,14 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and deviation of one smoothed map on good images: 1×H×W each, or 1×1×1 without calibration."""
+    """Of one smoothed map on good images: mean and deviation, 1×H×W each, or 1×1×1 without calibration.
+
+    Where scores are fused: `score_2` is the mean and the deviation of the scores that it is reduced to.
+    """
 
     mean: Tensor
     std: Tensor
+    score_2: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -141,12 +163,17 @@ class Scorer:
 
     def of_smoothed(self, smoothed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Blend and reduce maps that are smoothed already, see `smooth_maps`."""
-        map_B1HW = blend(smoothed, self.scoring.weights, self.statistics)
+        scoring, standardised = self.scoring, standardised_maps(smoothed, self.statistics)
+        if scoring.fusion == "scores":  # before the blend, which may be made where a map lies
+            reduced = {name: reduce(standardised[name], scoring.reduction, self.roi) for name in scoring.blended}
+            scores = {name: self.statistics[name].score_2 for name in reduced}
+            score_B = weighted(_in_deviations(reduced, scores), scoring.weights)
+        map_B1HW = weighted(standardised, scoring.weights)
         if self.roi is not None:
             map_B1HW = self.roi.lowered(map_B1HW)
-        if self.scoring.reduction == OWN:
-            return map_B1HW, reduce(standardise(smoothed[IMAGE_SCORE], self.statistics[IMAGE_SCORE]), "max")
-        return map_B1HW, reduce(map_B1HW, self.scoring.reduction, self.roi)
+        if scoring.reduction == OWN:
+            return map_B1HW, reduce(standardised[IMAGE_SCORE], "max")
+        return map_B1HW, score_B if scoring.fusion == "scores" else reduce(map_B1HW, scoring.reduction, self.roi)
 
     def state(self) -> dict[str, Tensor]:
         """Give the statistics, and the region of interest, as named tensors on the CPU, for a file."""
@@ -154,7 +181,8 @@ class Scorer:
         return region | {
             f"{name}/{part}": getattr(statistics, part).detach().cpu().contiguous()
             for name, statistics in self.statistics.items()
-            for part in ("mean", "std")
+            for part in ("mean", "std", "score_2")
+            if getattr(statistics, part) is not None
         }
 
     @classmethod
@@ -167,7 +195,8 @@ class Scorer:
             The statistics of a map are missing, or the region of interest is none.
         """
         try:
-            statistics = {n: Statistics(tensors[f"{n}/mean"], tensors[f"{n}/std"]) for n in scoring.map_names}
+            parts = ("mean", "std", "score_2") if scoring.fusion == "scores" else ("mean", "std")
+            statistics = {n: Statistics(*(tensors[f"{n}/{part}"] for part in parts)) for n in scoring.map_names}
         except KeyError as error:
             raise ModelError(f"the scorer's file has no statistics {error}, only {sorted(tensors)}") from error
         return cls(scoring, statistics, Roi(tensors["roi"]) if "roi" in tensors else None)
@@ -193,8 +222,36 @@ def fit_scorer(scoring: Scoring, good_maps: Mapping[str, Tensor], roi: Roi | Non
     """
     check_maps(good_maps, scoring.map_names)
     smoothed = smooth_maps(scoring, good_maps, roi)
-    fitted = {name: fit_statistics(maps, scoring.calibration, roi) for name, maps in smoothed.items()}
+    fitted = {
+        name: dataclasses.replace(
+            fit_statistics(maps, scoring.calibration_of(name), roi), score_2=fit_score(scoring, name, maps, roi)
+        )
+        for name, maps in smoothed.items()
+    }
     return Scorer(scoring, fitted, roi)
+
+
+def fit_score(scoring: Scoring, name: str, smoothed_G1HW: Tensor, roi: Roi | None = None) -> Tensor | None:
+    """Measure mean and deviation of the scores of good images by one map, 2; None where scores are not fused.
+
+    Each half of the images is standardised by the other, as images to come will be: by what had not seen them.
+    """
+    if scoring.fusion != "scores":
+        return None
+    parts = (smoothed_G1HW[::2], smoothed_G1HW[1::2]) if len(smoothed_G1HW) > 1 else (smoothed_G1HW, smoothed_G1HW)
+    score_G = torch.cat(
+        [
+            reduce(standardise(one, fit_statistics(other, scoring.calibration_of(name), roi)), scoring.reduction, roi)
+            for one, other in (parts, parts[::-1])
+        ]
+    )
+    return torch.stack([score_G.mean(), score_G.std(correction=0).clamp_min(_TINY)])
+
+
+def _in_deviations(reduced: Mapping[str, Tensor], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Express the scores of each map, B, in deviations from those of good images."""
+    at = {name: scores[name].to(score_B.device) for name, score_B in reduced.items()}
+    return {name: (score_B - at[name][0]) / at[name][1] for name, score_B in reduced.items()}
 
 
 def smooth_maps(scoring: Scoring, maps: Mapping[str, Tensor], roi: Roi | None = None) -> dict[str, Tensor]:
@@ -231,15 +288,15 @@ def statistics_of_moments(
     return Statistics(smooth_1HW, std_1HW)
 
 
-def blend(smoothed: Mapping[str, Tensor], weights: Mapping[str, float], statistics: Mapping[str, Statistics]) -> Tensor:
-    """Average the standardised maps by their weights: B×1×H×W, in deviations."""
+def standardised_maps(smoothed: Mapping[str, Tensor], statistics: Mapping[str, Statistics]) -> dict[str, Tensor]:
+    """Express smoothed maps in deviations from the good images: B×1×H×W each, by name."""
     for name in statistics:
         size, fitted = (tuple(part.shape[-2:]) for part in (smoothed[name], statistics[name].mean))
         if fitted not in ((1, 1), size):
             raise ModelError(
                 f"map '{name}' is {size}, its statistics {fitted}: resize the images to the size the model was made for"
             )
-    return weighted({name: standardise(smoothed[name], fitted) for name, fitted in statistics.items()}, weights)
+    return {name: standardise(smoothed[name], fitted) for name, fitted in statistics.items()}
 
 
 def standardise(smoothed_B1HW: Tensor, statistics: Statistics) -> Tensor:
@@ -249,7 +306,7 @@ def standardise(smoothed_B1HW: Tensor, statistics: Statistics) -> Tensor:
 
 
 def weighted(standardised: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Average maps by their weights; a weight of zero leaves a map out."""
+    """Average maps, or scores, by their weights; a weight of zero leaves one out."""
     used = {name: share for name, share in weights.items() if share > 0}
     first, *others = used
     if not others:

@@ -11,6 +11,7 @@ Shapes: B images of a batch, G good images, H×W pixels; a map is float32 B×1×
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from msad.models.errors import ModelError
 from msad.models.precision import full_float32
 from msad.models.roi import Roi
-from msad.models.scorer import Scorer, Scoring, Statistics, check_maps, smooth_maps, statistics_of_moments
+from msad.models.scorer import Scorer, Scoring, Statistics, check_maps, fit_score, smooth_maps, statistics_of_moments
 
 MISSED = 0.1
 """Share of the plain synthetic defects, and of the known ones, that may lie below the gap in which the threshold is."""
@@ -99,6 +100,8 @@ class LeaveOneOut:
         # About the mean of all: sums of squares of what is nearly zero lose no digits.
         self._centre = {name: maps.mean(dim=0) for name, maps in self._good.items()}
         self._sums = {name: self._moments(name, slice(None)) for name in self._good}
+        # Two numbers a map, which hide no image.
+        self._score_2 = {name: fit_score(scoring, name, maps, roi) for name, maps in self._good.items()}
 
     def good(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the map of each good image, float32 H×W, and their scores, G, float64."""
@@ -134,7 +137,9 @@ class LeaveOneOut:
             for of_all, of_one in zip(self._sums[name], self._moments(name, slice(left_out, left_out + 1)), strict=True)
         )
         variance_1HW = (second - first.square()).clamp_min(0)
-        return statistics_of_moments(self._centre[name] + first, variance_1HW, self._scoring.calibration, self._roi)
+        calibration = self._scoring.calibration_of(name)
+        statistics = statistics_of_moments(self._centre[name] + first, variance_1HW, calibration, self._roi)
+        return dataclasses.replace(statistics, score_2=self._score_2[name])
 
     def _moments(self, name: str, images: slice) -> tuple[Tensor, Tensor]:
         """Sum the deviations from the centre and their squares, 1×H×W each."""

@@ -139,7 +139,7 @@ _SWEEP = [
         callback=_names,
         metavar="A,B",
         shell_complete=completion.architectures,
-        help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_pyramid]",
+        help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_memory]",
     ),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     click.option(

@@ -37,12 +37,14 @@ from tests.bolts import bolts
 SIZE = 64
 SMALL = {
     **{name: {"base_width": 4, "depth": 2} for name in architectures()},
+    "feature_ensemble": {"width": 8, "bottleneck_channels": 4, "rows": 20},
     "feature_memory": {"rows": 20, "neighbours": 3},
     "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
 }
 # One of each choice is met by some architecture; every combination of them in tests/models/test_detector.py.
 SCORING = {
     "baseline": {"reduction": "max", "calibration": "none", "smoothing": 0.0},
+    "feature_ensemble": {"reduction": "top1", "fusion": "scores"},
     "feature_pyramid": {"reduction": "top1", "calibration": "position", "smoothing": 1.0},
     "multiscale": {"reduction": "mean", "calibration": "position", "smoothing": 0.0},
     "multiscale_segmenter": {"reduction": "top1", "calibration": "none", "smoothing": 0.5},

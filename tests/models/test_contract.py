@@ -35,7 +35,12 @@ def breach(method, result):
 
 @pytest.mark.parametrize("name", architectures())
 def test_contract_is_kept_by_every_architecture(name):
-    small = {"feature_memory": {"rows": 20}, "feature_pyramid": {"width": 8}}.get(name, {"base_width": 4, "depth": 2})
+    ours = {
+        "feature_memory": {"rows": 20},
+        "feature_pyramid": {"width": 8},
+        "feature_ensemble": {"width": 8, "rows": 20},
+    }
+    small = ours.get(name, {"base_width": 4, "depth": 2})
     assert contract_problems(build(name, **small), image_size=32) == []
     assert contract_problems(build(name, **small), image_size=32, elongated=True) == []
 

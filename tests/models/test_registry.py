@@ -15,6 +15,7 @@ from msad.models.registry import architecture, architectures, build, count_param
 
 SMALL = {"base_width": 4, "depth": 2}
 SMALLEST = dict.fromkeys(architectures(), SMALL) | {
+    "feature_ensemble": {"width": 8, "bottleneck_channels": 4, "rows": 20, "coarsest_stride": 16},
     "feature_memory": {"rows": 20, "coarsest_stride": 16},
     "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
 }
@@ -52,7 +53,7 @@ def batch(height=32, width=48, count=2, seed=0):
 
 
 def test_architectures_are_the_registered_ones():
-    names = ("baseline", "feature_memory", "feature_pyramid", "multiscale", "multiscale_segmenter")
+    names = ("baseline", "feature_ensemble", "feature_memory", "feature_pyramid", "multiscale", "multiscale_segmenter")
     assert architectures() == names
 
 
@@ -137,7 +138,7 @@ def test_training_lowers_the_loss_and_finds_the_change(name, parameters):
         schedule.step()
         history.append(loss.item())
     assert history[-1] < history[0] / 2
-    residual = "squared" if name == "feature_pyramid" else "l1"
+    residual = "squared" if name.startswith("feature_") else "l1"
     map_B1HW = model.eval().anomaly_maps(corrupted_BCHW)[residual]
     assert map_B1HW[:2, :, 8:16, 8:16].mean() > 2 * map_B1HW[2:].mean()
 
@@ -158,6 +159,7 @@ def test_default_loss_weights_name_known_terms(name):
         ("multiscale", {"skip": "concat", "first_skip": 0, "depth": 4}, 7_763_107),
         ("multiscale", {"skip": "none"}, 1_733_539),
         ("multiscale", {"skip": "add"}, 1_733_539),
+        ("feature_ensemble", {}, 1_529_257),
         ("feature_memory", {}, 0),
         ("feature_pyramid", {}, 1_529_257),
         ("multiscale_segmenter", {}, 14_743_652),
@@ -171,8 +173,9 @@ def test_count_parameters_default_and_plain_sizes(name, parameters, count):
 # Means of the maps of one fixed image by a freshly drawn network: they change exactly when the arithmetic does.
 GOLDEN = {
     "baseline": {"l1": 0.272632, "ssim": 0.38682, "msgms": 0.680992},
+    "feature_ensemble": {"memory": 11.5101, "cosine": 0.958368, "squared": 154.985, "mask": 0.944578},
     "feature_memory": {"memory": 11.5101},
-    "feature_pyramid": {"cosine": 1.0269, "squared": 149.321, "mask": 0.92202},
+    "feature_pyramid": {"cosine": 1.01419, "squared": 155.34, "mask": 0.91929},
     "multiscale": {"l1": 0.264439, "ssim": 0.385303, "msgms": 0.682998},
     "multiscale_segmenter": {"mask": 0.915682, "l1": 0.272632, "ssim": 0.38682, "msgms": 0.680992},
 }

@@ -94,6 +94,26 @@ def test_scorer_round_trips_through_json_and_tensors(calibration, reduction):
     assert scorer(maps)[0].shape == (12, 1, 32, 40) and scorer(maps)[1].shape == (12,)
 
 
+def test_fused_scores_are_the_mean_of_each_maps_score_in_deviations_from_good_ones():
+    maps, others = good_maps(), {name: map_B1HW.flip(0)[:5] * 1.2 for name, map_B1HW in good_maps().items()}
+    shares = {"a": 3.0, "b": 1.0}
+    scorer = fit_scorer(Scoring(shares, 1.0, "top1", {"a": "position", "b": "none"}, "scores"), maps)
+    expected = 0
+    for name, share in shares.items():
+        alone = Scoring({name: 1.0}, 1.0, "top1", "position" if name == "a" else "none")
+        halves = [{name: maps[name][half::2]} for half in range(2)]
+        usual = torch.cat([fit_scorer(alone, halves[1 - half])(halves[half])[1] for half in range(2)])
+        score_B = fit_scorer(alone, maps)(others)[1]
+        expected = expected + share / 4 * (score_B - usual.mean()) / usual.std(correction=0)
+    map_B1HW, score_B = scorer(others)
+    torch.testing.assert_close(score_B, expected)
+    blended = fit_scorer(Scoring(shares, 1.0, "top1", {"a": "position", "b": "none"}), maps)
+    torch.testing.assert_close(map_B1HW, blended(others)[0])
+    again = Scorer.from_state(Scoring.from_dict(json.loads(json.dumps(scorer.scoring.to_dict()))), scorer.state())
+    assert torch.equal(again(others)[1], score_B)
+    assert all(statistics.score_2 is None for statistics in blended.statistics.values())
+
+
 def test_scoring_one_image_equals_scoring_it_in_a_batch():
     maps = good_maps()
     scorer = fit_scorer(Scoring({"a": 1, "b": 1}, 2.0, "top1", "position"), maps)
@@ -117,6 +137,9 @@ def test_scorer_leaves_its_input_alone():
         ({"weights": {"a": 1}, "smoothing": -1}, "sigma"),
         ({"weights": {"a": 1}, "reduction": "median"}, "max, mean, top1"),
         ({"weights": {"a": 1}, "calibration": "pixel"}, "none, position"),
+        ({"weights": {"a": 1, "b": 1}, "calibration": {"a": "none"}}, "none, position"),
+        ({"weights": {"a": 1}, "fusion": "votes"}, "maps, scores"),
+        ({"weights": {"a": 1}, "fusion": "scores", "reduction": "own"}, "not reduced from maps"),
         ({"weights": {"a": 1}, "sigma": 1}, "not a scoring"),
     ],
 )

@@ -57,6 +57,21 @@ def test_choice_takes_the_map_that_sees_the_defects(gravel):
     assert choice.validation.score > 0.75
 
 
+def test_fused_scores_of_one_map_are_judged_as_that_map_and_noise_beside_it_costs_less_than_in_a_blend(gravel):
+    good, synthetic = gravel
+    spikes = tuple(map_B1HW**30 for map_B1HW in noise_maps(good, synthetic, 0))
+    good_maps, defect_maps = maps_of(noise=spikes, seeing=oracle(good, synthetic, 0.03, 1))
+
+    def auroc(weights, fusion):
+        scoring = Scoring(weights, reduction="top1", fusion=fusion)
+        return choose_scoring(good_maps, defect_maps, synthetic, [scoring]).validation.image_auroc
+
+    alone = auroc({"seeing": 1.0}, "maps")
+    assert auroc({"seeing": 1.0}, "scores") == alone
+    both = {"seeing": 2.0, "noise": 1.0}
+    assert auroc(both, "maps") + 0.05 < auroc(both, "scores") < alone + 0.01
+
+
 def noise_set(count, rng):
     """Where defects would be on so many good images; there is no image, for the maps of the test have seen none."""
     made = [

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,18 @@ def test_held_out_scores_are_those_of_a_scorer_that_the_others_made(scoring):
         others = {n: m[torch.arange(7) != left_out] for n, m in good.items()}
         expected.append(fit_scorer(scoring, others)(maps)[1].item())
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_held_out_scores_that_are_fused_are_in_units_that_all_good_images_gave():
+    good = noise(7, torch.Generator().manual_seed(0))
+    scoring = Scoring({"a": 1.0, "b": 2.0}, 1.0, "max", {"a": "position", "b": "none"}, "scores")
+    units = fit_scorer(scoring, good).statistics
+    expected = []
+    for left_out in range(7):
+        fitted = fit_scorer(scoring, {n: m[torch.arange(7) != left_out] for n, m in good.items()})
+        statistics = {n: replace(s, score_2=units[n].score_2) for n, s in fitted.statistics.items()}
+        expected.append(replace(fitted, statistics=statistics)({n: m[[left_out]] for n, m in good.items()})[1].item())
+    np.testing.assert_allclose(LeaveOneOut(scoring, good).good_scores(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("calibration", ["none", "position"])

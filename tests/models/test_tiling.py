@@ -20,6 +20,7 @@ SMALL = {
     "baseline": {"base_width": 4},
     "multiscale": {"base_width": 4, "depth": 2},
     "multiscale_segmenter": {"base_width": 4, "depth": 2},
+    "feature_ensemble": {"width": 8, "bottleneck_channels": 4, "rows": 20, "coarsest_stride": 16},
     "feature_memory": {"rows": 20, "coarsest_stride": 16},
     "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
 }

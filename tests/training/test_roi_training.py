@@ -27,6 +27,7 @@ from tests.training.train import train
 CPU = torch.device("cpu")
 MODELS = {
     "multiscale": {"base_width": 4, "depth": 2},
+    "feature_ensemble": {"width": 8, "bottleneck_channels": 4, "rows": 100, "coarsest_stride": 16, "neighbourhood": 1},
     "feature_memory": {"rows": 100, "coarsest_stride": 8, "neighbourhood": 1},
     "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
 }

@@ -19,6 +19,7 @@ from tests.training.train import train
 
 ARCHITECTURES = {
     "multiscale": {"base_width": 4, "depth": 2},
+    "feature_ensemble": {"width": 8, "bottleneck_channels": 4, "rows": 20},
     "feature_memory": {"rows": 20},
     "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
 }
