@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,9 @@ from PIL import Image
 from torch import Tensor
 
 from msad.bundle.bundles import Bundle
-from msad.bundle.export import INPUT, OUTPUTS, Run, export
+from msad.bundle.export import export
 from msad.bundle.images import to_tensor
+from msad.bundle.runtimes import Run, in_onnxruntime, in_torch
 from msad.data_io.decode import decode, resize
 from msad.errors import MsadError
 from msad.models.backbones import untrained
@@ -157,7 +159,7 @@ def _arms(bundle: Bundle, files: list[Path], exported: list[tuple[str, Run]], co
     expected = bundle.predict(small, batch_size=batch)
     expected = np.stack([one.anomaly_map for one in expected]), np.array([one.score for one in expected])
     for name, run in exported:
-        score_B, _, map_BHW = run(small)
+        score_B, _, map_BHW, _ = run(small)
         yield Arm(f"{name} on the CPU, arrays", lambda run=run: run(small), _difference((map_BHW, score_B), expected))
         yield Arm(f"{name} on the CPU, photographs", lambda run=run: run(own))
 
@@ -235,28 +237,15 @@ def _exported(bundle: Bundle, folder: Path, check_on: Sequence[Path]) -> Iterato
     host = copy.copy(bundle)
     host.model = copy.deepcopy(bundle.model).cpu()
     host.scorer = Scorer.from_state(bundle.scorer.scoring, bundle.scorer.state())
-    for name, load in (("detector.onnx", _onnx), ("detector.pt2", _torch)):
+    in_onnx = partial(in_onnxruntime, threads=torch.get_num_threads())
+    for name, load in (("detector.onnx", in_onnx), ("detector.pt2", in_torch)):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 export(host, folder / name, check_on)
-                run = load(folder / name)
+                run, _ = load((folder / name).read_bytes())
             yield name.partition(".")[2], run
         except (ImportError, MsadError) as error:
             print(f"({name} left out: {error})", flush=True)
-
-
-def _onnx(file: Path) -> Run:
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(file, settings, providers=["CPUExecutionProvider"])
-    return lambda images: session.run(OUTPUTS, {INPUT: images})
-
-
-def _torch(file: Path) -> Run:
-    detector = torch.export.load(file).module()
-    return lambda images: detector(torch.from_numpy(images))
 
 
 def measure(arms: list[Arm], until: float, repeats: int) -> list[list[tuple[float, float]]]:

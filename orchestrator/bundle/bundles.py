@@ -21,7 +21,7 @@ from PIL import Image
 from msad.bundle import contents
 from msad.bundle.batch_scoring import BatchScoring, find_device
 from msad.bundle.contents import Contents
-from msad.bundle.images import ImageLike, fit_maps, to_network
+from msad.bundle.images import ImageLike, fit_maps, to_network, to_tensor
 from msad.bundle.map_scale import anchor
 from msad.bundle.prediction import Prediction
 from msad.data_io.remarks import ReadingRemarks
@@ -147,6 +147,11 @@ class Bundle:
         if self._scoring is None or not self._scoring.belongs_to(self.model, self.scorer):
             self._scoring = BatchScoring(self.model, self.scorer)
         return self._scoring(image_BCHW)
+
+    def score_images(self, image_NHWC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Score uint8 N×H×W×3 of the model's size; return maps, float32 N×H×W, and scores, float32 N."""
+        map_N1HW, score_N = self.score_batch(to_tensor(image_NHWC, self.device))
+        return map_N1HW[:, 0].cpu().numpy(), score_N.cpu().numpy()
 
     @overload
     def predict(self, images: ImageLike, batch_size: int = ...) -> Prediction: ...

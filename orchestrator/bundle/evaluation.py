@@ -9,6 +9,7 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pandas as pd
 import torch
 
 from msad.bundle.bundles import Bundle
-from msad.bundle.images import fit_map, to_tensor
+from msad.bundle.exported_model import ExportedModel
+from msad.bundle.images import fit_map
 from msad.bundle.measured_regions import MeasuredRegions
 from msad.data_io.cache import digests
 from msad.data_io.decode import resize_mask
@@ -107,7 +109,7 @@ class Evaluation:
 
 
 def evaluate(
-    bundle: Bundle,
+    bundle: Bundle | ExportedModel,
     root: str | Path,
     category: str,
     cache_dir: str | Path | None,
@@ -119,7 +121,7 @@ def evaluate(
     Parameters
     ----------
     bundle
-        What to measure.
+        What to measure; of an exported file every figure is that of the file.
     root, category
         Where the images are.
     cache_dir
@@ -134,13 +136,19 @@ def evaluate(
     Raises
     ------
     ConfigError
-        `masks_at` is neither.
+        `masks_at` is neither, or a file takes photographs of one size alone, which is not the model's.
     DataError
         An image is missing, or an image or a mask is unreadable. A missing mask is none: see `Evaluation.metrics`. Or
         an image is one of the known defects that the bundle was chosen or trained by.
     """
     if masks_at not in MASKS_AT:
         raise ConfigError(f"masks_at is {masks_at!r}; it must be one of {', '.join(MASKS_AT)}")
+    if isinstance(bundle, ExportedModel) and not bundle.takes_its_own_size:
+        height, width = bundle.photograph
+        raise ConfigError(
+            f"{bundle.path}: takes photographs of {height}x{width} alone, and is measured at the model's size, "
+            f"{bundle.job.image_size}: export a file for that size, or for any"
+        )
     size = bundle.job.image_size
     split = TestSplit(root, category, layout)
     _refuse_known(bundle, split, cache_dir)
@@ -238,24 +246,27 @@ def save_tables(evaluation: Evaluation, directory: Path, prefix: str = "") -> No
     evaluation.per_defect_type.to_csv(directory / f"{prefix}per_defect_type.csv")
 
 
-def measure_latency(bundle: Bundle, repeats: int = 20) -> float:
+def measure_latency(bundle: Bundle | ExportedModel, repeats: int = 20) -> float:
     """Return the median time in ms that one image of the model's size takes on the bundle's device, batch of one."""
-    image_BCHW = torch.rand(1, 3, *bundle.job.sides, device=bundle.device)
+    if isinstance(bundle, ExportedModel):
+        score = partial(bundle.score_images, np.zeros((1, *bundle.job.sides, 3), np.uint8))
+    else:
+        image_BCHW = torch.rand(1, 3, *bundle.job.sides, device=bundle.device)
+        score = lambda: bundle.score_batch(image_BCHW)[1].cpu()  # noqa: E731 - reading the score waits for the device
     times = []
     for _ in range(repeats + 3):
         began = time.perf_counter()
-        bundle.score_batch(image_BCHW)[1].cpu()  # reading the score waits for the device
+        score()
         times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times[3:])  # the first calls also warm up
 
 
-def _score(bundle: Bundle, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _score(bundle: Bundle | ExportedModel, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     maps = np.empty(images.shape[:3], np.float32)
     scores = np.empty(len(images), np.float32)
     for start in track(range(0, len(images), BATCH_SIZE), "Scoring images"):
         part = slice(start, start + BATCH_SIZE)
-        map_B1HW, score_B = bundle.score_batch(to_tensor(images[part], bundle.device))
-        maps[part], scores[part] = map_B1HW[:, 0].cpu().numpy(), score_B.cpu().numpy()
+        maps[part], scores[part] = bundle.score_images(images[part])
     return maps, scores.astype(np.float64)
 
 

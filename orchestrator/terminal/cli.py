@@ -16,6 +16,7 @@ import click
 
 from msad import surroundings
 from msad.terminal import completion
+from msad.terminal.cli_export import bench, export
 from msad.terminal.cli_inspect import compare, config, data, ui
 from msad.terminal.cli_registry import promote, pull
 from msad.terminal.options import (
@@ -30,7 +31,7 @@ from msad.terminal.options import (
     tracking_option,
     write_json,
 )
-from msad.terminal.outputs import output_file, output_folder
+from msad.terminal.outputs import output_folder
 
 # Imports of Ray, MLflow and torch cost seconds each, so every command makes its own and `--help` none.
 
@@ -219,44 +220,6 @@ def _report(outcome: Any, json_file: str | None) -> int:
 
 @msad.command(context_settings=CONTEXT)
 @click.argument("model", shell_complete=completion.models)
-@click.option(
-    "--to",
-    required=True,
-    type=click.Path(path_type=Path),
-    callback=output_file,
-    help="FILE.onnx, or FILE.pt2 for torch alone.",
-)
-@click.option(
-    "--check-on",
-    multiple=True,
-    type=click.Path(path_type=Path, exists=True),
-    metavar="PATH",
-    help="Image or folder to compare file and model on. Repeatable. [default: photographs that come with scikit-image]",
-)
-@tracking_option
-@json_option("the file and how far it is from the model")
-def export(model: str, to: Path, check_on: tuple[Path, ...], tracking_uri: str | None, json_file: str | None) -> int:
-    """Write a model (folder or run ID) as one file that needs no msad: photographs in, score, verdict and map out.
-
-    \b
-    Example: msad export bottle@champion --to bottle.onnx
-    """
-    from msad.bundle.export import export as write
-    from msad.tracking.loading import load
-
-    bundle = load(model, device="cpu", tracking_uri=tracking_uri)
-    click.echo("exporting and checking, some ten seconds", err=True)
-    done = write(bundle, to, check_on)
-    if not write_json(json_file, dataclasses.asdict(done)):
-        click.echo(
-            f"{done.path}: {done.path.stat().st_size / 1e6:.1f} MB; on {done.images} images within {done.score:.2g} of "
-            f"the model's scores and {done.map:.2g} of its maps, whose range is {done.range:.2g}"
-        )
-    return 0
-
-
-@msad.command(context_settings=CONTEXT)
-@click.argument("model", shell_complete=completion.models)
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--out", default="predictions", show_default=True, type=click.Path(path_type=Path), callback=output_folder
@@ -346,20 +309,22 @@ def evaluate(
     tracking_uri: str | None,
     json_file: str | None,
 ) -> int:
-    """Measure a model (folder or run ID) on the test split of a dataset.
+    """Measure a model (folder, run ID, or an exported file) on the test split of a dataset.
 
     \b
     Example: msad evaluate models/bottle mvtec --out report
     """
     from msad.bundle.evaluation import evaluate as measure
     from msad.bundle.evaluation import save_tables
+    from msad.bundle.exported_model import SUFFIXES, ExportedModel
     from msad.data_io.cache import default_cache_dir
     from msad.pictures.gallery import save_evaluation
     from msad.progress import reading_files
     from msad.terminal.evaluation_text import format_evaluation
     from msad.tracking.loading import load
 
-    bundle = load(model, tracking_uri=tracking_uri)
+    exported = model.endswith(SUFFIXES)
+    bundle = ExportedModel(Path(model)) if exported else load(model, tracking_uri=tracking_uri)
     category, cache = category or bundle.job.category, default_cache_dir()
     with reading_files("Reading images"):
         result = measure(bundle, root, category, cache, masks_at=masks_at, layout=layout or "auto")
@@ -371,5 +336,5 @@ def evaluate(
     return 0
 
 
-for command in (compare, pull, promote, config, data, ui):
+for command in (compare, pull, promote, export, bench, config, data, ui):
     msad.add_command(command)

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,8 +19,12 @@ from PIL import Image
 
 from msad.bundle import export as export_module
 from msad.bundle.bundles import Bundle
-from msad.bundle.export import METADATA_FILE, OUTPUTS, TOLERANCE, export
+from msad.bundle.export import export
+from msad.bundle.export_check import TOLERANCE, check
+from msad.bundle.export_form import Form
 from msad.bundle.images import to_tensor
+from msad.bundle.onnx_graph import OPSET
+from msad.bundle.runtimes import METADATA_FILE, OUTPUTS
 from msad.data_io.photographs import load_textures
 from msad.errors import ConfigError, ExportError
 from msad.models.backbones import untrained
@@ -61,7 +64,10 @@ def make(name, **parameters):
         model.adapt([model.encode(to_tensor(load_textures(SIZE)[1::3]))])
     maps = model.anomaly_maps(to_tensor(load_textures(SIZE)[::3]))
     scorer = fit_scorer(Scoring(dict.fromkeys(maps, 1.0), **SCORING.get(name, {})), maps)
-    return Bundle(model, scorer, threshold(scorer(maps)[1].numpy(), 0.5), job, {"run_id": "0123abcd"})
+    good_maps, scores = (part.numpy() for part in scorer(maps))
+    return Bundle(
+        model, scorer, threshold(scores, 0.5), job, {"run_id": "0123abcd"}, float(np.quantile(good_maps, 0.9))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -72,13 +78,14 @@ def batch():
 
 
 def assert_agrees(found, bundle, batch):
-    score, is_anomalous, anomaly_map = (np.asarray(part) for part in found)
+    score, is_anomalous, anomaly_map, mask = (np.asarray(part) for part in found)
     expected = bundle.predict(batch)
     allowed = TOLERANCE * float(np.ptp([prediction.anomaly_map for prediction in expected]))
     assert score.dtype == np.float32 and score == pytest.approx([one.score for one in expected], abs=allowed)
     assert is_anomalous.dtype == bool and is_anomalous.tolist() == [one.is_anomalous for one in expected]
     assert anomaly_map.shape == batch.shape[:3]
     assert anomaly_map == pytest.approx(np.stack([one.anomaly_map for one in expected]), abs=allowed)
+    assert mask.dtype == bool and np.array_equal(mask, anomaly_map > np.float32(bundle.pixel_threshold))
 
 
 def test_vision_transformer_as_a_backbone_goes_with_bundle_and_file(batch, tmp_path, monkeypatch):
@@ -100,8 +107,8 @@ def test_vision_transformer_as_a_backbone_goes_with_bundle_and_file(batch, tmp_p
 @pytest.mark.parametrize("name", architectures())
 def test_exported_files_answer_as_the_bundle_does(name, batch, tmp_path, monkeypatch):
     bundle = make(name)
-    program = export_module._trace(bundle)
-    monkeypatch.setattr(export_module, "_trace", lambda _: program)  # half of the time, for both formats
+    program = export_module._trace(bundle, Form())
+    monkeypatch.setattr(export_module, "_trace", lambda *_: program)  # half of the time, for both formats
     files = {suffix: tmp_path / "new" / f"part{suffix}" for suffix in (".onnx", ".pt2")}
     for file in files.values():
         result = export(bundle, file)
@@ -123,7 +130,7 @@ def test_exported_files_answer_as_the_bundle_does(name, batch, tmp_path, monkeyp
         assert (known["category"], known["architecture"]) == ("brick", name)
         assert ("Apache-2.0" in known["pretrained_weights"]) == name.startswith("feature_")
     model = onnx.load(files[".onnx"])
-    assert {(one.domain, one.version) for one in model.opset_import} == {("", export_module.OPSET)}
+    assert {(one.domain, one.version) for one in model.opset_import} == {("", OPSET)}
     here = str(Path(export_module.__file__).parent).encode()
     assert all(here not in file.read_bytes() for file in files.values())
 
@@ -171,11 +178,11 @@ import sys
 sys.modules["torch"] = sys.modules["msad"] = None
 import numpy, onnxruntime
 session = onnxruntime.InferenceSession("part.onnx")
-score, is_anomalous, anomaly_map = session.run(None, {"image": numpy.load("batch.npy")})
-print(score.shape, is_anomalous.dtype, anomaly_map.shape)
+score, is_anomalous, anomaly_map, mask = session.run(None, {"image": numpy.load("batch.npy")})
+print(score.shape, is_anomalous.dtype, anomaly_map.shape, mask.dtype)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "(2,) bool (2, 70, 90)"
+    assert done.stdout.strip() == "(2,) bool (2, 70, 90) bool"
 
 
 def test_graph_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
@@ -183,7 +190,7 @@ def test_graph_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
     traced = export_module._trace
 
     other = replace(bundle, scorer=replace(bundle.scorer, scoring=replace(bundle.scorer.scoring, reduction="mean")))
-    monkeypatch.setattr(export_module, "_trace", lambda _: traced(other))
+    monkeypatch.setattr(export_module, "_trace", lambda _, form: traced(other, form))
     with pytest.raises(ExportError, match=r"not written: it would differ .* of the range is allowed") as error:
         export(bundle, tmp_path / "part.pt2")
     assert "Try the other format (.onnx)" in str(error.value)
@@ -194,17 +201,27 @@ def test_graph_that_answers_otherwise_is_not_written(tmp_path, monkeypatch):
 def test_value_that_is_not_finite_counts_as_a_difference(value):
     bundle = make("baseline")
     images = load_textures(SIZE)[:2]
-    answers = [(one.score, one.is_anomalous, one.anomaly_map) for one in bundle.predict(images)]
-    score, verdict, maps = (np.array(part) for part in zip(*answers, strict=True))
-    compare = partial(export_module._compare, bundle, Path("part.onnx"), [images], [answers])
-    assert compare(lambda _: (score, verdict, maps)).score == 0
-    maps = maps.copy()
-    maps[1, 3, 3] = value
+    answers = bundle.predict(images)
+    score, verdict, maps = (
+        np.array([getattr(one, name) for one in answers]) for name in ("score", "is_anomalous", "anomaly_map")
+    )
+
+    def compare(*changed, **options):
+        given = changed or (score, verdict, maps)
+        run = lambda _: given if len(given) == 4 else (*given, given[2] > np.float32(bundle.pixel_threshold))  # noqa: E731
+        return check(bundle, Path("part.onnx"), [(images, answers)], run, **options)
+
+    assert compare().score == 0
+    changed = maps.copy()
+    changed[1, 3, 3] = value
+    for exact in (True, False):
+        with pytest.raises(ExportError, match="not written"):
+            compare(score, verdict, changed, exact=exact)
     with pytest.raises(ExportError, match="not written"):
-        compare(lambda _: (score, verdict, maps))
-    maps[1, 3, 3] = answers[1][2][3, 3]
-    with pytest.raises(ExportError, match="not written"):
-        compare(lambda _: (score, ~verdict, maps))
+        compare(score, ~verdict, maps)
+    assert compare(score, ~verdict, maps, exact=False).verdicts == 2
+    with pytest.raises(ExportError, match=r"not written: in openvino it"):
+        compare(score, verdict, maps, maps <= np.float32(bundle.pixel_threshold), runtime="openvino")
 
 
 def test_architecture_that_is_no_graph_is_refused_by_name(tmp_path):
@@ -230,7 +247,8 @@ def test_file_of_another_format_is_refused(name, tmp_path):
 
 def test_command_exports_and_checks_on_the_images_given(tmp_path, demo, category):
     make("baseline").save(tmp_path / "bundle")
-    words = ["export", str(tmp_path / "bundle"), "--to", str(tmp_path / "part.pt2"), "--check-on"]
+    words = ["export", str(tmp_path / "bundle"), "--to", str(tmp_path / "part.pt2"), "--batch", "1", "--size", "64x64"]
+    words.append("--check-on")
     done = CliRunner().invoke(msad, [*words, str(demo / category / "train")], standalone_mode=False)
     assert done.exit_code == 0 and "on 8 images within" in done.stdout and (tmp_path / "part.pt2").is_file()
     with pytest.raises(ConfigError, match=r"no image \(.*\) in"):

@@ -16,7 +16,7 @@ from msad.bundle.predict import predict_folder
 from msad.data_io.decode import decode
 from tests.readme import BLOCK, REPOSITORY
 
-PAGES = {name: (REPOSITORY / name).read_text() for name in ("README.md", "docs/deploying.md")}
+PAGES = {name: (REPOSITORY / name).read_text() for name in ("README.md", "docs/export.md")}
 SHOWN = "demo/gear/test/stain/000.png"
 
 
@@ -91,8 +91,8 @@ def test_documented_code_gives_the_verdicts_and_scores_of_predict(
     monkeypatch.chdir(tmp_path)
     export(exact, Path("gear.onnx"))
     export(exact, Path("gear.pt2"))
-    codes = [*blocks("README.md", "session.run("), *blocks("docs/deploying.md", "session.run(")]
-    codes += blocks("docs/deploying.md", "torch.export.load(")
+    codes = [*blocks("README.md", "session.run("), *blocks("docs/export.md", "session.run(")]
+    codes += blocks("docs/export.md", "torch.export.load(")
     assert len(codes) == 3
     for code in codes:
         assert SHOWN in code

@@ -48,7 +48,7 @@ def test_resized_image_is_pillows_to_the_last_grey_level(source, sides):
 
     scorer = fit_scorer(Scoring({"red": 1.0}), {"red": torch.rand(2, 1, *sides)})
     [image] = photographs(1, *source).numpy()
-    Detector(Keeps(), scorer, 0.0, sides)(torch.from_numpy(image)[None])
+    Detector(Keeps(), scorer, 0.0, 0.0, sides)(torch.from_numpy(image)[None])
     across = Image.fromarray(image).resize((sides[1], source[0]), Image.Resampling.BILINEAR)
     pillow = np.asarray(across.resize((sides[1], sides[0]), Image.Resampling.BILINEAR))
     assert np.array_equal(seen["image"][0].permute(1, 2, 0).numpy(), pillow / np.float32(255))
@@ -76,7 +76,7 @@ def test_every_scoring_is_exported_with_any_number_and_size_of_images():
         for (reduction, calibration), (weights, smoothing) in zip(choices, varied, strict=False)
     ]
     assert len(scorings) == len(REDUCTIONS) * len(CALIBRATIONS)
-    detectors = nn.ModuleList(Detector(model, fit_scorer(one, maps), 0.0, (32, 24)) for one in scorings)
+    detectors = nn.ModuleList(Detector(model, fit_scorer(one, maps), 0.0, 0.1, (32, 24)) for one in scorings)
 
     class Every(nn.Module):
         """All scorings in one graph: tracing them one by one would take as many times as long."""
