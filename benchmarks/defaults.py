@@ -15,8 +15,9 @@ from msad.data_io.layout import find_layout
 from msad.data_io.shape import find_ratio, fitted_size
 from msad.models.base import AnomalyModel
 from msad.models.registry import architecture, build
-from msad.training.batches import FeatureBatches, ImageBatches, TrainingData, adapt, make_batches
+from msad.training.batches import FeatureBatches, ImageBatches, adapt, make_batches
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 
 CPU = torch.device("cpu")
 

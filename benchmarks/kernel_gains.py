@@ -28,10 +28,11 @@ from msad.data_io.array_cache import default_cache_dir
 from msad.models import kernels
 from msad.models.kernels import kernel_check, native
 from msad.models.registry import architecture, build
-from msad.training.batches import ImageBatches, TrainingData
+from msad.training.batches import ImageBatches
 from msad.training.job_config import JobConfig
 from msad.training.loop import computes_in_bfloat16
 from msad.training.malloc import keep_freed_memory
+from msad.training.training_data import TrainingData
 
 # By the name that a warning has: sources in C and in Triton, and the Python that calls them.
 SOURCES = {

@@ -34,8 +34,8 @@ from msad.models.defects import KnownDefects
 from msad.models.metrics.image_metrics import image_auroc
 from msad.models.scorer import Scorer, fit_scorer
 from msad.search_spaces import space
-from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from msad.training.training_free import cross_fitted
 from msad.training.validation import anomaly_maps, set_thresholds, validate
 

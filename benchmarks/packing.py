@@ -43,10 +43,11 @@ from msad.errors import first_line
 from msad.models.backbones import untrained
 from msad.models.registry import architecture, build
 from msad.models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
-from msad.training.batches import TrainingData, make_batches
+from msad.training.batches import make_batches
 from msad.training.cuda_graphs import ReplayedStep
 from msad.training.job_config import JobConfig
 from msad.training.loop import computes_in_bfloat16, fit
+from msad.training.training_data import TrainingData
 from msad.training.validation import validate
 
 TRIALS: dict[str, dict[str, Any]] = {

@@ -48,10 +48,11 @@ from msad.models.errors import ModelError
 from msad.models.registry import architecture, architectures, default_parameters
 from msad.models.scorer import IMAGE_SCORE, OWN, Scoring
 from msad.models.scoring import choose_scoring
-from msad.training.batches import TrainingData, make_batches
+from msad.training.batches import make_batches
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
 from msad.training.parameters import known_paths, unknown_paths
+from msad.training.training_data import TrainingData
 from msad.training.validation import anomaly_maps, set_thresholds
 
 # Image AUROC, where others report the same data; sources in the README's table of references.

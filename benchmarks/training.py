@@ -61,9 +61,10 @@ from msad.models.registry import architecture, build, count_parameters
 from msad.models.scoring import Choice, Reading, Scorer, Scoring
 from msad.models.thresholds import FalseAlarms
 from msad.training import loop
-from msad.training.batches import TrainingData, make_batches
+from msad.training.batches import make_batches
 from msad.training.job_config import JobConfig
 from msad.training.malloc import keep_freed_memory
+from msad.training.training_data import TrainingData
 from msad.training.validation import Thresholds, figures, validate
 
 REFERENCE = {"skip": "concat", "first_skip": 0, "skip_dropout": 0.0}  # the plain U-Net: 1,927,075 parameters

@@ -131,7 +131,6 @@ def _metadata(bundle: Bundle, form: Form) -> dict[str, str]:
         "category": job.category,
         "architecture": job.architecture,
         "threshold": repr(bundle.threshold),
-        "region_of_interest": "all of the image" if bundle.roi is None else f"{bundle.roi.mean():.3f} of the image",
         "pixel_threshold": repr(bundle.pixel_threshold),
         "image_size": str(job.image_size),
         "bit_depth": str(job.bit_depth),
@@ -140,6 +139,7 @@ def _metadata(bundle: Bundle, form: Form) -> dict[str, str]:
         "precision": form.precision,
         "digest": bundle.fingerprint(),
         "licence": LICENCE,
+        "region_of_interest": "all of the image" if bundle.roi is None else f"{bundle.roi.mean():.3f} of the image",
         "pretrained_weights": "; ".join(pretrained) or "none",
         "job": json.dumps(job.to_dict()),
     }

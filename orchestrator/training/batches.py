@@ -11,8 +11,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,22 +21,16 @@ from torch.nn import functional as F
 
 from msad.models.backbones import source
 from msad.models.base import AnomalyModel, Encoded
-from msad.models.defects import KnownDefects
 from msad.models.precision import full_float32
 from msad.models.registry import architecture, is_own
 from msad.models.roi import Roi
-from msad.models.synthesis.appearance import Appearance
 from msad.models.synthesis.augmentation import AugmentationConfig, Augmenter
-from msad.models.synthesis.corruptions import CorruptionConfig, Corruptor, noise_bank
+from msad.models.synthesis.corruptions import CorruptionConfig, Corruptor
 from msad.models.synthesis.pasted_defects import DefectPaster
-from msad.models.synthesis.synthetic_defects import SyntheticSet
 from msad.training.array_loader import ArrayLoader, fits, shared
-from msad.training.identity import Identity
 from msad.training.job_config import JobConfig
 from msad.training.parameters import written_out
-
-Arrays = Mapping[str, np.ndarray]
-Cached = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
+from msad.training.training_data import TrainingData
 
 VIEWS_IN_ALL = 800
 """Views of all images together whose features are computed ahead: small categories get more views of each image."""
@@ -56,33 +49,6 @@ _ENCODED = 16  # images through a frozen encoder at once
 _LOOKED_AT = 1 << 22  # pixels of whole images looked at, not trained on, at once: 64 images of 256 pixels, one of 2048
 
 
-def make_here(_key: str, make: Callable[[], dict[str, np.ndarray]]) -> Arrays:
-    """Compute arrays without keeping them for others."""
-    return make()
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What a job may see: good images of the training split, and known defects.
-
-    `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects. `known`: real
-    defects that help to choose, or None; `taught`: others that are trained on, each with its mask. `textures_NHWC`:
-    uint8 photographs that the corruption may paste, or None. `roi_HW`: the region of interest, bool, or None where all
-    of an image counts. `cached(key, make)` returns the arrays that `make` computes, and may keep them for later jobs of
-    the same identity; `key` names all else they depend on. `identity` is what the images are.
-    """
-
-    train_NHWC: np.ndarray
-    validation_NHWC: np.ndarray
-    synthetic: SyntheticSet
-    known: KnownDefects | None = None
-    taught: KnownDefects | None = None
-    textures_NHWC: np.ndarray | None = None
-    roi_HW: np.ndarray | None = None
-    cached: Cached = make_here
-    identity: Identity | None = None
-
-
 class PlainBatches:
     """Images as they are, in batches on the device."""
 
@@ -93,7 +59,7 @@ class PlainBatches:
     @functools.cached_property
     def roi(self) -> Roi | None:
         """The region of interest, on the device."""
-        return _roi(self._data, self._device)
+        return self._data.roi(self._device)
 
     def clean(self) -> Iterator[Encoded]:
         """Yield all good training images."""
@@ -125,12 +91,14 @@ class ImageBatches(PlainBatches):
         super().__init__(job, data, device)
         self._tile = job.tiles.tile
         self._rows = ArrayLoader(data.train_NHWC, device)
-        seen = _appearance(data)
+        seen = data.appearance
         self._augment = Augmenter(AugmentationConfig(**job.augmentation), seen)
         if model.loss_terms:
             # The border of a tile may be the product's, and says nothing about a background.
             product = None if self._tile else seen
-            self._corrupt = Corruptor(CorruptionConfig(**job.corruption), self._textures(), product, _noise(job, data))
+            self._corrupt = Corruptor(
+                CorruptionConfig(**job.corruption), self._textures(), product, data.noise(*job.view)
+            )
             self._paste = DefectPaster(data.taught, job.view, product, device) if data.taught else None
         self.count = len(self._rows)
 
@@ -366,23 +334,6 @@ def source_digest(name: str) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
-def _appearance(data: TrainingData) -> Appearance:
-    """Judge the training images, once for all trials on them."""
-    return Appearance.from_arrays(data.train_NHWC, data.cached("appearance", Appearance(data.train_NHWC).to_arrays))
-
-
-def _noise(job: JobConfig, data: TrainingData) -> Tensor:
-    """Make the corruption's noise, once for all trials on the images."""
-    kept = data.cached("noise", lambda: {"noise": noise_bank(*job.view).numpy()})
-    return shared(kept["noise"])
-
-
-def _roi(data: TrainingData, device: torch.device) -> Roi | None:
-    if data.roi_HW is None:
-        return None
-    return Roi(torch.from_numpy(np.array(data.roi_HW))[None].to(device))
-
-
 def _epoch(count: int) -> int:
     return count * max(1, round(EPOCH_IMAGES / count))
 
@@ -391,7 +342,7 @@ def make_batches(
     job: JobConfig, data: TrainingData, model: AnomalyModel, device: torch.device
 ) -> ImageBatches | FeatureBatches:
     """Let a model meet the images; return what it trains on: features where it has a frozen encoder, else images."""
-    model.roi = _roi(data, device)
+    model.roi = data.roi(device)
     model.meet(data.train_NHWC)
     return (FeatureBatches if model.has_frozen_encoder else ImageBatches)(job, data, model, device)
 

@@ -21,10 +21,11 @@ from msad.errors import Diverged, OutOfMemory, first_line
 from msad.models.base import AnomalyModel, SelfTraining
 from msad.models.registry import build
 from msad.models.tiling import tiled
-from msad.training.batches import TrainingData, adapt, make_batches
+from msad.training.batches import adapt, make_batches
 from msad.training.cuda_graphs import ReplayedStep
 from msad.training.job_config import JobConfig
 from msad.training.self_training import fit_itself
+from msad.training.training_data import TrainingData
 from msad.training.training_free import fit_training_free
 from msad.training.validation import (
     BestCheckpoint,

@@ -10,8 +10,9 @@ import torch
 
 from msad.errors import Diverged
 from msad.models.base import SelfTraining
-from msad.training.batches import PlainBatches, TrainingData
+from msad.training.batches import PlainBatches
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from msad.training.validation import BestCheckpoint, Fitted, Report, figures, fitted, set_thresholds, validate
 
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from msad.errors import TrainingError
 from msad.models.base import AnomalyModel
 from msad.models.scorer import fit_scorer
-from msad.training.batches import TrainingData, adapt, batches, make_batches
+from msad.training.batches import adapt, batches, make_batches
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from msad.training.validation import (
     BestCheckpoint,
     Fitted,

@@ -23,8 +23,9 @@ from msad.models.scorer import IMAGE_SCORE
 from msad.models.scoring import Choice, Reading, Scorer, Scoring, ValidationScore, choose_scoring, default_candidates
 from msad.models.synthesis.synthetic_defects import GRADES
 from msad.models.thresholds import FalseAlarms, LeaveOneOut, threshold
-from msad.training.batches import FeatureBatches, PlainBatches, TrainingData
+from msad.training.batches import FeatureBatches, PlainBatches
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 
 Report = Callable[[dict[str, float], dict[str, Any]], None]
 GetCheckpoint = Callable[[], dict[str, Any] | None]

@@ -14,7 +14,11 @@ from msad.models.registry import build
 from msad.models.timm_backbones import STAGES
 
 timm = pytest.importorskip("timm", reason="the extra timm is not installed")
-SMALL = {"feature_memory": {"rows": 30}, "feature_pyramid": {"width": 8, "bottleneck_channels": 4}}
+SMALL = {
+    "feature_ensemble": {"width": 8, "bottleneck_channels": 4, "rows": 30},
+    "feature_memory": {"rows": 30},
+    "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
+}
 DINOV2, DINOV3 = "timm:vit_small_patch14_dinov2.lvd142m", "timm:vit_small_patch16_dinov3.lvd1689m"
 
 

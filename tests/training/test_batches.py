@@ -10,8 +10,9 @@ from msad.data_io.cache import cached_arrays
 from msad.models.registry import build
 from msad.models.synthesis.corruptions import CorruptionConfig
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
-from msad.training.batches import EPOCH_IMAGES, FeatureBatches, ImageBatches, TrainingData, features_name, make_batches
+from msad.training.batches import EPOCH_IMAGES, FeatureBatches, ImageBatches, features_name, make_batches
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from msad.training.validation import anomaly_maps
 
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ import torch
 
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training import array_loader, cuda_graphs, loop
-from msad.training.batches import TrainingData
 from msad.training.cuda_graphs import ReplayedScoring, ReplayedStep
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from tests.training.train import train
 
 gpu = pytest.mark.gpu

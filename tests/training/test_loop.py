@@ -14,8 +14,8 @@ from msad.models.errors import ModelError
 from msad.models.kernels import native
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training import loop
-from msad.training.batches import TrainingData
 from msad.training.job_config import SCHEDULES, JobConfig
+from msad.training.training_data import TrainingData
 from tests.training.train import train
 
 

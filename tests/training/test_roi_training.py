@@ -18,8 +18,9 @@ from msad.models.registry import build
 from msad.models.scorer import IMAGE_SCORE
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.models.tiling import tiled
-from msad.training.batches import TrainingData, make_batches
+from msad.training.batches import make_batches
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from msad.training.validation import validate
 from tests.bolts import SIDE, bolts
 from tests.training.train import train
@@ -134,7 +135,7 @@ def test_model_that_scores_whole_images_alone_is_refused(data):
     model = WholeImages()
     made = make_batches(job("multiscale"), data, model, CPU)
     with pytest.raises(ModelError, match="scores whole images alone: it cannot keep to a region of interest"):
-        validate(model, made, data.synthetic, 64)
+        validate(model, made, data, job("multiscale"))
 
 
 def test_region_is_read_with_the_images_in_their_own_rectangle(tmp_path):

@@ -14,8 +14,8 @@ from msad.models.base import SelfTraining
 from msad.models.errors import ModelError
 from msad.models.scorer import IMAGE_SCORE
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
-from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from tests.training.train import train
 
 NAME = "own_memory:Memory"

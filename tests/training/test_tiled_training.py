@@ -13,8 +13,8 @@ from msad.bundle.export import export
 from msad.data_io.cache import load_images
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.models.tiling import Tiled
-from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from tests.training.train import train
 
 ARCHITECTURES = {

@@ -10,8 +10,9 @@ from msad.bundle.bundles import Bundle
 from msad.models.feature_memory import FeatureMemory
 from msad.models.registry import build
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
-from msad.training.batches import FeatureBatches, TrainingData
+from msad.training.batches import FeatureBatches
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from tests.training.train import train
 
 CPU = torch.device("cpu")

@@ -18,8 +18,9 @@ from msad.models.scoring import Choice, Reading, choose_scoring, default_candida
 from msad.models.synthesis.synthetic_defects import GRADES, make_synthetic_defects
 from msad.models.thresholds import LeaveOneOut
 from msad.models.tiling import TilingConfig, tiled
-from msad.training.batches import PlainBatches, TrainingData
+from msad.training.batches import PlainBatches
 from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
 from msad.training.validation import BestCheckpoint, anomaly_maps, figures, fixed_scoring, set_thresholds, validate
 
 JOB = JobConfig(category="any", architecture="baseline", image_size=32, batch_size=4)

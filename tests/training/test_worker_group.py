@@ -21,9 +21,9 @@ from msad.cluster.workers.job_worker import load_training_data, run
 from msad.cluster.workers.task import Task
 from msad.errors import TrainingError
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
-from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
 from msad.training.loop import computes_in_bfloat16
+from msad.training.training_data import TrainingData
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 from msad.workspace import JobDirectory
 from tests.training.train import train

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from msad.training.batches import TrainingData
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
+from msad.training.training_data import TrainingData
 from msad.training.validation import Fitted
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 

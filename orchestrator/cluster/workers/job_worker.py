@@ -30,10 +30,10 @@ from msad.models.errors import ModelError
 from msad.models.kernels import native
 from msad.models.registry import count_parameters, use
 from msad.models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
-from msad.training.batches import TrainingData
 from msad.training.identity import of_split
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
+from msad.training.training_data import TrainingData
 from msad.training.validation import Fitted
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 from msad.workspace import full_disk_told
