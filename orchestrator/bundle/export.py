@@ -7,6 +7,7 @@ network is to have fewer bits it cannot, and what that costs is told.
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import io
 import json
@@ -149,4 +150,9 @@ def _metadata(bundle: Bundle, form: Form) -> dict[str, str]:
     for name in ("false_alarms", "false_regions"):
         if promised := bundle.provenance.get(name):
             known[name] = json.dumps(promised)
+    of_images = bundle.provenance.get("identity", {})
+    if defects := {name: of_images[name] for name in ("known", "taught") if of_images.get(name)}:
+        known["known_defects"] = json.dumps(defects)  # which no measurement may be made on
+    if bundle.roi is not None:
+        known["roi_bits"] = base64.b64encode(np.packbits(bundle.roi)).decode()
     return known | {"msad": importlib.metadata.version("msad"), "torch": torch.__version__}

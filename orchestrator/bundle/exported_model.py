@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from msad.errors import BundleError, ConfigError, MsadError, first_line
 from msad.training.job_config import JobConfig
 
 SUFFIXES = (".onnx", ".pt2")
-PROMISES = ("false_alarms", "false_regions")
+PROVENANCE = {"false_alarms": "false_alarms", "false_regions": "false_regions", "identity": "known_defects"}
+"""What of a bundle's provenance measuring needs, and the metadata that it is in."""
 
 
 class ExportedModel:
@@ -30,6 +32,8 @@ class ExportedModel:
     ----------
     batch, photograph
         Images in a call, and their height and width, where it takes no others; else None.
+    roi
+        See `msad.bundle.bundles.Bundle.roi`.
 
     Raises
     ------
@@ -51,8 +55,9 @@ class ExportedModel:
             self.batch = None if batch == "any" else int(batch)
             self.photograph = None if size == "any" else tuple(map(int, size.split("x")))
             self.provenance: dict[str, Any] = {
-                name: json.loads(self.metadata[name]) for name in PROMISES if name in self.metadata
+                name: json.loads(self.metadata[kept]) for name, kept in PROVENANCE.items() if kept in self.metadata
             }
+            self.roi = _unpacked(self.metadata["roi_bits"], self.job.sides) if "roi_bits" in self.metadata else None
         except (KeyError, ValueError, TypeError) as error:
             raise BundleError(f"{path}: no file that this msad has exported ({error!r}); export it again") from error
 
@@ -82,6 +87,12 @@ class ExportedModel:
             parts.append((map_NHW[: len(part)], score_N[: len(part)]))
         maps, scores = zip(*parts, strict=True)
         return np.concatenate(maps), np.concatenate(scores)
+
+
+def _unpacked(bits: str, sides: tuple[int, int]) -> np.ndarray:
+    """Return a region of interest, bool h×w, from its bits in base64."""
+    packed = np.frombuffer(base64.b64decode(bits), np.uint8)
+    return np.unpackbits(packed, count=sides[0] * sides[1]).astype(bool).reshape(sides)
 
 
 def _open(path: Path, device: str, threads: int) -> Opened:

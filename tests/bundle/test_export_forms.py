@@ -25,6 +25,7 @@ from msad.data_io.decode import resize
 from msad.data_io.splits import split_good_images
 from msad.errors import BundleError, ConfigError
 from msad.models.registry import build
+from msad.models.roi import Roi
 from msad.models.scorer import Scoring, fit_scorer
 from msad.terminal.cli import msad
 from msad.training.job_config import JobConfig
@@ -43,10 +44,12 @@ def make(demo, category, architecture, **parameters):
         model.adapt([model.encode(to_tensor(load_images(split.train_paths, SIZE)))])
     maps = model.anomaly_maps(to_tensor(load_images(split.validation_paths, SIZE)))
     scoring = Scoring(**(model.fixed_scoring or {"weights": {"l1": 1.0}, "smoothing": 1.0, "reduction": "top1"}))
-    scorer = fit_scorer(scoring, maps)
+    roi = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
+    roi[:, :, :5] = False
+    scorer = fit_scorer(scoring, maps, Roi(roi) if model.loss_terms else None)
     cut = float(scorer(maps)[1].median())
     promised = {"target": 0.1, "held_out": 10, "regions": 0, "expected": 0.1}
-    return Bundle(model, scorer, cut, job, {"false_regions": promised}, cut)
+    return Bundle(model, scorer, cut, job, {"false_regions": promised, "identity": {"known": ["0123  one.png"]}}, cut)
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +157,11 @@ def test_exported_files_are_measured_as_their_bundle_is(network, files, demo, ca
         for metric, value in of_bundle.metrics.items():
             if metric != "latency_ms":
                 assert of_file.metrics[metric] == pytest.approx(value, abs=0.02, nan_ok=True), metric
+        assert np.array_equal(of_file.roi, of_bundle.roi) and not of_file.roi.all()
         assert of_file.false_regions == network.provenance["false_regions"]
         assert of_file.scores["score"].tolist() == pytest.approx(of_bundle.scores["score"].tolist(), rel=1e-3)
         assert of_file.threshold == network.threshold and of_file.metrics["latency_ms"] > 0
+    assert ExportedModel(files["any"].path).provenance["identity"] == network.provenance["identity"]
     with pytest.raises(ConfigError, match=r"takes photographs of 80x96 alone.*the model's size, 64"):
         evaluate(ExportedModel(files["other"].path), demo, category, None)
 
