@@ -42,7 +42,7 @@ def trial_shapes(channels: int) -> list[tuple[int, int, int, int]]:
 
     Triton compiles anew where 16 divides the number of places; in large features programs go through several tiles.
     """
-    side = math.isqrt(2 * _PROGRAMS * _TILE // channels) // 16 * 16 + 16
+    side = math.isqrt(_PROGRAMS * _TILE * 5 // (4 * channels)) // 16 * 16 + 16
     return [(1, channels, side, side), (1, channels, 33, 31)]
 
 
