@@ -36,7 +36,7 @@ from msad.models.scorer import Scorer, fit_scorer
 from msad.search_spaces import space
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
-from msad.training.training_free import cross_fitted
+from msad.training.training_free import with_training_images
 from msad.training.validation import anomaly_maps, set_thresholds, validate
 
 HIDDEN = 20
@@ -63,8 +63,7 @@ class Network:
         data = load_training_data(job, options.root, options.cache)
         model, batches = defaults.look(job, data)
         good, drawn = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
-        parts = [good, *cross_fitted(job, model, data, defaults.CPU)]
-        held_out = {name: torch.cat([part[name] for part in parts]) for name in good}
+        held_out, _ = with_training_images(job, model, data, good)
         return cls(job, data, model, good, drawn, held_out, defaults.maps(model, images_NHWC))
 
     @property

@@ -192,6 +192,7 @@ _THRESHOLDS = Thresholds(
     false_alarms=FalseAlarms(0.01, 0, 1.0, 1.0),
     pixel_threshold=0.0,
     false_regions=FalseRegions(0.1, 0, 0, 1.0),
+    good_scores=np.empty(0),
 )
 
 

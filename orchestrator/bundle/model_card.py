@@ -121,10 +121,14 @@ def _data(d: Values) -> str:
     known = d["provenance"]
     images, identity = known.get("images"), _code(known.get("identity", {}).get("digest"))
     counts = f"{images['train']} to train on, {images['validation']} held out for validation" if images else _ABSENT
-    return _list(
+    lines = [
         f"Good images only, of `{d['category']}`: {counts}; divided at random by seed {d['job']['seed']}.",
         f"Identity: {identity}. Models with the same one saw the same images, divided and drawn from in the same way.",
-    )
+    ]
+    if suspects := known.get("suspects"):
+        listed = ", ".join(f"`{name}`" for name in suspects[:10]) + (", ..." if len(suspects) > 10 else "")
+        lines.append(f"Unlike the others, and perhaps no good ones: {len(suspects)} of them ({listed}).")
+    return _list(*lines)
 
 
 def _selection(d: Values) -> str:

@@ -21,6 +21,9 @@ VALIDATION = {  # figure of a job's result -> metric of its run
 }
 
 
+NAMED = 3  # suspects in a line
+
+
 def validation_figures(result: Mapping[str, Any]) -> dict[str, float]:
     """Return a finished job's figures under their MLflow names: those of its best epoch, not of its last."""
     promised = {
@@ -43,6 +46,15 @@ def selection_figures(final: JobDirectory) -> dict[str, float]:
     report = (final.read("selection") or {}).get("image_auroc", {})
     names = {"random_mean": "random"}
     return known_figures("selection_", {names.get(name, name): value for name, value in report.items()})
+
+
+def suspects_words(result: Mapping[str, Any]) -> str | None:
+    """Return which good images stand out by a job's scores of them, in words; None where none does."""
+    names = result.get("suspects") or []
+    if not names:
+        return None
+    listed = ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+    return f"{len(names)} of the good images stand{'s' if len(names) == 1 else ''} out: {listed}"
 
 
 def final_training(result: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ class LiveView:
         self._final: dict[str, _Running] = {}  # study -> its winner's training
         self._seconds: list[float] = []
         self._told: dict[str, str] = {}  # why a trial failed -> the first that did so
+        self._noted: set[str] = set()
         self._stage: dict[str, str] = {}
         self._live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
@@ -45,8 +46,11 @@ class LiveView:
             self._live.stop()
             self.console.print(self._table())
 
-    def note(self, text: str) -> None:
-        """Print a line for the user above the table."""
+    def note(self, text: str, once: str | None = None) -> None:
+        """Print a line for the user above the table; of those that are alike by `once` the first alone."""
+        if once in self._noted:
+            return
+        self._noted |= {once} - {None}
         self.console.print(text, highlight=False, soft_wrap=not self._redraws)  # a log is not broken at 80 columns
 
     def started(self, job_id: str, directory: JobDirectory | None = None, epochs: int = 0) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from msad.report.job_figures import measured_words, unmeasured
+from msad.report.job_figures import measured_words, suspects_words, unmeasured
 from msad.report.live import LiveView
 from msad.report.study_files import write_selection
 from msad.report.study_runs import StudyRuns
 from msad.search.study import Study
 from msad.workspace import JobDirectory, Workspace
+
+
+def warn_of_suspects(view: LiveView, study: Study, directory: JobDirectory) -> None:
+    """Warn once for each category of good images that a job has found unlike the others."""
+    if words := suspects_words(directory.read("result") or {}):
+        category = study.base.category
+        look = "is each of them good? `msad data suspects` shows what is unusual in them"
+        view.note(f"warning: {category}: {words}: {look}", once=f"suspects of {category}")
 
 
 class TrialReporter:
@@ -29,6 +37,7 @@ class TrialReporter:
         record = study.record(job_id)
         outcome = {"complete": f"{record.value or 0:.4f}", "failed": f"failed: {record.failure}"}
         self._view.ended(job_id, study, outcome.get(record.state, record.state))
+        warn_of_suspects(self._view, study, self._workspace.job(job_id))
         self._runs.put_trial(study, record)
 
 
@@ -58,6 +67,7 @@ class FinalReporter:
         if (failure := seeds[0].read("failure")) is not None:
             self.failed(study, failure["reason"])
             return
+        warn_of_suspects(self._view, study, seeds[0])
         self.measured(study)
         for remark in (seeds[0].read("test_remarks") or {}).get("remarks", ()):
             self._view.note(f"{study.key}, test images: {remark}")

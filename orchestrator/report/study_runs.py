@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from msad.names import final_id
-from msad.report.job_figures import final_training, known_figures, selection_figures, validation_figures
+from msad.report.job_figures import final_training, known_figures, selection_figures, suspects_words, validation_figures
 from msad.report.study_files import write_search
 from msad.search.selection import seed_statistics
 from msad.search.study import Study, TrialRecord
@@ -76,6 +76,8 @@ class StudyRuns:
         winner, tags = study.winner(), self._run_tags(study, study.base) | {"msad.trials": str(study.counts().done)}
         if study.trials and status == "complete":
             tags["msad.final_training"] = final_training(result)
+        if words := suspects_words(result):
+            tags["msad.suspects"] = words
         self._tracker.put(
             RunRecord(
                 record_id=study.id,

@@ -12,7 +12,9 @@ from msad.terminal import completion
 from msad.terminal.options import (
     CONTEXT,
     bit_depth_option,
+    categories_option,
     demo_folder,
+    image_size_option,
     json_option,
     layout_option,
     search_options,
@@ -20,7 +22,7 @@ from msad.terminal.options import (
     tracking_option,
     write_json,
 )
-from msad.terminal.outputs import output_file, write_file
+from msad.terminal.outputs import output_file, output_folder, write_file
 
 
 @click.group(context_settings=CONTEXT)
@@ -75,6 +77,59 @@ def data_check(root: Path, layout: str | None, bit_depth: int | None, json_file:
     if not write_json(json_file, report.to_dict()):
         click.echo(format_report(report))
     return 0 if report.ok else 1
+
+
+@data.command("suspects", context_settings=CONTEXT)
+@click.argument("root", type=click.Path(path_type=Path))
+@categories_option
+@layout_option
+@image_size_option
+@bit_depth_option
+@click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Images to list of each category.")
+@click.option(
+    "--out",
+    default="suspects",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    callback=output_folder,
+    help="Folder for suspects.csv, with every image, and a picture per category.",
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, ...")
+@json_option("all images with their ranks")
+def data_suspects(
+    root: Path,
+    categories: tuple[str, ...] | None,
+    layout: str | None,
+    image_size: str | None,
+    bit_depth: int | None,
+    top: int,
+    out: Path,
+    device: str,
+    json_file: str | None,
+) -> int:
+    """Rank the good training images by how unusual the others find them: a defect among them teaches that it is normal.
+
+    \b
+    Example: msad data suspects mvtec --categories bottle
+    """
+    from msad.data_io.layout import choose_categories
+    from msad.data_io.shape import parse_size
+    from msad.pictures.suspects import save_suspects
+    from msad.progress import track
+    from msad.terminal.suspects_text import format_suspects, suspects_table
+    from msad.training.suspects import find_suspects
+
+    settings = {"layout": layout or "auto", "image_size": parse_size(image_size or 256), "bit_depth": bit_depth}
+    names = choose_categories(root, categories, settings["layout"])
+    found = [find_suspects(root, name, **settings, device=device) for name in track(names, "Looking at good images")]
+    table = suspects_table(found)
+    write_file(out / "suspects.csv", table.to_csv(index=False))
+    for suspects in found:
+        save_suspects(suspects, out / f"{suspects.category}.png")
+    if not write_json(json_file, table.to_dict("records")):
+        click.echo(format_suspects(found, root, top))
+        click.echo(f"All of them, and pictures of the first: {out}")
+    return 0
 
 
 @data.command("clean", context_settings=CONTEXT)

@@ -71,6 +71,22 @@ layout_option = click.option(
     help="How the dataset is laid out: mvtec_ad, visa, folder, ... (docs/datasets.md). [default: told by its folders]",
 )
 
+categories_option = click.option(
+    "--categories",
+    multiple=True,
+    callback=_names,
+    metavar="A,B",
+    shell_complete=completion.categories,
+    help="Repeatable; a name with a comma in double quotes: '\"M4,5 bolt\",gear'. [default: all the dataset has]",
+)
+
+image_size_option = click.option(
+    "--image-size",
+    metavar="PIXELS|HEIGHTxWIDTH",
+    help="What images are resized to: as many pixels as a square of this side has, in the shape of a category's "
+    "photographs where they have one; or exactly this height and width, e.g. 416x160. [default: 256]",
+)
+
 bit_depth_option = click.option(
     "--bit-depth",
     type=click.Choice(["8", "10", "12", "14", "16"]),  # `msad.data_io.wide.BIT_DEPTHS`, which would load numpy
@@ -125,14 +141,7 @@ def _gpus(_context: click.Context, _option: click.Parameter, text: str | None) -
 _SWEEP = [
     click.option("--dataset", type=click.Path(path_type=Path), help="Root of the images. [default: the demo]"),
     layout_option,
-    click.option(
-        "--categories",
-        multiple=True,
-        callback=_names,
-        metavar="A,B",
-        shell_complete=completion.categories,
-        help="Repeatable; a name with a comma in double quotes: '\"M4,5 bolt\",gear'. [default: all the dataset has]",
-    ),
+    categories_option,
     click.option(
         "--architectures",
         multiple=True,
@@ -142,12 +151,7 @@ _SWEEP = [
         help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_memory]",
     ),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
-    click.option(
-        "--image-size",
-        metavar="PIXELS|HEIGHTxWIDTH",
-        help="What images are resized to: as many pixels as a square of this side has, in the shape of a category's "
-        "photographs where they have one; or exactly this height and width, e.g. 416x160. [default: 256]",
-    ),
+    image_size_option,
     bit_depth_option,
     click.option("--batch-size", type=int, help="Images per step. [default: the architecture's]"),
     click.option("--seed", type=int, help="[default: 0]"),

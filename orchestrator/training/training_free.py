@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -60,22 +59,28 @@ def fit_training_free(
     told, seconds = figures(choice.validation), time.perf_counter() - began
     best.update(told[job.objective], 1, choice, model)
     report({"epoch": 1, "epoch_seconds": seconds, **told, "best_objective": told[job.objective]}, {"epoch": 1})
-    parts = [anomaly_maps(model, looked_at.validation()), *cross_fitted(job, model, data, device)]
-    good_maps = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    scorer = fit_scorer(choice.scorer.scoring, good_maps, looked_at.roi)
-    return fitted(model, scorer, set_thresholds(model, looked_at, data, scorer, job, good_maps), best)
+    held_out, also_scored = with_training_images(job, model, data, anomaly_maps(model, looked_at.validation()))
+    scorer = fit_scorer(choice.scorer.scoring, held_out, looked_at.roi)
+    thresholds = set_thresholds(model, looked_at, data, scorer, job, held_out)
+    return fitted(model, scorer, thresholds, best, also_scored)
 
 
 @torch.no_grad()
-def cross_fitted(
-    job: JobConfig, model: AnomalyModel, data: TrainingData, device: torch.device
-) -> Iterator[dict[str, Tensor]]:
-    """Yield the maps of training images by the model as it would be without them and others; none if it cannot tell."""
-    count = len(data.train_NHWC)
+def with_training_images(
+    job: JobConfig, model: AnomalyModel, data: TrainingData, validation_maps: dict[str, Tensor]
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Return the maps of validation images, and behind them of training images by the model as without them and others.
+
+    Also the positions of these; none if the model cannot tell.
+    """
+    count, device = len(data.train_NHWC), next(iter(validation_maps.values())).device
     most = max(FOLDS, _CROSS_FITTED // math.prod(job.sides))
     scored_N = np.unique(np.linspace(0, count - 1, most).round().astype(int))
+    parts, also_scored = [validation_maps], []
     for fold in range(FOLDS):
         left_out_N = np.arange(fold, count, FOLDS)
         chosen_N = np.intersect1d(scored_N, left_out_N)
         if len(chosen_N) and len(left_out_N) < count and (other := model.without(left_out_N, count)) is not None:
-            yield anomaly_maps(other.eval(), batches(data.train_NHWC, device, job.batch_size, chosen_N))
+            parts.append(anomaly_maps(other.eval(), batches(data.train_NHWC, device, job.batch_size, chosen_N)))
+            also_scored += chosen_N.tolist()
+    return {name: torch.cat([part[name] for part in parts]) for name in validation_maps}, also_scored

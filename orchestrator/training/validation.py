@@ -33,22 +33,28 @@ GetCheckpoint = Callable[[], dict[str, Any] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """Of image scores and of pixels, each with what it promises."""
+    """Of image scores and of pixels, each with what it promises; and the scores of the good images they rest on, G."""
 
     threshold: float
     false_alarms: FalseAlarms
     pixel_threshold: float
     false_regions: FalseRegions
+    good_scores: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted(Thresholds):
-    """A job's best checkpoint: model, chosen scoring, thresholds, and the validation figures."""
+    """A job's best checkpoint: model, chosen scoring, thresholds, and the validation figures.
+
+    `also_scored` are the positions of the training images whose scores come in `good_scores` behind those of the
+    validation images.
+    """
 
     model: AnomalyModel
     scorer: Scorer
     epoch: int
     validation: dict[str, Any]
+    also_scored: tuple[int, ...] = ()
 
 
 class BestCheckpoint:
@@ -167,6 +173,7 @@ def set_thresholds(
         false_alarms=FalseAlarms.of(good_scores, cut, rate),
         pixel_threshold=pixel_cut,
         false_regions=false_regions,
+        good_scores=good_scores,
     )
 
 
@@ -194,8 +201,15 @@ def figures(validation: ValidationScore) -> dict[str, float]:
     }
 
 
-def fitted(model: AnomalyModel, scorer: Scorer, thresholds: Thresholds, best: BestCheckpoint) -> Fitted:
+def fitted(
+    model: AnomalyModel, scorer: Scorer, thresholds: Thresholds, best: BestCheckpoint, also_scored: Iterable[int] = ()
+) -> Fitted:
     """Return a model that holds its best weights with the scoring that was chosen for them, and the thresholds."""
     return Fitted(
-        model=model.eval(), scorer=scorer, epoch=best.epoch, validation=best.validation.to_dict(), **vars(thresholds)
+        model=model.eval(),
+        scorer=scorer,
+        epoch=best.epoch,
+        validation=best.validation.to_dict(),
+        also_scored=tuple(also_scored),
+        **vars(thresholds),
     )

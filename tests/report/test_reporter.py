@@ -204,3 +204,19 @@ def test_selection_file_is_json_for_any_reader_also_where_nothing_is_ranked(swee
     assert selection["image_auroc"]["spearman"] is None and selection["image_auroc"]["gap"] == 0
     assert selection["pixel_auroc"]["trials"] == 0
     assert "selection_spearman" not in records["brick-baseline"].metrics
+
+
+def test_suspects_are_told_once_for_a_category_and_kept_with_the_study(study, sweep):
+    reporter, records, workspace, text = sweep()
+    names = [f"brick/train/good/{index}.png" for index in range(4)]
+    for record in study.records()[:2]:
+        workspace.job(record.job_id).write("result", RESULT | {"suspects": names})
+        reporter.trials.started(study, record.job_id)
+        reporter.trials.ended(study, record.job_id)
+    reporter.finals.started(study)
+    reporter.runs.finals(study)[0].write("result", RESULT | {"suspects": names[:1]})
+    reporter.finals.ended(study)
+    told = [line for line in text.getvalue().splitlines() if "stand out" in line]
+    assert len(told) == 1 and "warning: brick: 4 of the good images stand out: brick/train/good/0.png" in told[0]
+    assert "2.png, ...: is each of them good? `msad data suspects`" in told[0]
+    assert records[study.id].tags["msad.suspects"] == "1 of the good images stands out: brick/train/good/0.png"

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import click
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
+from PIL import Image
 
 from msad.data_io.array_cache import cached_arrays
 from msad.terminal import cli
@@ -292,6 +294,23 @@ def test_data_check_as_json_is_all_that_standard_output_holds(msad, demo, catego
     report = json.loads((tmp_path / "report.json").read_text())
     assert code == 1 and not report["ok"] and "not usable" in out
     assert report["problems"][0]["severity"] == "error" and "nowhere" in report["problems"][0]["path"]
+
+
+def test_data_suspects_ranks_good_images_and_leaves_a_table_and_pictures(msad, demo, category, tmp_path):
+    settings = "--categories", category, "--image-size", 64, "--top", 3, "--out", tmp_path / "out"
+    words = "data", "suspects", demo, *settings
+    code, out, _ = msad(*words)
+    assert code == 0 and f"{category}: 16 good images, none of them stands out" in out
+    table = pd.read_csv(tmp_path / "out" / "suspects.csv")
+    assert table["rank"].tolist() == list(range(1, 17)) and table["deviations"].is_monotonic_decreasing
+    listed = [line for line in out.splitlines() if "train/good" in line]
+    assert len(listed) == 3 and Path(table["path"][0]).name in listed[0]
+    with Image.open(tmp_path / "out" / f"{category}.png") as picture:
+        assert picture.width > 600 and np.ptp(np.asarray(picture.convert("L"))) > 100
+    code, out, _ = msad(*words, "--json", "-")
+    assert code == 0 and [row["path"] for row in json.loads(out)] == table["path"].tolist()
+    assert msad("data", "suspects", demo, "--categories", "nothing", "--out", tmp_path / "none")[0] == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_data_check_of_a_folder_that_is_not_there_is_1_and_names_it(msad, tmp_path):

@@ -58,7 +58,8 @@ def test_thresholds_rest_on_training_images_too_that_the_model_was_made_without(
 
     monkeypatch.setattr(FeatureMemory, "without", watched)
     fitted, _, _ = train(job(), data)
-    assert fitted.false_alarms.held_out == fitted.false_regions.held_out == 8 + 12
+    assert fitted.false_alarms.held_out == fitted.false_regions.held_out == len(fitted.good_scores) == 8 + 12
+    assert sorted(fitted.also_scored) == list(range(12))
     assert sorted(image for part, _ in asked for image in part) == list(range(12)) and {12} == {c for _, c in asked}
     monkeypatch.setattr("msad.training.training_free._CROSS_FITTED", 0)  # as few as there are folds
     fitted, _, _ = train(job(), data)

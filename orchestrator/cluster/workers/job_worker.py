@@ -28,6 +28,7 @@ from msad.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, Train
 from msad.models.defects import KnownDefects, known_share
 from msad.models.errors import ModelError
 from msad.models.kernels import native
+from msad.models.outliers import stand_out
 from msad.models.registry import count_parameters, use
 from msad.models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
 from msad.training.identity import of_split
@@ -121,6 +122,7 @@ def run(
                 "synthetic": len(data.synthetic.images),
             },
             "known_defects": told_of_known(data),
+            "suspects": suspects_of(fitted, data),
             "epoch": fitted.epoch,
             "validation": fitted.validation,
             "false_alarms": fitted.false_alarms.to_dict(),
@@ -149,6 +151,7 @@ def run(
                 "pixel_threshold": fitted.pixel_threshold,
                 "false_regions": fitted.false_regions.to_dict(),
                 "known_defects": provenance["known_defects"],
+                "suspects": provenance["suspects"],
                 "parameters": parameters,
                 "executor": task.provenance.get("executor"),
                 **fitted.validation,
@@ -183,6 +186,14 @@ def told_of_known(data: TrainingData) -> dict[str, Any]:
     types = {name: chosen.count(name) for name in sorted(set(chosen))}
     taught = len(data.taught) if data.taught else 0
     return {"count": len(chosen), "types": types, "share": known_share(len(chosen)), "taught": taught}
+
+
+def suspects_of(fitted: Fitted, data: TrainingData) -> list[str]:
+    """Return the good images whose scores stand out among those that the thresholds rest on, the farthest first."""
+    train, validation = data.identity.train_names, data.identity.validation_names
+    names = [*validation, *(train[position] for position in fitted.also_scored)]
+    out_N = np.flatnonzero(stand_out(fitted.good_scores))
+    return [names[index] for index in sorted(out_N, key=lambda index: -fitted.good_scores[index])]
 
 
 def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:

@@ -259,6 +259,22 @@ def test_known_defects_help_to_choose_and_are_told_in_bundle_and_result(make_tas
     )
 
 
+def test_good_image_that_stands_out_is_named_in_bundle_and_result(make_task, demo, category, tmp_path):
+    """Of a memory every training image is scored by the others, so wherever the odd one lies it is noticed."""
+    shutil.copytree(demo / category, tmp_path / category)
+    good = tmp_path / category / "train" / "good"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(good / "odd.png")
+    for index in range(8):  # fewer than twenty do not tell what is usual
+        shutil.copy(sorted(good.glob("0*.png"))[index], good / f"again{index}.png")
+    memory = {"architecture": "feature_memory", "image_size": 64, "epochs": 1}
+    task = make_task(tmp_path, **memory, model={"rows": 100})
+    task = dataclasses.replace(task, job=dataclasses.replace(task.job, model={"rows": 100}))
+    run(task, report=Reports(), resume_from=lambda: None)
+    assert task.directory.read("result")["suspects"][0] == f"{category}/train/good/odd.png"
+    card = (task.directory.bundle / "MODEL_CARD.md").read_text()
+    assert "Unlike the others, and perhaps no good ones" in card and f"`{category}/train/good/odd.png`" in card
+
+
 def test_training_on_defects_pastes_some_and_judges_by_the_others(make_task, with_known, category):
     task = make_task(architecture="baseline", train_on_defects=True)
     data = load_training_data(task.job, with_known, task.node_cache)
