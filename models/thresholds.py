@@ -154,7 +154,7 @@ def _together(scores: Iterable[Tensor]) -> np.ndarray:
 
 def threshold(
     good_scores: np.ndarray,
-    false_positive_rate: float = 0.01,
+    false_positive_rate: float = 0.03,
     plain_scores: np.ndarray | None = None,
     known_scores: np.ndarray | None = None,
 ) -> float:

@@ -132,7 +132,7 @@ class SweepConfig(_Part):
     seed: int = Field(0, ge=0)
     objective: Literal["validation_score", "validation_image_auroc", "validation_pixel_ap"] = "validation_score"
     pruner: Literal["asha", "median", "none"] = "asha"
-    false_positive_rate: float = Field(0.01, gt=0, lt=1)
+    false_positive_rate: float = Field(0.03, gt=0, lt=1)
     false_regions_per_image: float = Field(0.1, gt=0, allow_inf_nan=False)
     train_on_defects: bool = False
     parameters: dict[str, Any] = Field(default_factory=dict)

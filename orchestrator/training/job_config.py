@@ -86,7 +86,7 @@ class JobConfig:
     objective: str = "validation_score"
     gradient_clip: float = 1.0
     patience: int = 0
-    false_positive_rate: float = 0.01
+    false_positive_rate: float = 0.03
     false_regions_per_image: float = 0.1
     train_on_defects: bool = False
     model: Mapping[str, Any] = field(default_factory=dict)
