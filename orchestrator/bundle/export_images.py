@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from msad.bundle.export_form import Form
+from msad.bundle.image_files import refuse_missing
 from msad.data_io.decode import decode, resize
 from msad.data_io.files import IMAGE_SUFFIXES, images_below
 from msad.data_io.layout import find_layout
@@ -61,7 +62,8 @@ def calibration_batches(job: JobConfig, form: Form) -> list[np.ndarray]:
 
 
 def images_in(paths: Sequence[Path]) -> list[Path]:
-    """List image files, and those in folders; that there is none is a ConfigError."""
+    """List image files, and those in folders; that there is none, or no such path, is a ConfigError."""
+    refuse_missing(paths)
     found = [file for path in paths for file in (images_below(path) if path.is_dir() else [path])]
     files = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
     if not files:

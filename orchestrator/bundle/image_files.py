@@ -7,7 +7,7 @@ Folders are searched to any depth, linked ones too. What is hidden is left out, 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,9 +65,7 @@ def find_images(paths: Sequence[Path], results: Path) -> Found:
     ConfigError
         No such file or folder, or no image in any.
     """
-    missing = [str(path) for path in paths if not path.exists()]
-    if missing:
-        raise ConfigError(f"no such file or folder: {', '.join(missing)}")
+    refuse_missing(paths)
     # A link's own name counts, not that of the file it leads to.
     roots = [Path(os.path.abspath(path)) for path in paths]  # noqa: PTH100
     common = os.path.commonpath([root if root.is_dir() else root.parent for root in roots])
@@ -147,3 +145,10 @@ def _sort(path: Path, place: Path, is_mask: bool, found: Found) -> None:
         found.skipped[str(path)] = "a link that leads nowhere; mend or remove it"
     else:
         found.skipped[str(path)] = f"not an image file by its name ({SUFFIXES_TEXT}); save it as one of these"
+
+
+def refuse_missing(paths: Iterable[Path]) -> None:
+    """Raise a ConfigError that names all paths at which there is nothing."""
+    missing = [str(path) for path in paths if not path.exists()]
+    if missing:
+        raise ConfigError(f"no such file or folder: {', '.join(missing)}")

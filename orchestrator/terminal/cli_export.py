@@ -12,7 +12,7 @@ from msad.terminal import completion
 from msad.terminal.options import CONTEXT, json_option, tracking_option, write_json
 from msad.terminal.outputs import output_file
 
-_PATHS = click.Path(path_type=Path, exists=True)
+_PATHS = click.Path(path_type=Path)
 
 
 @click.command(context_settings=CONTEXT)
@@ -92,7 +92,7 @@ def _difference(done: Any) -> str:
 
 @click.command(context_settings=CONTEXT)
 @click.argument("model", shell_complete=completion.models)
-@click.argument("images", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.argument("images", nargs=-1, type=_PATHS)
 @click.option(
     "--batch",
     "batches",

@@ -253,3 +253,5 @@ def test_command_exports_and_checks_on_the_images_given(tmp_path, demo, category
     assert done.exit_code == 0 and "on 8 images within" in done.stdout and (tmp_path / "part.pt2").is_file()
     with pytest.raises(ConfigError, match=r"no image \(.*\) in"):
         CliRunner().invoke(msad, [*words, str(tmp_path / "bundle")], standalone_mode=False, catch_exceptions=False)
+    with pytest.raises(ConfigError, match=r"no such file or folder: .*missing"):
+        CliRunner().invoke(msad, [*words, str(tmp_path / "missing")], standalone_mode=False, catch_exceptions=False)
