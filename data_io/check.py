@@ -35,6 +35,7 @@ from msad.data_io.layout import AUTO, GOOD, SPLITS, choose_categories, find_layo
 from msad.data_io.layouts.base import Layout
 from msad.data_io.layouts.known import FOLDER as VALIDATION
 from msad.data_io.layouts.sample import Sample
+from msad.data_io.masks import read_truth
 from msad.data_io.parallel import map_in_threads
 from msad.data_io.report import CheckReport, Problem, format_report
 from msad.data_io.roi import read_roi
@@ -126,17 +127,18 @@ def _check_category(
             groups.setdefault((split, sample.defect_type), {})[sample.path] = sample.mask_path
     images = [image for pairs in groups.values() for image in pairs]
     opened = splits | {VALIDATION} if "train" in splits else splits
-    may_open = {
-        file: split in opened
-        for (split, _), pairs in groups.items()
-        for image, mask in pairs.items()
-        for file in (image, *(mask_files(mask) if mask else ()))
-    }
-    masks = [file for file in may_open if file not in {*images}]
+    may_open = {image: split in opened for (split, _), pairs in groups.items() for image in pairs}
     found = dict(zip(images, map_in_threads(lambda path: _look(path, may_open[path]), images), strict=True))
-    look_at_mask = partial(_look_mask, threshold=layout.mask_threshold)
-    found |= zip(masks, map_in_threads(lambda path: look_at_mask(path, may_open[path]), masks), strict=True)
+    looks = {
+        file: partial(_look_mask, file, may_open[sample.path], threshold=layout.mask_threshold)
+        for sample in (*known, *test)
+        if sample.mask_path and sample.marking is None
+        for file in mask_files(sample.mask_path)
+    }
+    found |= zip(looks, map_in_threads(lambda look: look(), looks.values()), strict=True)
     problems += [one.problem for one in found.values() if one.problem]
+    marked = [one for one in (*known, *test) if one.marking is not None and may_open[one.path] and found[one.path].size]
+    problems += filter(None, map_in_threads(lambda sample: _marking_problem(sample, found[sample.path]), marked))
     problems += _check_missing_masks(layout, layout.test_folder(root, category), test)
     problems += _check_masks(layout, [*known, *test], found)
     problems += _check_known(known, groups, found)
@@ -174,7 +176,7 @@ def _check_missing_masks(layout: Layout, test_folder: Path, samples: list[Sample
 
 def _check_masks(layout: Layout, samples: list[Sample], found: dict[Path, _Found]) -> Iterator[Problem]:
     for sample in samples:
-        if sample.mask_path is None:
+        if sample.mask_path is None or sample.marking is not None:
             continue
         image, files = sample.path, mask_files(sample.mask_path)
         for mask in files:
@@ -191,6 +193,17 @@ def _check_masks(layout: Layout, samples: list[Sample], found: dict[Path, _Found
     if ones := [path for path, one in found.items() if one.of_ones]:
         what = f"{len(ones)} mask(s) hold 0 and 1 alone, {ones[0].name} the first: 1 is read as defective"
         yield Problem("warning", ones[0].parent, what)
+
+
+def _marking_problem(sample: Sample, image: _Found) -> Problem | None:
+    """What is wrong with how a list marks an image, which was opened."""
+    width, height = image.size
+    try:
+        if read_truth(sample, 0, (height, width))[0].any():
+            return None
+        return Problem("warning", sample.path, "nothing is marked in it, but it is called defective")
+    except (DataError, OSError) as error:
+        return _failed(sample.mask_path, error).problem
 
 
 def _check_roi(path: Path, sizes: list[tuple[int, int]]) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from msad.data_io.decode import Size, height_width, read_header, resize_mask
 from msad.data_io.files import mask_files
 from msad.data_io.layout import AUTO, choose_categories, find_layout
 from msad.data_io.layouts.sample import Sample
-from msad.data_io.masks import read_masks
+from msad.data_io.masks import read_truth
 from msad.data_io.wide import FULL
 
 
@@ -81,9 +81,14 @@ class KnownDefectFiles:
 
     def mask_digests(self, cache_dir: Path | str | None = None) -> list[str]:
         """The sha256 of each mask's content, of several files joined by `+`; `-` where there is no mask."""
-        files = [mask_files(sample.mask_path) if sample.mask_path else [] for sample in self.samples]
+        plain = [sample.mask_path if sample.marking is None else None for sample in self.samples]
+        files = [mask_files(path) if path else [] for path in plain]
         found = iter(digests([file for of_one in files for file in of_one], cache_dir))
-        return ["+".join(next(found) for _ in of_one) or "-" for of_one in files]
+        joined = ["+".join(next(found) for _ in of_one) or "-" for of_one in files]
+        return [
+            sample.marking.digest(sample.mask_path, cache_dir) if sample.marking is not None else of_files
+            for sample, of_files in zip(self.samples, joined, strict=True)
+        ]
 
     def images(self, size: Size, cache_dir: Path | str | None = None, bit_depth: int = FULL) -> np.ndarray:
         """uint8 memory map D×h×w×3, see `msad.data_io.cache.load_images`; there must be at least one."""
@@ -101,6 +106,6 @@ class KnownDefectFiles:
             if sample.mask_path is not None:
                 header = read_header(sample.path)
                 sides = header.height, header.width
-                whole, _ = read_masks(sample.mask_path, self.mask_threshold, sample.path.name, sides)
+                whole, _ = read_truth(sample, self.mask_threshold, sides)
                 marked[index] = resize_mask(whole, size)
         return marked, np.array([sample.mask_path is not None for sample in self.samples], bool)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,12 +9,16 @@ from pathlib import Path
 from msad.data_io.errors import DataError
 from msad.data_io.files import IMAGE_SUFFIXES, list_images
 from msad.data_io.layouts.base import Layout
+from msad.data_io.layouts.coco import Coco
+from msad.data_io.layouts.csv_list import CsvList
 from msad.data_io.layouts.dagm import Dagm
 from msad.data_io.layouts.folder import Folder
 from msad.data_io.layouts.kolektor import KolektorSdd, KolektorSdd2
+from msad.data_io.layouts.lookout import Lookout
 from msad.data_io.layouts.magnetic_tile import MagneticTile
 from msad.data_io.layouts.mvtec import BTAD, MVTEC_AD, MVTEC_AD_2, MVTEC_LOCO
 from msad.data_io.layouts.sample import GOOD
+from msad.data_io.layouts.settings import near, parted
 from msad.data_io.layouts.visa import Visa
 
 __all__ = ["AUTO", "GOOD", "IMAGE_SUFFIXES", "LAYOUTS", "SPLITS", "choose_categories", "find_layout", "known_layout"]
@@ -25,24 +28,33 @@ AUTO = "auto"
 _ALL = (
     MVTEC_AD, MVTEC_AD_2, MVTEC_LOCO, Visa(), BTAD, KolektorSdd(), KolektorSdd2(), Dagm(), MagneticTile(), Folder()
 )  # fmt: skip
+# Told by nobody but the user: a csv or a json in a root may be anything.
+_NAMED = (Lookout(), Coco(), CsvList())
 # MPDD is in the layout of MVTec AD to the letter; its name is understood all the same.
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _ALL} | {"mpdd": MVTEC_AD}
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (*_ALL, *_NAMED)} | {"mpdd": MVTEC_AD}
 
 
-def known_layout(name: str) -> str:
-    """The name if there is such a layout, or "auto".
+def known_layout(text: str) -> str:
+    """The name of a layout, perhaps with settings behind it, if there is such a layout; or "auto".
 
     Raises
     ------
-    DataError : there is none; the text names the nearest and lists all.
+    DataError : there is none, with the nearest and all in its text; or it has no such setting.
     """
-    if name == AUTO or name in LAYOUTS:
-        return name
-    raise DataError(f"no layout '{name}'.{_near(name, LAYOUTS)} There are: auto, {', '.join(sorted(LAYOUTS))}")
+    if text != AUTO:
+        _layout_of(text)
+    return text
+
+
+def _layout_of(text: str) -> Layout:
+    name, settings = parted(text)
+    if name not in LAYOUTS:
+        raise DataError(f"no layout '{name}'.{near(name, LAYOUTS)} There are: auto, {', '.join(sorted(LAYOUTS))}")
+    return LAYOUTS[name].with_settings(text, settings) if settings else LAYOUTS[name]
 
 
 def find_layout(root: Path | str, layout: str = AUTO) -> Layout:
-    """The layout of that name, or the one that the root is in.
+    """The layout of that name, which may have settings (`msad.data_io.layouts.settings`); or the one the root is in.
 
     A layout of one certain dataset goes before the general ones (mvtec_ad, folder); the same root gives the same answer
     on every machine.
@@ -55,7 +67,7 @@ def find_layout(root: Path | str, layout: str = AUTO) -> Layout:
     if not root.is_dir():
         raise DataError(f"{root}: {'is no folder' if root.exists() else 'no such folder'}; give the dataset's root")
     if known_layout(layout) != AUTO:
-        return LAYOUTS[layout]
+        return _layout_of(layout)
     for general in (False, True):
         fits = [one for one in _ALL if one.general == general and one.categories(root)]
         if len(fits) > 1:
@@ -74,7 +86,7 @@ def find_layout(root: Path | str, layout: str = AUTO) -> Layout:
     known = "\n".join(f"  {one.name}: {one.signature}" for one in _ALL if one is not MVTEC_AD)
     raise DataError(
         f"{root}: no category in it; expected {root}/CATEGORY/train/good with images of good parts, or what tells one "
-        f"of the other layouts:\n{known}"
+        f"of the other layouts:\n{known}\nWhere a list says which images are good: --layout csv, coco or lookout"
     )
 
 
@@ -122,9 +134,4 @@ def _nearest(root: Path, name: str, known: Iterable[str]) -> str:
         return " That folder is hidden, because its name begins with a dot, and hidden ones are left out: rename it."
     if with_comma := next((one for one in known if "," in one and name in map(str.strip, one.split(","))), None):
         return f" Did you mean '{with_comma}'? It needs double quotes, for its comma: --categories '\"{with_comma}\"'."
-    return _near(name, known)
-
-
-def _near(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    return near(name, known)

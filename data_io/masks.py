@@ -1,4 +1,4 @@
-"""One image's ground truth: the union of its mask's files, which must be as large as the image."""
+"""One image's ground truth: what the files of its mask mark together, which must be as large as the image."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import numpy as np
 from msad.data_io.decode import read_mask
 from msad.data_io.errors import DataError
 from msad.data_io.files import mask_files
+from msad.data_io.layouts.sample import Sample
 
 
-def read_masks(
-    mask_path: Path, threshold: int, image: str, height_width: tuple[int, int]
-) -> tuple[np.ndarray, list[Path]]:
+def read_truth(sample: Sample, threshold: int, height_width: tuple[int, int]) -> tuple[np.ndarray, list[Path]]:
     """Where an image is defective.
 
     Parameters
     ----------
-    mask_path : a file, or a folder of files whose union it is.
-    threshold : see `msad.data_io.decode.read_mask`.
-    image, height_width : the image's name, for errors, and its size in pixels.
+    sample : the image; nothing is marked where it has no mask.
+    threshold : of plain masks, see `msad.data_io.decode.read_mask`.
+    height_width : the image's size in pixels.
 
     Returns
     -------
@@ -31,11 +30,21 @@ def read_masks(
     DataError : a file that cannot be decoded or has another size than the image.
     """
     whole, of_ones = np.zeros(height_width, bool), []
-    for file in mask_files(mask_path):
+    if sample.mask_path is None:
+        return whole, of_ones
+    if sample.marking is not None:
+        whole |= _fitting(sample.marking.read(sample.mask_path, height_width), sample.mask_path, sample, height_width)
+        return whole, of_ones
+    for file in mask_files(sample.mask_path):
         read = read_mask(file, threshold)
-        if read.marked.shape != height_width:
-            found, wanted = (f"{width}×{height}" for height, width in (read.marked.shape, height_width))
-            raise DataError(f"{file}: is {found} but its image {image} is {wanted}; make the mask at the image's size")
-        whole |= read.marked
+        whole |= _fitting(read.marked, file, sample, height_width)
         of_ones += [file] * read.of_ones
     return whole, of_ones
+
+
+def _fitting(marked: np.ndarray, file: Path, sample: Sample, height_width: tuple[int, int]) -> np.ndarray:
+    if marked.shape != height_width:
+        found, wanted = (f"{width}×{height}" for height, width in (marked.shape, height_width))
+        name = sample.path.name
+        raise DataError(f"{file}: is {found} but its image {name} is {wanted}; make the mask at the image's size")
+    return marked

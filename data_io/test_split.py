@@ -16,7 +16,7 @@ import pandas as pd
 from msad.data_io.cache import load_images, load_notes
 from msad.data_io.decode import Size, height_width, resize_mask
 from msad.data_io.layout import AUTO, choose_categories, find_layout
-from msad.data_io.masks import read_masks
+from msad.data_io.masks import read_truth
 from msad.data_io.parallel import map_in_threads
 from msad.data_io.remarks import ReadingRemarks
 from msad.data_io.table import read_table
@@ -49,6 +49,7 @@ class TestSplit:
         choose_categories(root, [category], layout)
         self.category = category
         self._layout = find_layout(root, layout)
+        self._samples = self._layout.test(Path(root), category)
         self.table: pd.DataFrame = read_table(root, [category], splits=("test",), layout=layout)
         defined = self.table["mask_path"].notna().to_numpy()
         self.masked = (defined | (self.labels == 0)) & defined.any()
@@ -126,9 +127,6 @@ class TestSplit:
         return masks
 
     def _mask(self, index: int) -> np.ndarray:
-        row, height_width = self.table.iloc[index], self.native_size(index)
-        if row["mask_path"] is None:
-            return np.zeros(height_width, bool)
-        whole, of_ones = read_masks(row["mask_path"], self._layout.mask_threshold, row["path"].name, height_width)
+        whole, of_ones = read_truth(self._samples[index], self._layout.mask_threshold, self.native_size(index))
         self._of_ones.update(of_ones)
         return whole

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from msad.data_io.files import list_folders
 from msad.data_io.layouts import known
 from msad.data_io.layouts.faults import ROI, good_image_faults, test_faults
 from msad.data_io.layouts.sample import GOOD, Sample
+from msad.data_io.layouts.settings import refuse_unknown
 from msad.data_io.report import Problem
 
 
@@ -35,6 +36,16 @@ class Layout(ABC):
     mask_threshold = 0
     test_needs_opening = False
     expects_test = "good and defective ones"
+
+    def with_settings(self, text: str, settings: Mapping[str, Sequence[str]]) -> Layout:
+        """The layout with what `msad.data_io.layouts.settings.parted` found in its whole name; most have no settings.
+
+        Raises
+        ------
+        DataError : it has no such setting.
+        """
+        refuse_unknown(self.name, settings, ())
+        return self
 
     @abstractmethod
     def categories(self, root: Path) -> list[str]:

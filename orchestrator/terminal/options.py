@@ -68,7 +68,8 @@ tracking_option = click.option(
 layout_option = click.option(
     "--layout",
     metavar="NAME",
-    help="How the dataset is laid out: mvtec_ad, visa, folder, ... (docs/datasets.md). [default: told by its folders]",
+    help="How the dataset is laid out: mvtec_ad, visa, folder, ... (docs/datasets.md); or by which lists: lookout, "
+    "coco or csv, perhaps with settings, e.g. csv:good=OK (docs/moving-in.md). [default: told by its folders]",
 )
 
 categories_option = click.option(

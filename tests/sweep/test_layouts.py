@@ -98,6 +98,28 @@ def test_plan_of_a_dataset_names_its_layout(kolektor, own_cache, tmp_path):
     assert prepare(make_config(settings), own_cache).layout == "kolektor_sdd2"
 
 
+def test_csv_of_the_same_images_gives_the_same_plan_and_the_same_figures(demo, bundle, category, own_cache, tmp_path):
+    """A layout's settings go with its name, into the plan as into the measurement."""
+    shutil.copytree(demo / category, root := tmp_path / category)
+    lines = ["image,kind,part,mask"]
+    for path in sorted(root.glob("t*/*/*.png")):
+        part, kind = path.parent.parent.name, path.parent.name
+        mask = root / "ground_truth" / kind / f"{path.stem}_mask.png"
+        named = mask.relative_to(root) if mask.exists() else ""
+        lines.append(f"{path.relative_to(root)},{'fine' if kind == 'good' else kind},{part},{named}")
+    (root / "list.csv").write_text("\n".join(lines))
+    layout = "csv:label=kind,split=part,good=fine"
+    settings = {"name": "a", "image_size": 32, "storage": tmp_path, "architectures": ["baseline"]}
+    plan = prepare(make_config({**settings, "dataset": root, "layout": layout}), own_cache)
+    reference = prepare(make_config({**settings, "dataset": demo, "categories": [category]}), own_cache)
+    assert plan.layout == layout and plan.categories == (category,)
+    (identity,), (other,) = plan.identities.values(), reference.identities.values()
+    assert identity.layout == layout and (identity.train, identity.validation) == (other.train, other.validation)
+    found, expected = evaluate(bundle, root, category, None, layout=layout), evaluate(bundle, demo, category, None)
+    for name in ("image_auroc", "pixel_prauc", "aupro_30", "good_images", "misses"):
+        assert found.metrics[name] == expected.metrics[name]
+
+
 def test_unknown_layout_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match=r"layout: no layout 'kolektor_sd2'. Did you mean 'kolektor_sdd2'\?"):
         make_config({"name": "a", "dataset": "somewhere", "layout": "kolektor_sd2"})
