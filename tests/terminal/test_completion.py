@@ -28,8 +28,7 @@ def test_architectures_are_offered_by_their_beginning_and_after_a_comma():
     assert set(offered("search", "--architectures", "")) >= set(architectures())
     assert offered("train", "--architectures", "mul") == ["multiscale", "multiscale_segmenter"]
     assert offered("search", "--architectures", "baseline,multiscale,f") == [
-        "baseline,multiscale,feature_memory",
-        "baseline,multiscale,feature_pyramid",
+        f"baseline,multiscale,feature_{name}" for name in ("ensemble", "memory", "pyramid")
     ]
     assert "baseline,baseline" not in offered("search", "--architectures", "baseline,")
 
