@@ -21,9 +21,11 @@ from PIL import Image
 from msad.bundle import contents
 from msad.bundle.batch_scoring import BatchScoring, find_device
 from msad.bundle.contents import Contents
+from msad.bundle.drift import Drift, compare
 from msad.bundle.images import ImageLike, fit_maps, to_network, to_tensor
 from msad.bundle.map_scale import anchor
 from msad.bundle.prediction import Prediction
+from msad.data_io.image_statistics import STATISTICS
 from msad.data_io.remarks import ReadingRemarks
 from msad.errors import BundleError
 from msad.models.base import AnomalyModel
@@ -191,6 +193,13 @@ class Bundle:
         for remark in remarks.sentences():
             warnings.warn(remark, stacklevel=2)
         return predictions
+
+    def drift(self, predictions: Sequence[Prediction]) -> Drift:
+        """Compare predicted images with the held-out good ones that the thresholds rest on; see `msad.bundle.drift`."""
+        measured = [prediction.statistics() for prediction in predictions]
+        seen = {name: [one[name] for one in measured] for name in STATISTICS}
+        seen["score"] = [prediction.score for prediction in predictions]
+        return compare(self.provenance.get("held_out"), self.threshold, seen)
 
     def _predict_batch(self, images: Sequence[ImageLike], remarks: ReadingRemarks) -> list[Prediction]:
         image_BCHW, sizes = to_network(images, self.job.sides, self.device, remarks)

@@ -18,12 +18,14 @@ import pandas as pd
 import torch
 
 from msad.bundle.bundles import Bundle
+from msad.bundle.drift import FEWEST, compare
 from msad.bundle.exported_model import ExportedModel
 from msad.bundle.images import fit_map
 from msad.bundle.measured_regions import MeasuredRegions
 from msad.data_io.cache import digests
 from msad.data_io.decode import resize_mask
 from msad.data_io.errors import DataError
+from msad.data_io.image_statistics import statistics_of_files
 from msad.data_io.test_split import TestSplit
 from msad.errors import ConfigError
 from msad.models.metrics.image_metrics import image_metrics, prevalence
@@ -211,7 +213,11 @@ def evaluate(
         maps=maps,
         masked=split.masked,
         roi=roi,
-        remarks=[*split.remarks(size, cache_dir, bundle.job.bit_depth), *_roi_remarks(roi, len(outside))],
+        remarks=[
+            *split.remarks(size, cache_dir, bundle.job.bit_depth),
+            *_roi_remarks(roi, len(outside)),
+            *_drift_remarks(bundle, split, score, cache_dir),
+        ],
     )
 
 
@@ -223,6 +229,18 @@ def _roi_remarks(roi: np.ndarray | None, outside: int) -> list[str]:
     if outside:
         remarks.append(f"the defect of {outside} image(s) lies outside of the region: none of it can be found")
     return remarks
+
+
+def _drift_remarks(
+    bundle: Bundle | ExportedModel, split: TestSplit, score: np.ndarray, cache_dir: str | Path | None
+) -> list[str]:
+    """Say whether the good test images are unlike the held-out good ones that the thresholds rest on."""
+    held_out, good = bundle.provenance.get("held_out"), np.flatnonzero(split.labels == 0)
+    if not held_out or len(good) < FEWEST:
+        return []
+    statistics = statistics_of_files([split.paths[index] for index in good], bundle.job.bit_depth, cache_dir)
+    found = compare(held_out, bundle.threshold, {"score": score[good], **statistics})
+    return [f"the good test images are unlike the held-out good ones: {found.words}"] if found.findings else []
 
 
 def _refuse_known(bundle: Bundle, split: TestSplit, cache_dir: str | Path | None) -> None:

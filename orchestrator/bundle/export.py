@@ -147,7 +147,7 @@ def _metadata(bundle: Bundle, form: Form) -> dict[str, str]:
     provenance = {**bundle.provenance, "identity": bundle.provenance.get("identity", {}).get("digest")}
     names = ("run_id", "sweep", "identity", "code_version")
     known |= {name: str(provenance[name]) for name in names if provenance.get(name)}
-    for name in ("false_alarms", "false_regions"):
+    for name in ("false_alarms", "false_regions", "held_out"):
         if promised := bundle.provenance.get(name):
             known[name] = json.dumps(promised)
     of_images = bundle.provenance.get("identity", {})

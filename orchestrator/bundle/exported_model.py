@@ -14,7 +14,7 @@ from msad.errors import BundleError, ConfigError, MsadError, first_line
 from msad.training.job_config import JobConfig
 
 SUFFIXES = (".onnx", ".pt2")
-PROVENANCE = {"false_alarms": "false_alarms", "false_regions": "false_regions", "identity": "known_defects"}
+PROVENANCE = {"identity": "known_defects"} | {name: name for name in ("false_alarms", "false_regions", "held_out")}
 """What of a bundle's provenance measuring needs, and the metadata that it is in."""
 
 

@@ -240,8 +240,15 @@ def _threshold(d: Values) -> str:
         f"{d['threshold']:.6g}: a higher score is called anomalous. False alarms aimed at: {rate:.3g} of the good "
         f"images. {kept} Where plain synthetic defects leave a gap above the good images, the threshold is the middle "
         "of that gap. Another one is a matter of `msad predict --threshold`.\n\n"
-        f"{_pixel_threshold(d)} Another one is a matter of `msad predict --pixel-threshold`."
+        f"{_pixel_threshold(d)} Another one is a matter of `msad predict --pixel-threshold`.{_held_out(d)}"
     )
+
+
+def _held_out(d: Values) -> str:
+    if not d["provenance"].get("held_out"):
+        return ""
+    kept = "Scores and plain statistics of the held-out images are kept here"
+    return f"\n\n{kept}; `msad predict` says when what it sees has left them, as thresholds then may have too."
 
 
 def _pixel_threshold(d: Values) -> str:

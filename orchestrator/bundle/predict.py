@@ -18,12 +18,14 @@ import numpy as np
 from torch import Tensor
 
 from msad.bundle.bundles import Bundle
+from msad.bundle.drift import Drift, compare
 from msad.bundle.image_files import ImageFile, find_images
 from msad.bundle.images import fit_map, to_tensor
 from msad.bundle.predictions import MAPS, Results, Row, Settings
-from msad.bundle.region_files import Entry, make_entry
+from msad.bundle.record_files import Entry, make_entry
 from msad.data_io.decode import Decoded, read_header, read_image, resize
 from msad.data_io.errors import DataError
+from msad.data_io.image_statistics import image_statistics
 from msad.data_io.parallel import thread_pool
 from msad.data_io.remarks import ReadingRemarks
 from msad.errors import ConfigError, Interrupted, ResourceError
@@ -43,7 +45,7 @@ class FolderPrediction:
     `scored` counts all that have a row, `earlier` those of them that had it before, `anomalous` those above the
     threshold, `regions` the regions of all their maps; `skipped` says by path why an image could not be read, `masks`
     what was left out as ground truth, `others` which files are plainly no images. `remarks` are what is worth saying of
-    those that were read now, in sentences.
+    those that were read now, in sentences. `drift` compares all that were asked for with the bundle's held-out images.
     """
 
     scored: int = 0
@@ -54,6 +56,7 @@ class FolderPrediction:
     masks: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    drift: Drift | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class _Read:
     height_width: tuple[int, int]
     state: tuple[int, int]
     decoded: Decoded
+    statistics: dict[str, float]
 
 
 def predict_folder(
@@ -139,14 +143,19 @@ def predict_folder(
             for path, reason in found.skipped.items():
                 results.skip(path, reason)
             with bar() as progress:
-                outcomes = _predict(bundle, results, todo, batch_size, remarks)
+                outcomes, new = _predict(bundle, results, todo, batch_size, remarks), set()
                 for image, outcome in progress.track(outcomes, total=len(todo), description="Scoring"):
                     if isinstance(outcome, str):
                         result.skipped[image.path] = outcome
                     else:
                         result.scored += 1
+                        new.add(outcome.path)
                         result.anomalous += outcome.verdict == "anomalous"
-            results.finish()
+            rows = (results.rows.get(image.file) for image in found.images)
+            paths = {row.path for row in rows if row is not None} | new
+            held_out = bundle.provenance.get("held_out")
+            result.drift = compare(held_out, threshold, results.seen(paths))
+            results.finish(result.drift, held_out)
             result.regions = results.region_count
             result.remarks = remarks.sentences()
     except KeyboardInterrupt:
@@ -166,6 +175,11 @@ def format_outcome(result: FolderPrediction, out: Path) -> str:
         f"{result.scored:,} image(s) scored{earlier}, {result.anomalous:,} anomalous; see {out / 'scores.csv'}"
     )
     lines.append(f"{result.regions:,} region(s) in their maps; see {out / 'regions.csv'}")
+    if result.drift and result.drift.findings:
+        lines.append(
+            f"drift: {result.drift.words}, compared with the {result.drift.held_out} held-out good images; "
+            f"`msad drift {out}` shows since when"
+        )
     if result.skipped:
         lines.append(f"{len(result.skipped):,} skipped; see {out / 'skipped.csv'}")
     if result.masks:
@@ -223,7 +237,8 @@ def _write(results: Results, roi: np.ndarray | None, row: Row, read: _Read, map_
         anomaly_map = fit_map(map_1HW, read.height_width)
         regions = find_regions(anomaly_map, settings.pixel_threshold, settings.smallest_area)
         results.write_files(row, read.own, anomaly_map, regions, roi)
-    return make_entry(row.path, row.verdict, row.score, read.height_width, regions)
+    named = {name: getattr(row, name) for name in ("path", "verdict", "score")}
+    return make_entry(named, row.modified_ns, read.height_width, read.statistics, regions)
 
 
 def _finite(name: str, value: float) -> float:
@@ -273,7 +288,8 @@ def _read(path: str, sides: tuple[int, int], bit_depth: int, keep: bool) -> _Rea
         return str(error).removeprefix(f"{path}: ")
     own = decoded.pixels
     nothing = dataclasses.replace(decoded, pixels=own[:0])  # what is said of it stays in memory until the end
-    return _Read(resize(own, sides), own if keep else None, own.shape[:2], state, nothing)
+    statistics = image_statistics(own)
+    return _Read(resize(own, sides), own if keep else None, own.shape[:2], state, nothing, statistics)
 
 
 def _is_current(results: Results, image: ImageFile) -> bool:

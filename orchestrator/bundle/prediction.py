@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from msad.bundle.images import ImageLike, to_array
+from msad.data_io.image_statistics import image_statistics
 from msad.data_io.wide import FULL
 from msad.models.regions import SMALLEST_AREA, Region, find_regions
 
@@ -57,6 +58,10 @@ class Prediction:
             Replaces `pixel_threshold`.
         """
         return find_regions(self.anomaly_map, self.pixel_threshold if threshold is None else threshold, smallest_area)
+
+    def statistics(self) -> dict[str, float]:
+        """Return plain statistics of the image, see `msad.data_io.image_statistics`."""
+        return image_statistics(to_array(self.source, self.bit_depth))
 
     def overlay(self) -> np.ndarray:
         """Return the image with the map over it and its regions outlined, uint8 H×W×3."""

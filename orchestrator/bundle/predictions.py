@@ -4,7 +4,7 @@ OUT/
   prediction.json   the model, threshold and options that all rows have in common; the scale of 16 bit maps
   scores.csv        a row per image; a row is written after its files, so what a row names is complete
   .resume.csv       per row of scores.csv its file's absolute path, size and time of change, for a later run to compare
-  regions.csv       a row per region of an image's map; with regions.json, see `msad.bundle.region_files`
+  regions.csv       a row per region of an image's map, and others; see `msad.bundle.record_files`
   skipped.csv       path and reason of what could not be decoded in the last run; no such file if there was nothing
   heatmaps/         a PNG per image: the image with its map over it
   maps/             a map per image at the image's own size, .png or .npy
@@ -19,7 +19,7 @@ import importlib.metadata
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from itertools import chain, count
@@ -30,9 +30,10 @@ from typing import Any, TextIO
 import numpy as np
 from PIL import Image
 
+from msad.bundle.drift import Drift, Values
 from msad.bundle.heatmaps import overlay
 from msad.bundle.map_scale import grey_step, to_grey
-from msad.bundle.region_files import Entry, RegionFiles
+from msad.bundle.record_files import Entry, RecordFiles
 from msad.errors import ConfigError, ResourceError
 from msad.models.regions import Region
 
@@ -132,7 +133,7 @@ class Results:
             raise ResourceError(
                 f"{out}: another prediction is being written there; wait or give another --out"
             ) from None
-        self._regions = RegionFiles(out, _whole)
+        self._records = RecordFiles(out, _whole)
         self.rows = {row.file: row for row in _read_rows(self._scores, self._resume)}
         try:
             if overwrite:
@@ -153,7 +154,7 @@ class Results:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._table, self._known, self._skipped, self._regions, self._lock):
+        for file in (self._table, self._known, self._skipped, self._records, self._lock):
             if file is not None:
                 file.close()
 
@@ -163,36 +164,47 @@ class Results:
             row = self.rows.pop(changed_file)
             self._names -= {row.heatmap, row.map}
             del self._files[row.path]
-        description = {"format": FORMAT, **asdict(self.settings), "msad": importlib.metadata.version("msad")}
-        if self.settings.maps == "png":
-            description["map_scale"] = grey_step(self.settings.threshold)
-        with _whole(self.out / "prediction.json") as file:
-            file.write_text(json.dumps(description, indent=2) + "\n")
+        self._describe({})
         for path, columns in ((self._resume, RESUMING), (self._scores, COLUMNS)):
             with _whole(path) as file, _open(file, "w") as table:
                 _writer(table).writerow(columns)
                 _writer(table).writerows(_cells(row, columns) for row in self.rows.values())
-        self._regions.start({row.path for row in self.rows.values()})
+        self._records.start({row.path for row in self.rows.values()})
         (self.out / "skipped.csv").unlink(missing_ok=True)
         self._table, self._known = _open(self._scores, "a"), _open(self._resume, "a")
+
+    def _describe(self, more: dict[str, Any]) -> None:
+        description = {"format": FORMAT, **asdict(self.settings), "msad": importlib.metadata.version("msad")}
+        if self.settings.maps == "png":
+            description["map_scale"] = grey_step(self.settings.threshold)
+        with _whole(self.out / "prediction.json") as file:
+            file.write_text(json.dumps(description | more, indent=2) + "\n")
 
     def add(self, rows: list[Row], entries: list[Entry]) -> None:
         """Append rows whose files are written, with their regions; they are on their way to the disk afterwards."""
         assert self._table is not None and self._known is not None, "start() comes first"
-        self._regions.add(entries)
+        self._records.add(entries)
         for table, columns in ((self._known, RESUMING), (self._table, COLUMNS)):  # a row is known before it is there
             _writer(table).writerows(_cells(row, columns) for row in rows)
             table.flush()
 
-    def finish(self) -> None:
-        """Write what is made of all images when a run ends."""
+    def finish(self, drift: Drift, held_out: Values | None) -> None:
+        """Write what is made of all images when a run ends: COCO's json, and how they compare with the held-out ones.
+
+        `held_out` is what they were compared with, which `msad drift` needs again.
+        """
         settings = {name: getattr(self.settings, name) for name in ("source", "pixel_threshold", "smallest_area")}
-        self._regions.finish({"description": "regions of anomaly maps by msad", **settings})
+        self._records.finish({"description": "regions of anomaly maps by msad", **settings})
+        self._describe({"drift": drift.to_dict(), "held_out": held_out})
+
+    def seen(self, paths: Container[str]) -> dict[str, list[float]]:
+        """Return the scores and statistics of the images whose rows have these paths."""
+        return self._records.seen(paths)
 
     @property
     def region_count(self) -> int:
         """Regions of all images that have a row."""
-        return self._regions.count
+        return self._records.count
 
     def skip(self, path: str, reason: str) -> None:
         """Note an image that cannot be decoded."""
@@ -275,7 +287,7 @@ class Results:
                     (self.out / file).unlink(missing_ok=True)
         for path in (self._scores, self._resume):
             path.unlink(missing_ok=True)
-        self._regions.remove()
+        self._records.remove()
         (self.out / "prediction.json").unlink(missing_ok=True)
         self.rows = {}
 

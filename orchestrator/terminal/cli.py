@@ -16,6 +16,7 @@ import click
 
 from msad import surroundings
 from msad.terminal import completion
+from msad.terminal.cli_drift import drift
 from msad.terminal.cli_export import bench, export
 from msad.terminal.cli_inspect import compare, config, data, ui
 from msad.terminal.cli_registry import promote, pull
@@ -336,5 +337,5 @@ def evaluate(
     return 0
 
 
-for command in (compare, pull, promote, export, bench, config, data, ui):
+for command in (compare, pull, promote, export, bench, drift, config, data, ui):
     msad.add_command(command)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -37,8 +37,9 @@ class TrainingData:
     `train_NHWC`, `validation_NHWC`: uint8 RGB. `synthetic`: the validation images with synthetic defects. `known`: real
     defects that help to choose, or None; `taught`: others that are trained on, each with its mask. `textures_NHWC`:
     uint8 photographs that the corruption may paste, or None. `roi_HW`: the region of interest, bool, or None where all
-    of an image counts. `cached(key, make)` returns the arrays that `make` computes, and may keep them for later jobs of
-    the same identity; `key` names all else they depend on. `identity` is what the images are.
+    of an image counts. `statistics`: plain ones of the validation images' files, by name N each, see
+    `msad.data_io.image_statistics`. `cached(key, make)` returns the arrays that `make` computes, and may keep them for
+    later jobs of the same identity; `key` names all else they depend on. `identity` is what the images are.
     """
 
     train_NHWC: np.ndarray
@@ -48,6 +49,7 @@ class TrainingData:
     taught: KnownDefects | None = None
     textures_NHWC: np.ndarray | None = None
     roi_HW: np.ndarray | None = None
+    statistics: Arrays = field(default_factory=dict)
     cached: Cached = make_here
     identity: Identity | None = None
 

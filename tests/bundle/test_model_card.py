@@ -68,6 +68,9 @@ def test_card_of_a_fresh_bundle_has_every_section_and_says_what_is_missing(descr
     assert "pixel AP not defined" in section(card, "How it was selected")
     assert f"{bundle.threshold:.6g}: a higher score" in section(card, "Threshold")
     assert section(card, "Threshold").count("promise: not recorded") == 1
+    assert "plain statistics" not in card
+    known = with_provenance(description, held_out={"score": [1.0]})
+    assert "`msad predict` says when what it sees has left them" in section(write_card(known), "Threshold")
     assert f"{bundle.pixel_threshold:.6g}: pixels of a map above it" in section(card, "Threshold")
     older = write_card({name: value for name, value in description.items() if name != "pixel_threshold"})
     assert "no pixel threshold is recorded" in section(older, "Threshold")

@@ -65,7 +65,7 @@ def test_predict_folder_writes_a_row_and_a_heatmap_per_image(bundle, folder, tmp
             assert heatmap.size == image.size
     assert {path.name for path in out.iterdir()} == {
         ".lock", ".resume.csv", "prediction.json", "scores.csv", "heatmaps",
-        ".regions.jsonl", "regions.csv", "regions.json",
+        ".records.jsonl", "regions.csv", "regions.json", "statistics.csv",
     }  # fmt: skip
 
 

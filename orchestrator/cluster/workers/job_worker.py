@@ -18,6 +18,7 @@ from msad.bundle.bundles import Bundle
 from msad.cluster.workers.task import Task
 from msad.data_io.cache import PIXELS_VERSION, cached_arrays, load_images
 from msad.data_io.errors import DataError
+from msad.data_io.image_statistics import statistics_of_files
 from msad.data_io.known_defects import KnownDefectFiles
 from msad.data_io.photographs import VERSION as PHOTOGRAPHS_VERSION
 from msad.data_io.photographs import load_textures
@@ -127,6 +128,8 @@ def run(
             "validation": fitted.validation,
             "false_alarms": fitted.false_alarms.to_dict(),
             "false_regions": fitted.false_regions.to_dict(),
+            "held_out": {"score": fitted.good_scores.tolist()}
+            | {name: one.tolist() for name, one in data.statistics.items()},
             "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
         }
         parameters = count_parameters(fitted.model)  # before the bundle freezes them
@@ -261,6 +264,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
         taught=real(taught, "taught defects"),
         textures_NHWC=cached_arrays(photographs, textures, cache)["textures"],
         roi_HW=roi_HW,
+        statistics=statistics_of_files(split.validation_paths, job.bit_depth, cache),
         cached=cached,
         identity=identity,
     )

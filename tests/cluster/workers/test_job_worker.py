@@ -15,6 +15,7 @@ from PIL import Image
 from msad.bundle.bundles import Bundle
 from msad.cluster.workers.job_worker import load_checkpoint, load_training_data, run
 from msad.cluster.workers.task import Task
+from msad.data_io.image_statistics import STATISTICS
 from msad.data_io.known_defects import KnownDefectFiles
 from msad.errors import OutOfMemory, TrainingError
 from msad.models.defects import known_share
@@ -82,6 +83,9 @@ def test_finished_job_leaves_bundle_result_and_pictures(finished):
     assert result["parameters"] == sum(weights.numel() for weights in bundle.model.parameters())
     assert (result["threshold"], result["pixel_threshold"]) == (bundle.threshold, bundle.pixel_threshold)
     assert result["false_regions"] == bundle.provenance["false_regions"]
+    held_out, images = bundle.provenance["held_out"], bundle.provenance["images"]["validation"]
+    assert {name: len(values) for name, values in held_out.items()} == dict.fromkeys(("score", *STATISTICS), images)
+    assert sum(score > bundle.threshold for score in held_out["score"]) / images <= result["false_alarms"]["expected"]
     assert result["false_regions"]["held_out"] == bundle.provenance["images"]["validation"]
     assert bundle.provenance["sweep"] == "first" and bundle.provenance["job_id"] == task.job_id
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from msad.bundle.predict import format_outcome, predict_folder
-from msad.bundle.region_files import COLUMNS, run_lengths
+from msad.bundle.record_files import COLUMNS, run_lengths
 from msad.errors import ConfigError
 from msad.models.regions import find_regions, mask_of
 
@@ -107,8 +107,8 @@ def test_regions_after_a_kill_are_those_of_an_undisturbed_run(bundle, images, fo
     names = sorted(path.name for path in images.iterdir())
     predict_folder(bundle, [images / name for name in names[:3]], out)
     # Killed after the regions of the fourth image, amid those of the fifth, before their rows in scores.csv.
-    known = (whole / ".regions.jsonl").read_text().splitlines(keepends=True)
-    with (out / ".regions.jsonl").open("a") as file:
+    known = (whole / ".records.jsonl").read_text().splitlines(keepends=True)
+    with (out / ".records.jsonl").open("a") as file:
         file.write(known[3] + known[4][:20])
     (out / "regions.json").unlink()
     with (out / "regions.csv").open("a") as file:

@@ -1,8 +1,9 @@
-"""The regions of predicted images as files: a table that grows with them, and COCO's json of all in the end.
+"""What is known of each predicted image beside its score: its regions and its plain statistics, as tables and as COCO.
 
 OUT/
-  .regions.jsonl   a line per image, written before its row in scores.csv: what a later run needs to know
+  .records.jsonl   a line per image, written before its row in scores.csv: what a later run needs to know
   regions.csv      a row per region, written with it
+  statistics.csv   a row per image, likewise; see `msad.data_io.image_statistics`
   regions.json     all images and regions in the form of COCO (cocodataset.org/#format-data), made when a run ends
 
 Boxes and masks are in the image's own pixels, as it is seen: turned as its file says.
@@ -12,29 +13,43 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
+from msad.data_io.image_statistics import STATISTICS
 from msad.models.regions import FIGURES, Region
 
 COLUMNS = ("path", "verdict", "region", *FIGURES)
+STATISTICS_COLUMNS = ("path", "changed", "score", "verdict", *STATISTICS)
 CATEGORY = {"id": 1, "name": "defect"}
 
 Entry = dict[str, Any]
-"""An image: `path`, `verdict`, `score`, its `height` and `width`, and `regions`, the largest first."""
+"""An image: what its row says, its `height` and `width`, when its file was `changed`, and more.
+
+`statistics` and `regions`, the largest first.
+"""
 
 
 def make_entry(
-    path: str, verdict: str, score: float, height_width: tuple[int, int], regions: Sequence[Region]
+    named: Mapping[str, Any],
+    modified_ns: int,
+    height_width: tuple[int, int],
+    statistics: Mapping[str, float],
+    regions: Sequence[Region],
 ) -> Entry:
-    """Return an image with its regions as JSON keeps it, each with its mask as COCO's run lengths."""
+    """Return an image as JSON keeps it, each region with its mask as COCO's run lengths.
+
+    `named` holds its `path`, `verdict` and `score`; the rest is what was found of it.
+    """
     height, width = height_width
+    changed = datetime.fromtimestamp(modified_ns / 1e9, UTC).isoformat(timespec="milliseconds")
     found = [one.to_dict() | {"counts": run_lengths(one, height_width)} for one in regions]
-    named = {"path": path, "verdict": verdict, "score": score, "height": height, "width": width}
-    return named | {"regions": found}
+    sizes = {"height": height, "width": width, "changed": changed}
+    return dict(named) | sizes | {"statistics": dict(statistics), "regions": found}
 
 
 def run_lengths(region: Region, height_width: tuple[int, int]) -> list[int]:
@@ -50,7 +65,7 @@ def run_lengths(region: Region, height_width: tuple[int, int]) -> list[int]:
     return [*np.diff(edges, prepend=0).tolist(), *([rest] if rest else [])]
 
 
-class RegionFiles:
+class RecordFiles:
     """The files of one folder, open for writing once `start` was called.
 
     Parameters
@@ -67,7 +82,8 @@ class RegionFiles:
     """
 
     def __init__(self, out: Path, whole: Callable[[Path], Any]) -> None:
-        self._known, self._table, self._coco = (out / n for n in (".regions.jsonl", "regions.csv", "regions.json"))
+        names = (".records.jsonl", "regions.csv", "statistics.csv", "regions.json")
+        self._known, self._table, self._statistics, self._coco = (out / name for name in names)
         self._whole = whole
         self._open: list[TextIO] = []
         self.count = 0
@@ -77,13 +93,16 @@ class RegionFiles:
         with (
             self._whole(self._known) as known,
             self._whole(self._table) as table,
+            self._whole(self._statistics) as statistics,
             _opened(known, "w") as lines,
             _opened(table, "w") as rows,
+            _opened(statistics, "w") as values,
         ):
             csv.writer(rows, lineterminator="\n").writerow(COLUMNS)
-            self._write((entry for entry in self._entries() if entry["path"] in kept), lines, rows)
+            csv.writer(values, lineterminator="\n").writerow(STATISTICS_COLUMNS)
+            self._write((entry for entry in self._entries() if entry["path"] in kept), lines, rows, values)
         self._coco.unlink(missing_ok=True)  # of fewer images, or others
-        self._open = [_opened(self._known, "a"), _opened(self._table, "a")]
+        self._open = [_opened(path, "a") for path in (self._known, self._table, self._statistics)]
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Append images with their regions."""
@@ -108,13 +127,25 @@ class RegionFiles:
 
     def remove(self) -> None:
         """Delete all files."""
-        for path in (self._known, self._table, self._coco):
+        for path in (self._known, self._table, self._statistics, self._coco):
             path.unlink(missing_ok=True)
 
-    def _write(self, entries: Iterable[Entry], lines: TextIO, rows: TextIO) -> None:
-        table = csv.writer(rows, lineterminator="\n")
+    def seen(self, paths: Container[str]) -> dict[str, list[float]]:
+        """Return scores and statistics of the images with these paths, as `msad.bundle.drift` compares them."""
+        found: dict[str, list[float]] = {name: [] for name in ("score", *STATISTICS)}
+        for entry in self._entries():
+            if entry["path"] in paths:
+                found["score"].append(entry["score"])
+                for name in STATISTICS:
+                    found[name].append(entry["statistics"][name])
+        return found
+
+    def _write(self, entries: Iterable[Entry], lines: TextIO, rows: TextIO, values: TextIO) -> None:
+        table, statistics = (csv.writer(file, lineterminator="\n") for file in (rows, values))
         for entry in entries:
             lines.write(json.dumps(entry) + "\n")
+            measured = [entry["statistics"][name] for name in STATISTICS]
+            statistics.writerow([*(entry[name] for name in STATISTICS_COLUMNS[:4]), *measured])
             self.count += len(entry["regions"])
             for number, region in enumerate(entry["regions"], 1):
                 table.writerow([entry["path"], entry["verdict"], number, *(region[name] for name in FIGURES)])
