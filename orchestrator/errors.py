@@ -52,6 +52,23 @@ class OutOfMemory(TrainingError):
     """A training job's device, or its share of it, is too small."""
 
 
+class TooSlow(TrainingError):
+    """A network takes longer for an image than the budget allows.
+
+    Parameters
+    ----------
+    latency, budget
+        In ms.
+    """
+
+    def __init__(self, latency: float, budget: float) -> None:
+        super().__init__(latency, budget)  # other processes make it again of these
+        self.latency, self.budget = latency, budget
+
+    def __str__(self) -> str:
+        return f"too slow: an image takes {self.latency:.3g} ms, the budget is {self.budget:.3g}"
+
+
 class Interrupted(MsadError):
     """A sweep was stopped from outside; the text says how to go on."""
 

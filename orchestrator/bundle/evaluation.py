@@ -5,11 +5,8 @@ Shapes: N images of the split, H×W pixels; h×w is the model's image size.
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from msad.bundle.bundles import Bundle
 from msad.bundle.drift import FEWEST, compare
 from msad.bundle.exported_model import ExportedModel
 from msad.bundle.images import fit_map
+from msad.bundle.latency import measure_latency
 from msad.bundle.measured_regions import MeasuredRegions
 from msad.data_io.cache import digests
 from msad.data_io.decode import resize_mask
@@ -262,21 +260,6 @@ def save_tables(evaluation: Evaluation, directory: Path, prefix: str = "") -> No
     evaluation.scores.to_csv(directory / f"{prefix}scores.csv", index=False)
     evaluation.regions.to_csv(directory / f"{prefix}regions.csv", index=False)
     evaluation.per_defect_type.to_csv(directory / f"{prefix}per_defect_type.csv")
-
-
-def measure_latency(bundle: Bundle | ExportedModel, repeats: int = 20) -> float:
-    """Return the median time in ms that one image of the model's size takes on the bundle's device, batch of one."""
-    if isinstance(bundle, ExportedModel):
-        score = partial(bundle.score_images, np.zeros((1, *bundle.job.sides, 3), np.uint8))
-    else:
-        image_BCHW = torch.rand(1, 3, *bundle.job.sides, device=bundle.device)
-        score = lambda: bundle.score_batch(image_BCHW)[1].cpu()  # noqa: E731 - reading the score waits for the device
-    times = []
-    for _ in range(repeats + 3):
-        began = time.perf_counter()
-        score()
-        times.append(time.perf_counter() - began)
-    return 1000 * statistics.median(times[3:])  # the first calls also warm up
 
 
 def _score(bundle: Bundle | ExportedModel, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

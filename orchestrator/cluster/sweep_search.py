@@ -30,7 +30,7 @@ class TrialListener(Protocol):
         """Hear of an epoch after which a trial was validated."""
 
     def ended(self, study: Study, job_id: str) -> None:
-        """Hear of a trial that is closed in its study: complete, pruned or failed."""
+        """Hear of a trial that is closed in its study: complete, pruned, failed or too slow."""
 
 
 class SweepSearch(Searcher):
@@ -68,13 +68,13 @@ class SweepSearch(Searcher):
         except Exception as error:  # whatever it is, it is no trial's
             self.broken = self.broken or error
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if not self.full_disk and not self.broken:
             with self.keeping():
                 return self._suggest(trial_id)
         return Searcher.FINISHED
 
-    def _suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def _suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         for study in sorted(self.studies, key=lambda study: self._given[study.key]):
             while (asked := study.ask()) is not None:
                 task = self._make_task(*asked)
@@ -87,7 +87,7 @@ class SweepSearch(Searcher):
                 self.study_of[trial_id] = study, task.job_id
                 self.listener.started(study, task.job_id)
                 return {"task": task.to_dict(), **self._extra}
-        return Searcher.FINISHED
+        return None if any(study.may_draw_more for study in self.studies) else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         with self.keeping():
@@ -101,7 +101,12 @@ class SweepSearch(Searcher):
             self.full_disk = self.full_disk or self.unwritten[trial_id]
             return  # as above
         if "failure" in result:
-            study.tell(job_id, failure=result["failure"], teaches=result.get("teaches", False))
+            study.tell(
+                job_id,
+                failure=result["failure"],
+                teaches=result.get("teaches", False),
+                too_slow=result.get("too_slow"),
+            )
         elif error or "best_objective" not in result:
             study.tell(job_id, failure=self.errors.get(trial_id, "it ended without a result"))
         else:

@@ -51,7 +51,7 @@ def search_all(
             mode="max",
             search_alg=search,
             scheduler=OptunaPruning(search),
-            num_samples=sum(study.trials - study.counts().done for study in studies),
+            num_samples=sum(study.most_left for study in studies),
             max_concurrent_trials=resources.concurrency,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,

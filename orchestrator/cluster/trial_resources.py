@@ -44,6 +44,8 @@ def divide(config: SweepConfig, nodes: list[dict[str, float]], memory: int = 0) 
         )
         if asked > most
     ]
+    if config.latency_device == "cuda" and not gpus:
+        problems.append("trials cannot be timed on a GPU: no node has one; leave --latency-device away")
     most_memory = max(node.get("memory", math.inf) for node in nodes)
     if memory > most_memory:
         problems.append(

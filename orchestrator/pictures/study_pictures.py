@@ -54,7 +54,8 @@ def save_history(record: Mapping[str, Any], path: Path) -> None:
     trials = pd.DataFrame(record["trials"], columns=["number", "state", "value"]).astype({"value": float})
     figure = new_figure(WIDTH, 3.9)
     axes = figure.subplots()
-    complete, pruned, failed = (trials[trials["state"] == state] for state in ("complete", "pruned", "failed"))
+    states = ("complete", "pruned", "failed", "too_slow")
+    complete, pruned, failed, too_slow = (trials[trials["state"] == state] for state in states)
     if len(complete):
         best = complete["value"].cummax()
         ends = [*complete["number"], trials["number"].iloc[-1]], [*best, best.iloc[-1]]
@@ -66,6 +67,9 @@ def save_history(record: Mapping[str, Any], path: Path) -> None:
     if len(failed):
         bottom = axes.get_xaxis_transform()
         axes.plot(failed["number"], [0.03] * len(failed), "X", color=VERMILION, transform=bottom, label="failed")
+    if len(too_slow):
+        bottom, label = axes.get_xaxis_transform(), "too slow, not trained"
+        axes.plot(too_slow["number"], [0.03] * len(too_slow), "x", color=GREY, transform=bottom, label=label)
     if record["chosen"] is not None:
         value = trials.set_index("number").loc[record["chosen"], "value"]
         axes.plot(record["chosen"], value, "*", color=VERMILION, markersize=15, label=f"chosen: {value:.3f}")
@@ -81,8 +85,8 @@ def save_parallel(record: Mapping[str, Any], path: Path) -> None:
     """Draw parallel coordinates: a row per searched parameter, most important first, a line through all per trial.
 
     Rows lie, so that their names can be read. A row is logarithmic where the parameter's range is, and a categorical
-    one has its choices as places. Lines are darker the higher the objective; those of trials that were stopped early or
-    failed are grey.
+    one has its choices as places. Lines are darker the higher the objective; those of trials that were stopped early,
+    failed or were too slow are grey.
     """
     shares, space = record["importance"]["shares"], record["space"]
     rows = sorted(space, key=lambda name: -shares.get(name, 0))
@@ -98,7 +102,7 @@ def save_parallel(record: Mapping[str, Any], path: Path) -> None:
         order = np.argsort(values, kind="stable")
         heights = np.arange(len(rows) + 1)
         for trial in record["trials"]:
-            if trial["state"] in ("pruned", "failed") and set(rows) <= set(trial["params"]):
+            if trial["state"] in ("pruned", "failed", "too_slow") and set(rows) <= set(trial["params"]):
                 xs = [places[name].place(trial["params"][name]) for name in rows]
                 axes.plot(xs, heights[1:], color=LIGHT, linewidth=1, zorder=1)
         lines = [

@@ -5,13 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from PIL import Image
 
+from msad.pictures.speed import save_speed
 from msad.tracking.read_sweep import StudyReport
 
 PHOTOGRAPHS = ("gallery", "examples")
@@ -50,6 +54,25 @@ def pictures(study: StudyReport, names: Sequence[str]) -> list[Picture]:
             caption, alt = texts[name](study)
             found.append(Picture(name, *_embed(study.pictures[name], name in PHOTOGRAPHS), caption, alt))
     return found
+
+
+def speed_picture(frame: pd.DataFrame) -> Picture | None:
+    """Return what `msad.tracking.speed.speed_table` has as a picture; None where that is nothing."""
+    if frame.empty:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        save_speed(frame, file := Path(folder) / "speed.png")
+        embedded = _embed(file.read_bytes(), photograph=False)
+    budget = frame.attrs["latency_budget"]
+    stars = frame[frame["best"]].itertuples()
+    best = (f"{row.category} {row.latency_ms:.1f} ms, {row.validation_score:.3f}" for row in stars)
+    return Picture(
+        "speed",
+        *embedded,
+        "What the trials are worth against the time that an image takes by each; along the line none beats another",
+        f"Validation score against latency of {len(frame)} trials. "
+        f"Best{'' if budget is None else f' within {budget:g} ms'}: {'; '.join(best) or 'none'}.",
+    )
 
 
 def _embed(png: bytes, photograph: bool) -> tuple[str, int, int]:
@@ -128,7 +151,8 @@ def _training(study: StudyReport) -> tuple[str, str]:
 
 def _history(study: StudyReport) -> tuple[str, str]:
     counts = Counter(trial["state"] for trial in study.search["trials"])
-    states = {"complete": "complete", "pruned": "stopped early", "failed": "failed", "running": "unfinished"}
+    states = {"complete": "complete", "pruned": "stopped early", "failed": "failed"}
+    states |= {"too_slow": "too slow", "running": "unfinished"}
     listed = ", ".join(f"{counts[state]} {word}" for state, word in states.items() if counts[state])
     chosen = _chosen(study.search)
     end = f" Trial {chosen['number']} was chosen, at {_figure(chosen['value'])}." if chosen else " None was chosen."

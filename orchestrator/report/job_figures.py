@@ -18,6 +18,7 @@ VALIDATION = {  # figure of a job's result -> metric of its run
     "threshold": "threshold",
     "pixel_threshold": "pixel_threshold",
     "parameters": "parameters",
+    "latency_ms": "latency_ms",
 }
 
 

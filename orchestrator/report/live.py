@@ -83,7 +83,7 @@ class LiveView:
 
         Before the first has ended, from how far the running ones are; 0 while nothing is known.
         """
-        remaining = sum(study.trials - study.counts().done for study in self._studies)
+        remaining = sum(study.trials - study.counts().done for study in self._studies if not study.finished)
         if self._seconds:
             return remaining * (sum(self._seconds) / len(self._seconds)) / self._concurrency
         running = list(self._running.values())  # one step: trials start and end while the table is drawn
@@ -97,7 +97,8 @@ class LiveView:
         left = self.seconds_left()
         table = Table(title=f"about {_duration(left)} left" if left else None, title_justify="left")
         table.add_column("study", no_wrap=True)
-        for name in ("done", "running", "pruned", "failed", "best"):
+        budget = any(study.has_budget for study in self._studies)
+        for name in ("done", "running", "pruned", "failed", *(["too slow"] if budget else []), "best"):
             table.add_column(name, justify="right")
         table.add_column("now")
         for study in self._studies:
@@ -108,6 +109,7 @@ class LiveView:
                 str(counts.running),
                 str(counts.pruned),
                 str(counts.failed),
+                *([str(counts.too_slow)] if budget else []),
                 f"{best.value:.4f}" if best else "-",
                 self._now(study) or ("searching" if counts.running else "waiting"),
             )

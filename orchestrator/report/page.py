@@ -12,7 +12,7 @@ import pandas as pd
 from msad.leaderboard_columns import Column, View, column, shown_in
 from msad.pictures import heat_table
 from msad.pictures.palette import value_colours
-from msad.report.captions import EVALUATION, SEARCH, format_value, pictures
+from msad.report.captions import EVALUATION, SEARCH, format_value, pictures, speed_picture
 from msad.report.region_table import region_table
 from msad.tracking.read_sweep import StudyReport, SweepReport, read_sweep
 from msad.workspace import write_atomically
@@ -78,6 +78,7 @@ def render(sweep: SweepReport) -> str:
         trials=sum(study.row["trials"] for study in sweep.studies),
         columns=[one.lines for one in shown_in(View.PAGE)],
         heat_tables=_heat_tables(sweep.frame),
+        speed=speed_picture(sweep.speed),
         without_result=[study for study in sweep.studies if study.row["status"] != "complete"],
         reported=[study for study in sweep.studies if not math.isnan(study.row["selection_trials"])],
         status=STATUS,

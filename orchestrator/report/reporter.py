@@ -36,6 +36,7 @@ class TrialReporter:
     def ended(self, study: Study, job_id: str) -> None:
         record = study.record(job_id)
         outcome = {"complete": f"{record.value or 0:.4f}", "failed": f"failed: {record.failure}"}
+        outcome["too_slow"] = str(record.failure)
         self._view.ended(job_id, study, outcome.get(record.state, record.state))
         warn_of_suspects(self._view, study, self._workspace.job(job_id))
         self._runs.put_trial(study, record)

@@ -1,4 +1,4 @@
-"""The sweep's own run in MLflow, found first: its leaderboard as text, its report page and heat table as files."""
+"""The sweep's own run in MLflow, found first: its leaderboard as text, its report page and pictures as files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from msad.search.config import SweepConfig
 from msad.search.study import Study
 from msad.tracking.compare import leaderboard
 from msad.tracking.run_record import Note, RunRecord
+from msad.tracking.speed import BUDGET_TAG, speed_table
 from msad.tracking.tracker import Tracker
 from msad.tracking.ui.pages import SWEEP_ID, Pages, as_text, model_page
 from msad.workspace import JobDirectory, Workspace
@@ -53,12 +54,15 @@ class SweepRun:
         if self._tracker.flush(patience):
             return None  # the sweep's outcome tells of what could not be delivered
         from msad.pictures.heat_table import save_heat_table  # matplotlib takes seconds, and the end has time
+        from msad.pictures.speed import save_speed
         from msad.report.page import write_report
 
         try:
             frame = leaderboard(self._config.name, self._config.tracking_uri)
             runs.mark_best({f"{row.category}/{row.architecture}" for row in frame[frame["best"]].itertuples()})
             save_heat_table(frame, self._directory.path / "pictures" / "heat_table.png")
+            speed = speed_table(self._config.name, self._config.tracking_uri)
+            save_speed(speed, self._directory.path / "pictures" / "speed.png")
             write_report(self._config.name, self._config.tracking_uri, self._directory.path / "report.html")
         except Exception as error:  # results of hours are there, and a report can be made again
             return str(error) or type(error).__name__
@@ -76,6 +80,7 @@ class SweepRun:
             directory=self._directory,
             note=note,
             experiment_note=of_experiment,
+            tags={} if (budget := self._config.latency_budget) is None else {BUDGET_TAG: f"{budget:g}"},
         )
 
 
@@ -88,6 +93,7 @@ def sweep_note(size: str, rows: list[dict[str, Any]], pages: Pages) -> str:
     head = (
         f"{size}. [Report]({pages.run(SWEEP_ID, 'report.html')}) · "
         f"[heat table]({pages.run(SWEEP_ID, 'pictures/heat_table.png')}) · "
+        f"[score against time]({pages.run(SWEEP_ID, 'pictures/speed.png')}) · "
         f"[leaderboard as a table to sort]({pages.leaderboard})\n\n"
         "★ best of its category by validation score (in brackets what guessing gets); all else is the test split's.\n\n"
         f"{_line('Study', *titles)}\n|---|{'---:|' * len(titles)}\n"

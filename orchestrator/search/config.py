@@ -114,6 +114,9 @@ class SweepConfig(_Part):
     threshold need some that the network has not seen. `report_trials` measures every complete trial on the test split
     once all winners are tested, for the report on the selection alone.
 
+    `latency_budget` is what one image may take in ms, on `latency_device` (`cpu` or `cuda`) or where trials run. A
+    configuration above it is found before it is trained, does not count as a trial, and is not drawn again.
+
     `trial_timeout` is how many minutes a job may take from one report (an evaluation on the validation images) to the
     next: a job that takes longer hangs, and is ended. 0 waits for ever.
     """
@@ -139,6 +142,8 @@ class SweepConfig(_Part):
     search_spaces: dict[str, str] = Field(default_factory=dict)
     final_seeds: int = Field(1, ge=1)
     report_trials: bool = False
+    latency_budget: float | None = Field(None, gt=0, allow_inf_nan=False)
+    latency_device: Literal["cpu", "cuda"] | None = None
     trial_timeout: float = Field(120.0, ge=0, allow_inf_nan=False)
     executor: Literal["auto", "direct", "train"] = "auto"
     resources: Resources = Resources()
@@ -224,6 +229,10 @@ class SweepConfig(_Part):
     def _jobs_are_valid(self) -> SweepConfig:
         if self.resources.workers > 1 and self.executor == "direct":
             raise ValueError("several workers per trial need --executor train: leave direct away")
+        if self.latency_budget and not self.trials:
+            raise ValueError("a budget of time chooses among trials, and there is none: leave latency_budget away")
+        if self.latency_device == "cuda" and self.resources.gpus == 0:
+            raise ValueError("the trials have no GPU to be timed on: give --gpus-per-trial, or --latency-device cpu")
         for name in self.search_spaces:
             if name not in self.architectures:
                 hint = did_you_mean(name, self.architectures)

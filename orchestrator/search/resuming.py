@@ -21,6 +21,7 @@ from msad.errors import ConfigError
 from msad.names import final_id
 from msad.search.config import SweepConfig
 from msad.search.preflight import check_free_space, check_images, check_model, identity_of, prepare, suited
+from msad.search.slow_trials import SLOW, trials_due
 from msad.search.sweep_plan import Code, Seen, StudyPlan, SweepPlan, read_plan, seeds, seen
 from msad.training.identity import Identity
 from msad.workspace import Workspace
@@ -165,7 +166,7 @@ def _finished(study: StudyPlan, config: SweepConfig, workspace: Workspace) -> bo
         except KeyError:
             return False
         ended = [trial for trial in known.get_trials(deepcopy=False, states=ENDED) if "job_id" in trial.user_attrs]
-        if len(ended) < study.trials:
+        if len(ended) < trials_due(study.trials, sum(SLOW in trial.user_attrs for trial in ended)):
             return False
     finals = [workspace.job(final_id(study.id, index)) for index in range(config.final_seeds)]
     return all(final.read("test") is not None for final in finals)

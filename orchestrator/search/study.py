@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from msad.models import registry
 from msad.names import study_id
 from msad.search.pruning import make_pruner
+from msad.search.slow_trials import MOST_SLOW, SLOW, network_of, trials_due, words_of
 from msad.training.job_config import JobConfig
 from msad.training.parameters import written_out
 
@@ -39,14 +40,20 @@ STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialSta
 # failed, and whether of its own configuration.
 STOPPED, FAILURE, TEACHES = "stopped", "failure", "failure_teaches"
 
+_MOST_SKIPPED = 100  # draws in a row of networks that are known to be too slow
+
 
 @dataclass(frozen=True)
 class Counts:
-    """How many of a study's trials are in which state; `done` is complete + pruned + failed."""
+    """How many of a study's trials are in which state; `done` is complete + pruned + failed.
+
+    Those that are too slow were not trained, and do not count.
+    """
 
     complete: int
     pruned: int
     failed: int
+    too_slow: int
     running: int
 
     @property
@@ -56,7 +63,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial as it stands: `state` is `running`, `complete`, `pruned` or `failed`, the last with a `failure`."""
+    """A trial as it stands: `state` is `running`, `complete`, `pruned`, `failed` or `too_slow`.
+
+    The last two have a `failure` that says why.
+    """
 
     job_id: str
     job: JobConfig
@@ -80,6 +90,8 @@ class Study:
         An open Optuna storage, or its address.
     pruner
         `asha`, `median` or `none`.
+    has_budget
+        Whether a trial may be `too_slow`: then as many more are handed out, up to `MOST_SLOW` times `trials`.
     id
         What stands for the study in job IDs, among those of its sweep (`names.study_ids`); None: that of a study alone.
     name
@@ -93,11 +105,12 @@ class Study:
         trials: int,
         storage: optuna.storages.BaseStorage | str,
         pruner: str,
+        has_budget: bool = False,
         id: str | None = None,
         name: str | None = None,
     ) -> None:
         self.id = id or study_id(f"{base.category}/{base.architecture}")
-        self.base, self.space, self.trials = base, dict(space), trials
+        self.base, self.space, self.trials, self.has_budget = base, dict(space), trials, has_budget
         self._optuna = optuna.create_study(
             storage=storage,
             study_name=name or self.key,
@@ -110,10 +123,13 @@ class Study:
         running = [trial for trial in known if trial.state == TrialState.RUNNING]
         self._undrawn = [trial for trial in running if not _job_id(trial)]
         self._interrupted = [trial for trial in running if _job_id(trial)]
+        ended = [trial for trial in known if trial.state in STATES]
+        self._skipped = sum(not _job_id(trial) for trial in ended)
+        self._nothing_left = False
         self._running: dict[str, optuna.Trial] = {}
         self._pruned: set[str] = set()
         for trial in list(self._interrupted):
-            if {FAILURE, STOPPED} & trial.user_attrs.keys():  # it has ended, and the last word was not written
+            if {FAILURE, STOPPED, SLOW} & trial.user_attrs.keys():  # it has ended, and the last word was not written
                 self._interrupted.remove(trial)
                 self._running[_job_id(trial)] = optuna.Trial(self._optuna, trial._trial_id)
                 self._end(_job_id(trial))
@@ -132,8 +148,9 @@ class Study:
             frozen = self._interrupted.pop(0)
             trial = optuna.Trial(self._optuna, frozen._trial_id)
             job_id = _job_id(frozen)
-        elif len(self._trials) < self.trials:
-            trial = self._draw()
+        elif len(self._trials) < trials_due(self.trials, len(self._too_slow())):
+            if (trial := self._draw_within_budget()) is None:
+                return None
             job_id = f"{self.id}-{trial.number:04d}"
             trial.set_user_attr("job_id", job_id)
         else:
@@ -142,6 +159,29 @@ class Study:
         # A copy of its own: a storage in memory would give what it keeps itself.
         self._trials[job_id] = copy.deepcopy(self._optuna._storage.get_trial(trial._trial_id))
         return job_id, self.base.with_parameters(trial.params)
+
+    def _draw_within_budget(self) -> optuna.Trial | None:
+        """Return a trial whose network is not known to be too slow; None where hardly any other is drawn."""
+        for _ in range(_MOST_SKIPPED):
+            trial = self._draw()
+            network = network_of(self.base.with_parameters(trial.params))
+            known = (one for one in self._too_slow() if network_of(self.base.with_parameters(one.params)) == network)
+            if (twin := next(known, None)) is None:
+                return trial
+            self._mark_slow(trial, *twin.user_attrs[SLOW])
+            self._optuna.tell(trial, state=TrialState.PRUNED)
+            self._skipped += 1
+        self._nothing_left = True
+        return None
+
+    def _too_slow(self) -> list[FrozenTrial]:
+        """Return the trials that were handed out and not trained."""
+        return [trial for trial in self._trials.values() if SLOW in trial.user_attrs]
+
+    def _mark_slow(self, trial: optuna.Trial, latency: float, budget: float) -> None:
+        trial.set_user_attr(SLOW, [latency, budget])
+        if "latency" not in trial.constraints:  # which keeps the sampler away, the farther the slower
+            trial.set_constraint("latency", latency / budget - 1)
 
     def _draw(self) -> optuna.Trial:
         """Return a trial with all its parameters, one that another process has begun to draw before a new one."""
@@ -158,7 +198,7 @@ class Study:
 
         So a resumed study neither draws its start-up trials over again nor draws others than an undisturbed one would.
         """
-        seed = zlib.crc32(f"{self.base.seed}/{self.key}/{len(self._trials)}/{path}".encode())
+        seed = zlib.crc32(f"{self.base.seed}/{self.key}/{len(self._trials) + self._skipped}/{path}".encode())
         # Parallel trials would all go to the same promising place but for the constant liar.
         self._optuna.sampler = optuna.samplers.TPESampler(
             seed=seed, multivariate=True, constant_liar=True, n_startup_trials=min(10, max(4, self.trials // 3))
@@ -179,12 +219,23 @@ class Study:
         return job_id in self._pruned
 
     def tell(
-        self, job_id: str, value: float | None = None, failure: str | None = None, *, teaches: bool = False
+        self,
+        job_id: str,
+        value: float | None = None,
+        failure: str | None = None,
+        *,
+        teaches: bool = False,
+        too_slow: tuple[float, float] | None = None,
     ) -> None:
         """Close a trial: complete with its value, failed with a reason, or pruned where `report` had said so.
 
         Where its configuration is what it failed of, the failure `teaches`: Optuna's sampler keeps away from there.
+        `too_slow` is what an image takes by its network in ms and the budget, of a trial that was not trained for that.
         """
+        if too_slow is not None:
+            self._mark_slow(self._running[job_id], *too_slow)
+            self._end(job_id)
+            return
         if failure is not None and job_id not in self._pruned:
             trial = self._running[job_id]
             if teaches:
@@ -200,6 +251,8 @@ class Study:
             epoch, reported = known[STOPPED]
             if epoch not in self._optuna._storage.get_trial(trial._trial_id).intermediate_values:
                 trial.report(reported, epoch)
+            ended = self._optuna.tell(trial, state=TrialState.PRUNED)
+        elif SLOW in known:
             ended = self._optuna.tell(trial, state=TrialState.PRUNED)
         elif TEACHES in known and FAILURE in known:
             if "failure" not in trial.constraints:  # so that it ranks below every other, whatever it had reported
@@ -217,12 +270,27 @@ class Study:
             complete=states.count("complete"),
             pruned=states.count("pruned"),
             failed=states.count("failed"),
+            too_slow=states.count("too_slow"),
             running=len(self._running),
         )
 
     @property
     def finished(self) -> bool:
-        return self.counts().done >= self.trials
+        counts = self.counts()
+        ended = counts.done + counts.too_slow
+        return self._nothing_left or ended >= trials_due(self.trials, counts.too_slow)
+
+    @property
+    def most_left(self) -> int:
+        """How many more trials may be handed out, were each that can be too slow."""
+        counts = self.counts()
+        most = trials_due(self.trials, MOST_SLOW * self.trials) if self.has_budget else self.trials
+        return most - counts.done - counts.too_slow
+
+    @property
+    def may_draw_more(self) -> bool:
+        """Whether more trials may be handed out when those that run have ended, though now there are none."""
+        return self.has_budget and bool(self._running) and not self._nothing_left
 
     def best(self) -> FrozenTrial | None:
         """Return the complete trial of the highest value, the earliest of equals; None while there is none."""
@@ -248,7 +316,7 @@ class Study:
             job=self.base.with_parameters(trial.params),
             state=state_of(trial),
             value=trial.value,
-            failure=trial.user_attrs.get(FAILURE),
+            failure=trial.user_attrs.get(FAILURE) or words_of(trial),
         )
 
     def importances(self) -> dict[str, float]:
@@ -280,6 +348,8 @@ def default_parameters(base: JobConfig, space: Mapping[str, BaseDistribution]) -
 
 def state_of(trial: FrozenTrial) -> str:
     """Return a trial's state as `TrialRecord` has it: one that failed of its configuration is pruned to Optuna."""
+    if SLOW in trial.user_attrs:
+        return "too_slow"
     return "failed" if FAILURE in trial.user_attrs else STATES.get(trial.state, "running")
 
 

@@ -36,7 +36,16 @@ class RunningSweep:
         self._report_trials, self._tracker = config.report_trials, tracker
         storage = open_studies(workspace)
         self._studies = [
-            Study(study.job, study.space, study.trials, storage, config.pruner, id=study.id, name=study.name)
+            Study(
+                study.job,
+                study.space,
+                study.trials,
+                storage,
+                config.pruner,
+                has_budget=config.latency_budget is not None,
+                id=study.id,
+                name=study.name,
+            )
             for study in plan.studies
         ]
         self._tasks = Tasks(config, workspace, plan, resources)
@@ -86,8 +95,8 @@ class RunningSweep:
         failed = {}
         for study in self._studies:
             if study.winner() is None:
-                first = next(record.failure for record in study.records() if record.state == "failed")
-                failed[study.key] = f"all {study.trials} trials failed, the first one so: {first}"
+                first = next(record.failure for record in study.records() if record.failure)
+                failed[study.key] = f"none of {len(study.records())} trials is complete, the first one: {first}"
                 self._reporter.finals.failed(study, failed[study.key])
         chosen = [study for study in self._studies if study.key not in failed]
         failed |= self._winners.train_and_test(chosen)

@@ -22,7 +22,10 @@ class Tasks:
         self._code_version = plan.code[-1].version
 
     def make(self, job_id: str, job: JobConfig, executor: str | None = None) -> Task:
-        """Return a job as a task for a worker; `executor` is the trials' unless another one is to run it."""
+        """Return a job as a task for a worker; `executor` is the trials' unless another one is to run it.
+
+        Such a job is the winner's, which has kept to the budget of time as a trial.
+        """
         return Task(
             job_id=job_id,
             job=job,
@@ -36,6 +39,8 @@ class Tasks:
             memory=self.resources.memory,
             workers=self.resources.workers,
             timeout=self.config.trial_timeout,
+            latency_budget=self.config.latency_budget if executor is None else None,
+            latency_device=self.config.latency_device,
             identity=self.plan.identity(job).digest,
             provenance={
                 "sweep": self.config.name,

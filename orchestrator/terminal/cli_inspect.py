@@ -188,9 +188,28 @@ def data_demo(directory: Path, seed: int) -> int:
     callback=output_file,
     help="Write a page with all pictures, complete in itself.",
 )
+@click.option(
+    "--speed",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    callback=output_file,
+    help="Draw all trials into a PNG: validation score against the time that an image takes.",
+)
+@click.option(
+    "--latency-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MS",
+    help="Name each category's best among the trials that take no longer. [default: what it was searched with]",
+)
 @tracking_option
 def compare(
-    sweep: str | None, csv_file: str | None, json_file: str | None, html: Path | None, tracking_uri: str | None
+    sweep: str | None,
+    csv_file: str | None,
+    json_file: str | None,
+    html: Path | None,
+    speed: Path | None,
+    latency_budget: float | None,
+    tracking_uri: str | None,
 ) -> int:
     """Show the best configuration per category and architecture of a sweep, the newest one by default.
 
@@ -198,6 +217,7 @@ def compare(
     Examples:
       msad compare first --json -
       msad compare first --html report.html
+      msad compare first --speed speed.png --latency-budget 20
     """
     from msad.terminal.leaderboard_text import format_leaderboard
     from msad.tracking.compare import leaderboard
@@ -216,9 +236,24 @@ def compare(
         from msad.report.page import write_report
 
         click.echo(f"report in {write_report(sweep, uri, html)}", err=True)
-    if not csv_file and not json_file and not html:
+    if speed or latency_budget:
+        _tell_speed(sweep, uri, speed, latency_budget, aside="-" in (csv_file, json_file))
+    elif not csv_file and not json_file and not html:
         click.echo(format_leaderboard(table))
     return 0
+
+
+def _tell_speed(sweep: str | None, uri: str, picture: Path | None, budget: float | None, *, aside: bool) -> None:
+    """Name the best within a budget; `aside` of what standard output is for."""
+    from msad.terminal.speed_text import format_speed
+    from msad.tracking.speed import speed_table
+
+    frame = speed_table(sweep, uri, budget)
+    if picture:
+        from msad.pictures.speed import save_speed
+
+        save_speed(frame, picture)
+    click.echo(format_speed(frame), err=aside)
 
 
 @click.command(context_settings=CONTEXT)

@@ -19,6 +19,7 @@ from msad.search.sweep_plan import read_plan
 from msad.sweep.launch import resolved, resume, start
 from msad.sweep.outcome import Outcome
 from msad.tracking import compare
+from msad.tracking.speed import speed_table
 from msad.tracking.store import default_tracking_uri
 from msad.workspace import Workspace
 
@@ -63,6 +64,10 @@ class SweepResult:
         """Return the pictures of a study's winner on the test images (gallery, curves, scores), by name."""
         files = (self._final(*self._study(category, architecture)) / "pictures").glob("*.png")
         return {file.stem: file for file in sorted(files)}
+
+    def speed(self, latency_budget: float | None = None) -> pd.DataFrame:
+        """Return every trial's validation score and time per image; see `msad.tracking.speed.speed_table`."""
+        return speed_table(self.outcome.name, self.outcome.tracking_uri, latency_budget)
 
     def _study(self, category: str | None, architecture: str | None) -> tuple[str, str]:
         rows = self.leaderboard

@@ -230,6 +230,17 @@ _SEARCH = [
         metavar="ARCHITECTURE=SPACE",
         help="Search other ranges: a Python path, e.g. baseline=my_module:WIDE. Repeatable.",
     ),
+    click.option(
+        "--latency-budget",
+        type=float,
+        metavar="MS",
+        help="The most that one image may take: a network that takes longer is not trained, nor counted as a trial.",
+    ),
+    click.option(
+        "--latency-device",
+        type=click.Choice(["cpu", "cuda"]),
+        help="Where networks are timed. [default: where they are trained]",
+    ),
     click.option("--pruner", type=click.Choice(["asha", "median", "none"]), help="Stops weak trials. [default: asha]"),
     click.option(
         "--report-trials/--no-report-trials",

@@ -57,8 +57,9 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
     tracking_uri = public(tracking_uri)
     client, experiment = open_sweep(sweep, tracking_uri)
     try:
-        studies, deleted = _runs(client, experiment, "study"), _deleted_studies(client, experiment)
-        trials = Counter(run.data.tags.get("msad.study") for run in _runs(client, experiment, "trial"))
+        studies, deleted = runs_of(client, experiment, "study"), _deleted_studies(client, experiment)
+        runs = [run for run in runs_of(client, experiment, "trial") if run.data.tags.get("msad.status") != "too_slow"]
+        trials = Counter(run.data.tags.get("msad.study") for run in runs)
     except MlflowException as error:
         raise TrackingError(
             f"{tracking_uri}: the tracking store does not answer: {hide_secrets(str(error))}"
@@ -134,11 +135,12 @@ def _find_sweep(client: MlflowClient, sweep: str | None, tracking_uri: str) -> E
 def _deleted_studies(client: MlflowClient, experiment: Experiment) -> list[str]:
     from mlflow.entities import ViewType
 
-    gone = _runs(client, experiment, "study", run_view_type=ViewType.DELETED_ONLY)
+    gone = runs_of(client, experiment, "study", run_view_type=ViewType.DELETED_ONLY)
     return sorted(run.data.tags.get("msad.study", run.info.run_name) for run in gone)
 
 
-def _runs(client: MlflowClient, experiment: Experiment, kind: str, **which: Any) -> list[Run]:
+def runs_of(client: MlflowClient, experiment: Experiment, kind: str, **which: Any) -> list[Run]:
+    """Return the runs of a sweep that are of a kind: `sweep`, `study`, `trial` or `final`."""
     return all_pages(
         client.search_runs,
         experiment_ids=[experiment.experiment_id],

@@ -15,6 +15,7 @@ from msad.addresses import hide_secrets, public
 from msad.errors import TrackingError
 from msad.tracking.artifacts import artifacts
 from msad.tracking.compare import leaderboard, open_sweep
+from msad.tracking.speed import speed_table
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,12 +44,13 @@ class StudyReport:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """A sweep's name, when it began (UTC), its leaderboard, and its studies in the leaderboard's order."""
+    """A sweep's name, when it began (UTC), its leaderboard, its studies in that order, and its `speed_table`."""
 
     name: str
     began: datetime
     frame: pd.DataFrame
     studies: list[StudyReport]
+    speed: pd.DataFrame
 
 
 def read_sweep(sweep: str | None, tracking_uri: str) -> SweepReport:
@@ -65,7 +67,8 @@ def read_sweep(sweep: str | None, tracking_uri: str) -> SweepReport:
         raise TrackingError(
             f"{tracking_uri}: the files of the sweep {name!r} cannot be fetched: {hide_secrets(str(error))}"
         ) from error
-    return SweepReport(name, datetime.fromtimestamp(experiment.creation_time / 1000, UTC), frame, studies)
+    began, speed = datetime.fromtimestamp(experiment.creation_time / 1000, UTC), speed_table(name, tracking_uri)
+    return SweepReport(name, began, frame, studies, speed)
 
 
 def _study(client: MlflowClient, row: dict[str, Any]) -> StudyReport:

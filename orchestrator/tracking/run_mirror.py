@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Run
 
-RUN_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+RUN_STATUS = {"complete": "FINISHED", "pruned": "KILLED", "too_slow": "KILLED", "failed": "FAILED"}
 NOTE_TAG = "mlflow.note.content"  # what the UI shows as the description of a run or an experiment
 CONTENT_TAG = "msad.content_sha256"  # of the record that a run was given whole
 REPLACED = "replaced"  # the kind of a run that another one stands for now

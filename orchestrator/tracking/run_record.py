@@ -24,10 +24,10 @@ Note = Callable[[Pages], str]
 class RunRecord:
     """What MLflow is to show of a trial, a study or the sweep; a later record of the same ID replaces an earlier one.
 
-    `status` is `running`, `complete`, `pruned` or `failed` (with its `reason`). `directory` is the job's folder: its
-    progress becomes the metrics per epoch, its bundle and pictures the artifacts. `parent` and `best` are record IDs:
-    the study a trial belongs to, the trial a study chose. `starred` says whether a study is the best of its category
-    (tag `msad.best`). `register_as` is the category to register the model for.
+    `status` is `running`, `complete`, `pruned`, `too_slow` or `failed`, these two with a `reason`. `directory` is the
+    job's folder: its progress becomes the metrics per epoch, its bundle and pictures the artifacts. `parent` and `best`
+    are record IDs: the study a trial belongs to, the trial a study chose. `starred` says whether a study is the best of
+    its category (tag `msad.best`). `register_as` is the category to register the model for.
     `note` is Markdown, made when it is delivered, with links to other runs; `experiment_note` the experiment's own.
     """
 

@@ -29,6 +29,8 @@ def study_note(
     """
     counts, best = study.counts(), study.best()
     trials = f"{counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed, of {study.trials}."
+    if counts.too_slow:
+        trials += f" {counts.too_slow} more were too slow, and not trained."
     trials = trials if study.trials else "One fixed configuration, without a search."
     if status == "running":
         return lambda pages: f"{trials} It is still running. {_around(pages)}"

@@ -46,7 +46,7 @@ def open_search(tmp_path):
     """Return a function that opens a sweep's searcher on the same storage, as a resumed sweep does."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
-    def make(*categories: str, trials: int = 2) -> SweepSearch:
+    def make(*categories: str, trials: int = 2, has_budget: bool = False) -> SweepSearch:
         studies = [
             Study(
                 JobConfig(category=category, architecture="baseline"),
@@ -54,6 +54,7 @@ def open_search(tmp_path):
                 trials,
                 f"sqlite:///{tmp_path}/optuna.db",
                 "none",
+                has_budget=has_budget,
             )
             for category in categories
         ]
@@ -72,6 +73,16 @@ def test_studies_are_asked_in_turn(open_search):
     handed_out = [search.suggest(str(number))["task"]["job_id"] for number in range(4)]
     assert handed_out == [f"{name}-baseline-{number:04d}" for number in range(2) for name in ("brick", "gear")]
     assert search.suggest("4") == Searcher.FINISHED
+
+
+def test_trial_that_may_be_too_slow_is_waited_for_and_replaced(open_search):
+    search = open_search("brick", trials=1, has_budget=True)
+    search.suggest("a")
+    assert search.suggest("b") is None  # now; Tune asks again
+    search.on_trial_complete("a", {"failure": "too slow", "teaches": True, "too_slow": [31.5, 20.0]})
+    assert search.studies[0].counts().too_slow == 1
+    assert search.suggest("b") == Searcher.FINISHED  # nothing of the network is searched, so any other is as slow
+    assert search.studies[0].finished
 
 
 def test_listener_hears_of_a_trial_from_its_start_to_its_end(open_search):

@@ -25,6 +25,13 @@ def test_gpus_are_taken_where_there_are_any():
     assert divide(asked(), GPU_NODES) == TrialResources("train", 1.0, 1.0, 3)
 
 
+def test_trials_are_not_timed_on_a_gpu_where_there_is_none():
+    config = make_config({"name": "a", "dataset": "d", "latency_device": "cuda"})
+    assert divide(config, GPU_NODES).gpus == 1
+    with pytest.raises(ResourceError, match="no node has one; leave --latency-device away"):
+        divide(config, LAPTOP)
+
+
 def test_gpus_of_zero_leave_the_gpus_alone():
     assert divide(asked(gpus=0), [{"CPU": 4.0, "GPU": 1.0}]) == TrialResources("direct", 1.0, 0.0, 4)
 

@@ -47,7 +47,7 @@ def test_sweeps_run_holds_leaderboard_report_and_heat_table(recorded):
     assert "[★ brick / multiscale]" in rows[0] and "0.700" in rows[0] and "1&nbsp;of&nbsp;12" in rows[0]
     assert "gear / multiscale" in rows[3] and "(failed)" in rows[3]
     files = [item.path for folder in ("", "pictures") for item in client.list_artifacts(run.info.run_id, folder)]
-    assert {"report.html", "pictures/heat_table.png"} <= set(files)
+    assert {"report.html", "pictures/heat_table.png", "pictures/speed.png"} <= set(files)
 
 
 def test_sweeps_run_is_the_newest_without_a_parent_so_that_it_stands_first(recorded):

@@ -33,6 +33,21 @@ def test_config_with_several_mistakes_names_them_all():
     assert all(word in text for word in ("name", "trials", "resources.cpus"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"latency_budget": 0}, "latency_budget: .*greater than 0"),
+        ({"latency_budget": float("nan")}, "latency_budget: "),
+        ({"latency_budget": 20, "trials": 0}, "chooses among trials, and there is none: leave latency_budget away"),
+        ({"latency_device": "tpu"}, "latency_device: .*'cpu' or 'cuda'"),
+        ({"latency_device": "cuda", "resources": {"gpus": 0}}, "no GPU to be timed on: give --gpus-per-trial"),
+    ],
+)
+def test_budget_of_time_that_nothing_can_keep_to_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make_config({"name": "a", "dataset": "d", **settings})
+
+
 def test_winner_is_trained_at_least_once():
     with pytest.raises(ConfigError, match=r"final_seeds: .*greater than or equal to 1"):
         make_config({"name": "a", "dataset": "d", "final_seeds": 0})

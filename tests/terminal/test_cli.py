@@ -165,6 +165,8 @@ def test_options_are_laid_over_the_configuration_file(tmp_path, demo, monkeypatc
         "--concurrency",
         "2",
         "--report-trials",
+        "--latency-budget",
+        "20",
         "--set",
         "model/depth=4",
         "--set",
@@ -173,6 +175,7 @@ def test_options_are_laid_over_the_configuration_file(tmp_path, demo, monkeypatc
     CliRunner().invoke(cli.msad, words)
     [config] = seen
     assert (config.name, config.epochs, config.trials) == ("a", 5, 3)
+    assert (config.latency_budget, config.latency_device) == (20, None)
     assert (config.report_trials, config.final_seeds, config.batch_size) == (True, 2, None)
     assert (config.resources.cpus, config.resources.concurrency) == (2, 2)
     assert config.parameters == {"learning_rate": 1e-3, "weight_decay": 1e-4, "model/depth": 4}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import pickle
 import platform
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
+from msad.bundle.batch_scoring import find_device
 from msad.bundle.bundles import Bundle
+from msad.bundle.latency import latency_within, untrained_bundle
 from msad.cluster.workers.task import Task
 from msad.data_io.cache import PIXELS_VERSION, cached_arrays, load_images
 from msad.data_io.errors import DataError
@@ -25,7 +28,7 @@ from msad.data_io.photographs import load_textures
 from msad.data_io.roi import load_roi
 from msad.data_io.shape import plain_size
 from msad.data_io.splits import split_good_images
-from msad.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, TrainingError, first_line, full_disk
+from msad.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, TooSlow, TrainingError, first_line, full_disk
 from msad.models.defects import KnownDefects, known_share
 from msad.models.errors import ModelError
 from msad.models.kernels import native
@@ -40,7 +43,7 @@ from msad.training.validation import Fitted
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 from msad.workspace import full_disk_told
 
-CONFIGURATION_ERRORS = (Diverged, OutOfMemory, ModelError)
+CONFIGURATION_ERRORS = (Diverged, OutOfMemory, ModelError, TooSlow)
 """What a job ends with because of its configuration; another one may do."""
 
 
@@ -102,6 +105,14 @@ def run(
     def get_checkpoint() -> dict[str, Any] | None:
         return group.on_every_rank(load)
 
+    def check_latency() -> None:
+        """Find a network that is too slow before it is trained."""
+        if (untrained := untrained_bundle(task.job, timed_on())) is not None:
+            latency_within(untrained, task.latency_budget)
+
+    def timed_on() -> torch.device:
+        return find_device(task.latency_device) if task.latency_device else device
+
     def load_data() -> TrainingData:
         data = load_training_data(task.job, task.dataset, task.node_cache, task.layout)
         if task.identity not in (None, data.identity.digest):
@@ -142,6 +153,12 @@ def run(
             pixel_threshold=fitted.pixel_threshold,
         )
         bundle.save(directory.bundle)
+        try:
+            timed = bundle if timed_on() == device else Bundle.load(directory.bundle, timed_on())
+            latency = latency_within(timed, task.latency_budget)
+        except TooSlow:  # what it met in the images has made it slower
+            shutil.rmtree(directory.bundle)
+            raise
         from msad.pictures.curves import save_training_curves  # matplotlib is not to delay the first step
 
         save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
@@ -156,6 +173,7 @@ def run(
                 "known_defects": provenance["known_defects"],
                 "suspects": provenance["suspects"],
                 "parameters": parameters,
+                "latency_ms": latency,
                 "executor": task.provenance.get("executor"),
                 **fitted.validation,
             },
@@ -163,6 +181,8 @@ def run(
 
     try:
         use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
+        if task.latency_budget is not None:
+            group.on_rank_zero(check_latency)
         data = group.on_every_rank(load_data)
         fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, group=group)
         group.on_rank_zero(finish, fitted, data)
@@ -179,8 +199,10 @@ def run(
                 reason += f"; this trial had {task.gpus:g} of a GPU: raise --gpus-per-trial"
         if group.rank == 0:
             directory.write("failure", {"reason": reason, "kind": type(error).__name__})
-        teaches = isinstance(error, CONFIGURATION_ERRORS)
-        report({"failure": reason, "teaches": teaches, "objective": 0.0, "best_objective": 0.0}, None)
+        told = {"failure": reason, "teaches": isinstance(error, CONFIGURATION_ERRORS)}
+        if isinstance(error, TooSlow):
+            told["too_slow"] = [error.latency, error.budget]
+        report(told | {"objective": 0.0, "best_objective": 0.0}, None)
 
 
 def told_of_known(data: TrainingData) -> dict[str, Any]:

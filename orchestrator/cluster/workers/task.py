@@ -21,9 +21,9 @@ class Task:
     decoded and encoded, None: where such a node keeps it by default. With a `store`, the address of the job's
     folder there, `directory` is of the sweep's own machine (see `msad.cluster.workers.worker_storage`). `layout` is the
     dataset's, see `msad.data_io.layout.find_layout`. `cpus`, `gpus` and `memory` (bytes; 0: not measured) are what
-    each of its `workers` is given. `timeout` is the most minutes between two reports, 0 for any. `identity` is the
-    digest of what the job is to see (`msad.training.identity`), None for whatever is there. `provenance` goes into the
-    bundle.
+    each of its `workers` is given. `timeout` is the most minutes between two reports, 0 for any. `latency_budget` is
+    what an image may take in ms, on `latency_device` or where the job runs; None: any time. `identity` is the digest of
+    what the job is to see (`msad.training.identity`), None for whatever is there. `provenance` goes into the bundle.
     """
 
     job_id: str
@@ -38,6 +38,8 @@ class Task:
     memory: int = 0
     workers: int = 1
     timeout: float = 0.0
+    latency_budget: float | None = None
+    latency_device: str | None = None
     identity: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -61,6 +63,8 @@ class Task:
             "memory": self.memory,
             "workers": self.workers,
             "timeout": self.timeout,
+            "latency_budget": self.latency_budget,
+            "latency_device": self.latency_device,
             "identity": self.identity,
             "provenance": dict(self.provenance),
         }

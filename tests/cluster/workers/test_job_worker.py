@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from msad.bundle.bundles import Bundle
+from msad.cluster.workers import job_worker
 from msad.cluster.workers.job_worker import load_checkpoint, load_training_data, run
 from msad.cluster.workers.task import Task
 from msad.data_io.image_statistics import STATISTICS
@@ -80,6 +81,7 @@ def test_finished_job_leaves_bundle_result_and_pictures(finished):
     bundle = Bundle.load(folder.bundle)
     assert result["false_alarms"] == bundle.provenance["false_alarms"]
     assert result["false_alarms"]["held_out"] == bundle.provenance["images"]["validation"]
+    assert result["latency_ms"] > 0
     assert result["parameters"] == sum(weights.numel() for weights in bundle.model.parameters())
     assert (result["threshold"], result["pixel_threshold"]) == (bundle.threshold, bundle.pixel_threshold)
     assert result["false_regions"] == bundle.provenance["false_regions"]
@@ -88,6 +90,33 @@ def test_finished_job_leaves_bundle_result_and_pictures(finished):
     assert sum(score > bundle.threshold for score in held_out["score"]) / images <= result["false_alarms"]["expected"]
     assert result["false_regions"]["held_out"] == bundle.provenance["images"]["validation"]
     assert bundle.provenance["sweep"] == "first" and bundle.provenance["job_id"] == task.job_id
+
+
+def test_job_whose_network_is_too_slow_ends_before_it_sees_an_image(make_task, monkeypatch):
+    monkeypatch.setattr(job_worker, "load_training_data", None)
+    task, reports = dataclasses.replace(make_task(), latency_budget=1e-3), Reports()
+    run(task, report=reports, resume_from=lambda: None)
+    (told,) = reports
+    latency, budget = told["too_slow"]
+    assert budget == 1e-3 < latency and told["teaches"] and told["failure"].startswith("too slow: an image takes")
+    assert task.directory.read("failure")["kind"] == "TooSlow" and not task.directory.bundle.exists()
+
+
+def test_job_whose_model_turns_out_slower_than_its_network_ends_without_a_model(make_task, monkeypatch):
+    monkeypatch.setattr(job_worker, "untrained_bundle", lambda _job, _device: None)  # as of one made by its training
+    task, reports = dataclasses.replace(make_task(epochs=1), latency_budget=1e-3), Reports()
+    run(task, report=reports, resume_from=lambda: None)
+    assert reports[-1]["too_slow"][1] == 1e-3 and len(reports) == 2
+    assert task.directory.read("result") is None and not task.directory.bundle.exists()
+
+
+def test_job_is_timed_on_the_device_that_is_named(make_task):
+    task, reports = dataclasses.replace(make_task(), latency_budget=1e9, latency_device="cuda"), Reports()
+    run(task, report=reports, resume_from=lambda: None)
+    if torch.cuda.is_available():
+        assert task.directory.read("result")["latency_ms"] > 0
+    else:
+        assert "'cuda' cannot be used" in reports[-1]["failure"] and "too_slow" not in reports[-1]
 
 
 def test_job_out_of_memory_on_a_part_of_a_gpu_names_the_part(make_task, monkeypatch):

@@ -18,6 +18,8 @@ TASK = Task(
     cache=Path("/of/the/driver"),
     directory=JobDirectory(Path("/sweeps/a/jobs/a")),
     identity="0" * 64,
+    latency_budget=20.0,
+    latency_device="cpu",
 )
 
 
