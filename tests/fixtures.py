@@ -166,7 +166,7 @@ def record_sweep():
 
     def finished(job, validation, study_id):
         space = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True)}
-        study = Study(job, space, 2, optuna.storages.InMemoryStorage(), "none", study_id)
+        study = Study(job, space, 2, optuna.storages.InMemoryStorage(), "none", id=study_id)
         for value in (validation - 0.1, validation):
             study.tell(study.ask()[0], value=value)
         return study

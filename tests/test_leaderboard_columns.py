@@ -50,7 +50,7 @@ def shown(view: View, frame: pd.DataFrame, monkeypatch) -> str:
     if view is View.UI:
         return saved_view()
     study = StudyReport(rows[0], "", {}, {}, search=None, pictures={}, per_defect_type=None, regions=None)
-    text = page.render(SweepReport("first", datetime(2026, 1, 1), frame, [study]))
+    text = page.render(SweepReport("first", datetime(2026, 1, 1), frame, [study], speed=pd.DataFrame()))
     return text.partition('id="leaderboard"')[2]
 
 

@@ -105,6 +105,7 @@ class Study:
         trials: int,
         storage: optuna.storages.BaseStorage | str,
         pruner: str,
+        *,
         has_budget: bool = False,
         id: str | None = None,
         name: str | None = None,

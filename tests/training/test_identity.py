@@ -17,7 +17,8 @@ from msad.training.identity import DRAWN_BY, Identity, identify, versions
 
 REPOSITORY = Path(__file__).parents[2]
 # Versions of what is no part of what a job sees.
-OF_OTHERS = {"msad.data_io.demo:_VERSION"}
+# The demo's images, and what a bundle is told of its good images beside training and scores.
+OF_OTHERS = {"msad.data_io.demo:_VERSION", "msad.data_io.image_statistics:VERSION"}
 
 
 @pytest.fixture
