@@ -4,7 +4,8 @@ A step of a small network on small images is a thousand short kernels, the scori
 and naming them takes the host longer than running them takes the device. A CUDA graph names them once (Gray, "Getting
 started with CUDA graphs", NVIDIA 2019). The kernels and their order are the same, so the numbers are too.
 
-All graphs of the process are recorded here, one at a time. Tensors are named by shape: B images, H×W pixels.
+All graphs of the process are recorded here, one at a time: `Replayed` does it for any function of a batch, and a step
+and a scoring are such functions. Tensors are named by shape: B images, H×W pixels.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +23,10 @@ from torch import Tensor, nn
 from msad.errors import first_line
 
 Result = TypeVar("Result")
-Gradients = Callable[[Tensor], Tensor]
-Score = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 _alone = threading.Lock()
 _streams: dict[int, torch.cuda.Stream] = {}  # recordings that share memory must share the stream
-_MOST = 4  # recordings of one model's scoring, each for its number of images: each keeps the memory of its maps
+_MOST = 4  # recordings of one function, each for batches of one shape: each keeps the memory of its results
 
 
 @contextlib.contextmanager
@@ -121,106 +120,120 @@ def run_aside(run: Callable[[], Result], device: torch.device) -> Result:
         return result
 
 
-def _go_on_unrecorded(error: RuntimeError, what: str, stacklevel: int) -> None:
-    """Warn that something could not be recorded; a device without memory is raised as it is."""
-    if isinstance(error, torch.OutOfMemoryError):
-        raise error
-    *_, reason = _chain(error)
-    warnings.warn(
-        f"this architecture's {what} unrecorded, which is slower on a GPU: something there waits for the device "
-        f"({first_line(reason)})",
-        stacklevel=stacklevel + 1,
-    )
-
-
 @dataclass(frozen=True)
-class _RecordedStep:
-    """A graph with the tensors that it reads and writes."""
+class _Recording(Generic[Result]):
+    """A graph, the batch that it reads, and what it fills."""
 
     graph: torch.cuda.CUDAGraph
     batch: Tensor
-    figures: Tensor
-    gradients: list[Tensor | None]
+    result: Result
+
+
+class Replayed(Generic[Result]):
+    """Wraps what is done to a batch on a GPU: the first of a shape runs as it is, the second is recorded.
+
+    What cannot be recorded, because something in it waits for the device, goes on unrecorded, with a warning.
+
+    Parameters
+    ----------
+    run
+        Takes a batch on a CUDA device; what else it reads must stay where it is, or be forgotten with `forget`.
+    what
+        What the warning says of it: `steps run`.
+    generators
+        What it draws from beside torch's own generator.
+    one_memory
+        Whether the recordings of all shapes share one memory: no two of them may ever run at once.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Tensor], Result],
+        what: str,
+        *,
+        generators: Sequence[torch.Generator] = (),
+        one_memory: bool = False,
+    ) -> None:
+        self._run, self._what, self._generators, self._one_memory = run, what, generators, one_memory
+        self._recordings: dict[torch.Size, _Recording[Result] | None] = {}  # None: ran once
+        self._records = True
+
+    def __call__(self, batch: Tensor) -> Result:
+        """Return what comes of a batch; what a recording fills holds until the next batch of that shape."""
+        if self._records and batch.shape in self._recordings:
+            if recording := self._recordings[batch.shape] or self._record(batch):
+                recording.batch.copy_(batch)
+                recording.graph.replay()
+                return recording.result
+        elif self._records:
+            if len(self._recordings) == _MOST:
+                del self._recordings[next(iter(self._recordings))]
+            self._recordings[batch.shape] = None
+        # Before a backward pass is recorded, torch wants it run on a stream aside (its notes, "CUDA semantics").
+        return run_aside(lambda: self._run(batch), batch.device) if torch.is_grad_enabled() else self._run(batch)
+
+    def forget(self) -> None:
+        """Forget all recordings."""
+        self._recordings.clear()
+
+    def _record(self, batch: Tensor) -> _Recording[Result] | None:
+        static, others = batch.clone(), [one.graph for one in self._recordings.values() if one is not None]
+        pool = others[0].pool() if others and self._one_memory else None
+        try:
+            graph, result = record(lambda: self._run(static), batch.device, generators=self._generators, pool=pool)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            *_, reason = _chain(error)
+            warnings.warn(
+                f"this architecture's {self._what} unrecorded, which is slower on a GPU: something there waits for the "
+                f"device ({first_line(reason)})",
+                stacklevel=4,  # where the step or the scoring is called
+            )
+            self._records = False
+            self.forget()
+            return None
+        recording = self._recordings[batch.shape] = _Recording(graph, static, result)
+        return recording
 
 
 class ReplayedStep:
-    """Wraps a step of fixed arithmetic: the first of each batch size runs as it is, the second is recorded.
-
-    What it wraps takes a batch on a CUDA device and leaves gradients; it must neither wait for the device nor read
-    anything but the batch, the parameters and the generators. A step that cannot be recorded goes on unrecorded, with a
-    warning.
+    """A training step of fixed arithmetic, `Replayed` with its gradients.
 
     Parameters
     ----------
     step
-        Takes a batch, fills the parameters' gradients, and returns figures.
+        Takes a batch, fills the parameters' gradients, of which there are none before, and returns figures. It must
+        read nothing but the batch, the parameters and the generators.
     parameters
         Of the model, all on one device.
     generator
         What the step draws from beside torch's own generator.
     """
 
-    def __init__(self, step: Gradients, parameters: Iterable[nn.Parameter], generator: torch.Generator) -> None:
-        self._step, self._parameters, self._generator = step, list(parameters), generator
-        self._device = self._parameters[0].device
-        self._warm: set[int] = set()
-        self._recordings: dict[int, _RecordedStep] = {}
-        self._records = True
+    def __init__(
+        self, step: Callable[[Tensor], Tensor], parameters: Iterable[nn.Parameter], generator: torch.Generator
+    ) -> None:
+        self._parameters = parameters = list(parameters)
+
+        def run(batch: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+            for parameter in parameters:  # so that each recording has gradients of its own
+                parameter.grad = None
+            return step(batch), [parameter.grad for parameter in parameters]
+
+        self._replayed = Replayed(run, "steps run", generators=[generator], one_memory=True)
 
     def __call__(self, batch: Tensor) -> Tensor:
         """Run the step on a batch; the figures hold until the next call with as many rows."""
-        count = len(batch)
-        if self._records and count in self._warm and count not in self._recordings:
-            self._record(batch)
-        if not self._records or count not in self._warm:
-            self._warm.add(count)
-            return run_aside(lambda: self._step(batch), self._device)
-        recording = self._recordings[count]
-        recording.batch.copy_(batch)
-        recording.graph.replay()
-        for parameter, gradient in zip(self._parameters, recording.gradients, strict=True):
+        figures, gradients = self._replayed(batch)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
-        return recording.figures
-
-    def _record(self, batch: Tensor) -> None:
-        static, shared = batch.clone(), next(iter(self._recordings.values()), None)
-        self._forget_gradients()  # so that the recording has some of its own
-        try:
-            # One memory for all sizes: never two of them run at once.
-            graph, figures = record(
-                lambda: self._step(static),
-                self._device,
-                generators=[self._generator],
-                pool=shared.graph.pool() if shared else None,
-            )
-        except RuntimeError as error:
-            _go_on_unrecorded(error, "steps run", stacklevel=3)
-            self._records = False
-            self._recordings.clear()
-            self._forget_gradients()  # those of the attempt were never computed
-            return
-        gradients = [parameter.grad for parameter in self._parameters]
-        self._recordings[len(batch)] = _RecordedStep(graph, static, figures, gradients)
-
-    def _forget_gradients(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
-
-
-@dataclass(frozen=True)
-class _RecordedScoring:
-    """A graph, the tensors that it reads and writes, and the memory of the weights, which it must not outlive."""
-
-    graph: torch.cuda.CUDAGraph
-    image: Tensor
-    map_and_score: tuple[Tensor, Tensor]
-    weights: list[torch.UntypedStorage]
+        return figures
 
 
 class ReplayedScoring:
-    """Wraps the scoring of one model on a CUDA device: the first batch of a size runs as it is, the second is recorded.
+    """The scoring of one model, `Replayed` as long as its weights stay where they are.
 
-    A model that cannot be recorded, because something in it waits for the device, goes on unrecorded, with a warning.
     One instance may be called by several threads.
 
     Parameters
@@ -231,48 +244,25 @@ class ReplayedScoring:
         The network in it: when its weights move, what was recorded is forgotten.
     """
 
-    def __init__(self, score: Score, model: nn.Module) -> None:
+    def __init__(self, score: Callable[[Tensor], tuple[Tensor, Tensor]], model: nn.Module) -> None:
         self._score, self._model = score, model
-        self._recordings: dict[tuple[int, ...], _RecordedScoring | None] = {}  # None: ran once
-        self._weights_at = -1
-        self._records, self._lock = True, threading.Lock()
+        self._weights_at, self._lock = -1, threading.Lock()
+
+        def run(image_BCHW: Tensor) -> tuple[tuple[Tensor, Tensor], list[torch.UntypedStorage]]:
+            # A recording must not outlive the memory of the weights.
+            weights = [tensor.untyped_storage() for tensor in (*model.parameters(), *model.buffers())]
+            return score(image_BCHW), weights
+
+        self._replayed = Replayed(run, "scoring runs")
 
     def __call__(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Score a batch; the results are the caller's own."""
-        if not self._records or torch.is_autocast_enabled(image_BCHW.device.type):
+        if torch.is_autocast_enabled(image_BCHW.device.type):
             return self._score(image_BCHW)
         with self._lock:
             weights_at = next(self._model.parameters()).data_ptr()
             if weights_at != self._weights_at:
-                self._recordings.clear()
+                self._replayed.forget()
                 self._weights_at = weights_at
-            shape = tuple(image_BCHW.shape)
-            if shape not in self._recordings:  # libraries load and choose their algorithms, which a recording must not
-                map_and_score = self._score(image_BCHW)
-                if len(self._recordings) == _MOST:
-                    del self._recordings[next(iter(self._recordings))]
-                self._recordings[shape] = None
-                return map_and_score
-            recording = self._recordings[shape] or self._record(image_BCHW)
-            if recording is None:
-                return self._score(image_BCHW)
-            recording.image.copy_(image_BCHW)
-            recording.graph.replay()
-            map_B1HW, score_B = recording.map_and_score
+            (map_B1HW, score_B), _ = self._replayed(image_BCHW)
             return map_B1HW.clone(), score_B.clone()
-
-    def _record(self, image_BCHW: Tensor) -> _RecordedScoring | None:
-        static_BCHW = image_BCHW.clone()
-        try:
-            graph, map_and_score = record(lambda: self._score(static_BCHW), image_BCHW.device)
-        except RuntimeError as error:
-            _go_on_unrecorded(error, "scoring runs", stacklevel=5)
-            self._records = False
-            self._recordings.clear()
-            return None
-        tensors = [*self._model.parameters(), *self._model.buffers()]
-        recording = _RecordedScoring(
-            graph, static_BCHW, map_and_score, [tensor.untyped_storage() for tensor in tensors]
-        )
-        self._recordings[tuple(image_BCHW.shape)] = recording
-        return recording

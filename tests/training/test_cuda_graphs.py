@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training import array_loader, cuda_graphs, loop
@@ -217,18 +218,15 @@ def recorder(monkeypatch):
         def replay():
             known.replayed += 1
             again = run()
-            for one, other in zip(_tensors(made), _tensors(again), strict=True):
-                one.copy_(other)
+            for one, other in zip(*map(tree_leaves, (made, again)), strict=True):
+                if isinstance(one, torch.Tensor):
+                    one.copy_(other)
 
         return SimpleNamespace(replay=replay, pool=lambda: "memory"), made
 
     monkeypatch.setattr(cuda_graphs, "record", record)
     monkeypatch.setattr(cuda_graphs, "run_aside", lambda run, _device: run())
     return known
-
-
-def _tensors(made):
-    return made if isinstance(made, tuple) else (made,)
 
 
 def summed():
@@ -299,6 +297,19 @@ def test_scoring_is_recorded_from_the_second_batch_of_a_size_and_again_when_weig
         for _ in range(2):
             torch.testing.assert_close(scoring(image)[0], model(image))
     assert recorder.recorded == 3
+
+
+def test_oldest_of_too_many_recordings_is_forgotten(recorder):
+    model = torch.nn.Linear(3, 1)
+    scoring = ReplayedScoring(lambda image: (model(image), image.sum(dim=1)), model)
+    with torch.no_grad():
+        for count in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5):
+            scoring(torch.rand(count, 3))
+        assert (recorder.recorded, recorder.replayed) == (5, 5)
+        for count, recorded, replayed in ((2, 5, 6), (1, 5, 6), (1, 6, 7), (2, 6, 7)):
+            image = torch.rand(count, 3)
+            torch.testing.assert_close(scoring(image)[0], model(image))
+            assert (recorder.recorded, recorder.replayed) == (recorded, replayed)
 
 
 def test_scoring_that_cannot_be_recorded_goes_on(recorder):
