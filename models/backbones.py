@@ -15,6 +15,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,10 @@ LITES = (LITE0, "efficientnet_lite1", "efficientnet_lite2")
 STRIDES = (4, 8, 16)
 KNOWN_STRIDES = (*STRIDES, 32)
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Normalisation = tuple[Sequence[float], Sequence[float]]
+
+IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_OF_LITES: Normalisation = ((127 / 255,) * 3, (128 / 255,) * 3)  # of TensorFlow's, whose weights they are
 _untrained: ContextVar[bool] = ContextVar("untrained", default=False)
 
 
@@ -52,8 +56,7 @@ class Backbone(nn.Module):
     strides
         Pixels of a place of each; a vision transformer's are all the same.
     normalisation
-        Mean and deviation per colour channel of the images that it was trained on, which then are part of its state;
-        None: ImageNet's.
+        Mean and deviation per colour channel that its weights were trained with, which are part of its state.
 
     Attributes
     ----------
@@ -65,12 +68,12 @@ class Backbone(nn.Module):
         self,
         stages: nn.Module,
         strides: Sequence[int] = STRIDES,
-        normalisation: tuple[Sequence[float], Sequence[float]] | None = None,
+        normalisation: Normalisation = IMAGENET,
     ) -> None:
         super().__init__()
         self.stages, self.strides = stages, tuple(strides)
-        for name, values in zip(("mean", "std"), normalisation or (_MEAN, _STD), strict=True):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=normalisation is not None)
+        for name, values in zip(("mean", "std"), normalisation, strict=True):
+            self.register_buffer(name, _per_colour(values))
         self.eval().requires_grad_(False)
         with torch.no_grad():
             side = 2 * strides[-1]
@@ -86,9 +89,19 @@ class Backbone(nn.Module):
         """Return the features of float RGB images in [0, 1], finest stage first."""
         return tuple(self.stages((image_BCHW - self.mean) / self.std))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        # A bundle of before it was part of the state was made with ImageNet's, whatever its network.
+        for name, values in zip(("mean", "std"), IMAGENET, strict=True):
+            state_dict.setdefault(f"{prefix}{name}", _per_colour(values))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
     def train(self, mode: bool = True) -> Backbone:
         """Stay in evaluation mode whatever the model around does: its running statistics are those it came with."""
         return super().train(False)
+
+
+def _per_colour(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1)
 
 
 def is_untrained() -> bool:
@@ -134,7 +147,7 @@ def load_backbone(name: str = LITE0, strides: Sequence[int] = STRIDES) -> Backbo
         if stride in strides:
             stages.append(nn.Sequential(*parts) if len(parts) > 1 else stage)
             parts = []
-    return Backbone(Stages(stages), strides)
+    return Backbone(Stages(stages), strides, _OF_LITES if name in LITES else IMAGENET)
 
 
 def terms(name: str) -> str:

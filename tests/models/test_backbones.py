@@ -6,7 +6,7 @@ import pytest
 import torch
 from skimage import data
 
-from msad.models.backbones import LITES, Backbone, Stages, backbone, load_backbone, terms, untrained
+from msad.models.backbones import IMAGENET, LITES, Backbone, Stages, backbone, load_backbone, terms, untrained
 from msad.models.errors import ModelError
 
 
@@ -24,6 +24,25 @@ def test_load_backbone_lite0_has_the_packaged_weights():
     assert torch.equal(blocks[2]._project_conv.weight, weights["_blocks.2._project_conv.weight"])
     with untrained():
         assert not torch.equal(load_backbone().stages[0][0][0].weight, weights["_conv_stem.weight"])
+
+
+@pytest.mark.parametrize(("name", "mean", "std"), [(LITES[0], 0.498, 0.502), ("resnet18", 0.485, 0.229)])
+def test_normalisation_is_what_the_weights_were_trained_with(name, mean, std):
+    with untrained():
+        network = load_backbone(name)
+    assert network.mean[0, 0].item() == pytest.approx(mean, abs=1e-3)
+    assert network.std[0, 0].item() == pytest.approx(std, abs=1e-3)
+
+
+def test_state_of_before_normalisation_was_part_of_it_goes_on_with_imagenet_s(photograph):
+    network, other = load_backbone(), load_backbone()
+    state = {name: value for name, value in network.state_dict().items() if name not in ("mean", "std")}
+    other.load_state_dict(state)
+    assert other.mean.flatten().tolist() == pytest.approx(IMAGENET[0])
+    assert other.std.flatten().tolist() == pytest.approx(IMAGENET[1])
+    assert not torch.equal(other(photograph)[2], network(photograph)[2])
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other(photograph)[2], network(photograph)[2])
 
 
 @pytest.mark.parametrize(
