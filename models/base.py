@@ -21,6 +21,16 @@ from msad.models.roi import Roi
 Encoded = Tensor | tuple[Tensor, ...]
 """What a model's `encode` makes of a batch: the images themselves, or the features of a frozen backbone."""
 
+Arrays = Mapping[str, np.ndarray]
+Cached = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
+"""Returns the arrays that a function makes, and may keep them under a name for later jobs on the same images."""
+
+
+def make_here(_name: str, make: Callable[[], dict[str, np.ndarray]]) -> Arrays:
+    """Compute arrays without keeping them for others."""
+    return make()
+
+
 AfterEpoch = Callable[[int, Mapping[str, float]], bool]
 """Hears of a finished epoch (counted from 1) and its figures, e.g. `train_loss`; returns whether to go on."""
 
@@ -70,8 +80,11 @@ class AnomalyModel(nn.Module, ABC):
     pretrained: Mapping[str, str] = MappingProxyType({})
     roi: Roi | None = None
 
-    def meet(self, good_NHWC: np.ndarray) -> None:
-        """See the good training images, uint8 RGB N×H×W×3, before any is encoded; most networks need not."""
+    def meet(self, good_NHWC: np.ndarray, cached: Cached = make_here) -> None:
+        """See the good training images, uint8 RGB N×H×W×3, before any is encoded; most networks need not.
+
+        What takes long may be kept by `cached`, under a name that says all that it depends on but for the images.
+        """
 
     def encode(self, image_BCHW: Tensor) -> Encoded:
         """Do the part of the work that never changes: nothing, for a network without a frozen encoder.

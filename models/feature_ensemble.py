@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msad.models.backbones import KNOWN_STRIDES, LITE0
-from msad.models.base import Encoded
+from msad.models.base import Cached, Encoded, make_here
 from msad.models.errors import ModelError
 from msad.models.feature_memory import FeatureMemory
 from msad.models.feature_pyramid import FeaturePyramid
@@ -84,8 +84,8 @@ class FeatureEnsemble(FrozenEncoder):
             "fusion": "scores",
         }
 
-    def meet(self, good_NHWC: np.ndarray) -> None:
-        self.memory.meet(good_NHWC)
+    def meet(self, good_NHWC: np.ndarray, cached: Cached = make_here) -> None:
+        self.memory.meet(good_NHWC, cached)
 
     def encode(self, image_BCHW: Tensor) -> Encoded:
         """Return the features of all stages; behind the pyramid's, where parts are cut out, the memory's of those."""

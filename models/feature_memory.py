@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from msad.models.backbones import KNOWN_STRIDES, LITE0
-from msad.models.base import Encoded
+from msad.models.base import Cached, Encoded, make_here
 from msad.models.errors import ModelError, did_you_mean
 from msad.models.frozen_features import FrozenFeatures
 from msad.models.memory import CANDIDATES, Memory, Sample
@@ -105,9 +105,9 @@ class FeatureMemory(FrozenFeatures):
         self.memory = Memory(self.channels, rows, neighbourhood, neighbours, shares)
         self.pose = Pose(self.size_multiple) if pose == "straightened" else None
 
-    def meet(self, good_NHWC: np.ndarray) -> None:
+    def meet(self, good_NHWC: np.ndarray, cached: Cached = make_here) -> None:
         if self.pose is not None:
-            self.pose.learn(good_NHWC)
+            self.pose.learn(good_NHWC, cached)
 
     def encode(self, image_BCHW: Tensor) -> Encoded:
         """Return the features of all stages, and behind them, where images are straightened, the way back."""

@@ -20,10 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from msad.models.base import Cached, make_here
 from msad.models.errors import ModelError
 from msad.models.synthesis.foreground import border_depth, empty_background
 
 POSES = ("kept", "straightened")
+VERSION = 1
+"""To be raised, and that of `msad.training.batches` with it, whenever another pose is found in the same images."""
+
 
 _LONG = 1.5  # deviation along a part's long axis over that across it
 _TURNED = 0.9  # mean resultant length of the axes' doubled angles: about 13° of deviation
@@ -67,12 +71,21 @@ class Pose(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _keys: module._read())
 
     @torch.no_grad()
-    def learn(self, good_NHWC: np.ndarray) -> None:
-        """Find the pose of good images, uint8 N×H×W×3, or that they have none in common."""
+    def learn(self, good_NHWC: np.ndarray, cached: Cached = make_here) -> None:
+        """Find the pose of good images, uint8 N×H×W×3, or that they have none in common.
+
+        It takes seconds; `cached` may have it from another model that has seen them.
+        """
+        name = f"pose v{VERSION} of multiples of {self.multiple} on a {self.found_7.device.type}"
+        found_7 = cached(name, lambda: {"found": self._find(good_NHWC)})["found"]
+        self.found_7.copy_(torch.from_numpy(np.array(found_7)))
+        self._read()
+
+    def _find(self, good_NHWC: np.ndarray) -> np.ndarray:
         self.found_7.zero_()
         if background := empty_background(good_NHWC):
             self._learn(good_NHWC, max(background.tolerance, 25) / 255)
-        self._read()
+        return self.found_7.cpu().numpy()
 
     def _learn(self, good_NHWC: np.ndarray, tolerance: float) -> None:
         self.found_7[6] = tolerance

@@ -343,7 +343,7 @@ def make_batches(
 ) -> ImageBatches | FeatureBatches:
     """Let a model meet the images; return what it trains on: features where it has a frozen encoder, else images."""
     model.roi = data.roi(device)
-    model.meet(data.train_NHWC)
+    model.meet(data.train_NHWC, data.cached)
     return (FeatureBatches if model.has_frozen_encoder else ImageBatches)(job, data, model, device)
 
 

@@ -6,13 +6,13 @@ Tensors are named by shape: H×W pixels, N images of a set, C channels.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from msad.models.base import Arrays, Cached, make_here
 from msad.models.defects import KnownDefects
 from msad.models.roi import Roi
 from msad.models.synthesis.appearance import Appearance
@@ -20,14 +20,6 @@ from msad.models.synthesis.corruptions import noise_bank
 from msad.models.synthesis.synthetic_defects import SyntheticSet
 from msad.training.array_loader import shared
 from msad.training.identity import Identity
-
-Arrays = Mapping[str, np.ndarray]
-Cached = Callable[[str, Callable[[], dict[str, np.ndarray]]], Arrays]
-
-
-def make_here(_key: str, make: Callable[[], dict[str, np.ndarray]]) -> Arrays:
-    """Compute arrays without keeping them for others."""
-    return make()
 
 
 @dataclass(frozen=True)
@@ -38,8 +30,8 @@ class TrainingData:
     defects that help to choose, or None; `taught`: others that are trained on, each with its mask. `textures_NHWC`:
     uint8 photographs that the corruption may paste, or None. `roi_HW`: the region of interest, bool, or None where all
     of an image counts. `statistics`: plain ones of the validation images' files, by name N each, see
-    `msad.data_io.image_statistics`. `cached(key, make)` returns the arrays that `make` computes, and may keep them for
-    later jobs of the same identity; `key` names all else they depend on. `identity` is what the images are.
+    `msad.data_io.image_statistics`. `cached(name, make)` returns the arrays that `make` computes, and may keep them
+    for later jobs of the same identity; `name` says all else they depend on. `identity` is what the images are.
     """
 
     train_NHWC: np.ndarray

@@ -8,11 +8,13 @@ import torch
 
 from msad.bundle.bundles import Bundle
 from msad.models.feature_memory import FeatureMemory
+from msad.models.pose import Pose
 from msad.models.registry import build
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
-from msad.training.batches import FeatureBatches
+from msad.training.batches import FeatureBatches, make_batches
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
+from tests.bolts import SIDE, bolts
 from tests.training.train import train
 
 CPU = torch.device("cpu")
@@ -89,6 +91,29 @@ def test_features_of_a_training_free_model_are_clean_ones_alone(data, monkeypatc
     assert {name[:-1] for name in features} == {"clean", "validation", "synthetic"}
     assert sum(len(part[0]) for part in batches.clean()) == len(features["clean0"]) == 12 * views
     assert not any(key.startswith("noise") for key in kept)
+
+
+@pytest.mark.parametrize("architecture", ["feature_memory", "feature_ensemble"])
+def test_pose_is_found_once_for_jobs_on_the_same_images(data, monkeypatch, architecture):
+    monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 1)
+    good, kept = bolts(np.linspace(0, 345, 24)), {}
+
+    def cached(name, make):
+        if name not in kept:
+            kept[name] = make()
+        return kept[name]
+
+    watched = TrainingData(good, good[:2], make_synthetic_defects(good[:2], 0), cached=cached)
+    settings = JobConfig(category="gear", architecture=architecture, image_size=SIDE)
+    first, second, alone = (build(architecture, rows=5) for _ in range(3))
+    make_batches(settings, watched, first, CPU)
+    monkeypatch.setattr("msad.models.pose.empty_background", None)  # it would be asked for first
+    make_batches(settings, watched, second, CPU)
+    monkeypatch.undo()
+    alone.meet(good)
+    poses = [part.found_7 for model in (first, second, alone) for part in model.modules() if isinstance(part, Pose)]
+    assert len(poses) == 3 and poses[0].any()
+    assert torch.equal(poses[0], poses[2]) and torch.equal(poses[1], poses[2])
 
 
 def test_kept_features_are_those_of_the_stages_the_light_and_the_pose_asked_for(data, monkeypatch):
