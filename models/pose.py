@@ -25,9 +25,6 @@ from msad.models.errors import ModelError
 from msad.models.synthesis.foreground import border_depth, empty_background
 
 POSES = ("kept", "straightened")
-VERSION = 1
-"""To be raised, and that of `msad.training.batches` with it, whenever another pose is found in the same images."""
-
 
 _LONG = 1.5  # deviation along a part's long axis over that across it
 _TURNED = 0.9  # mean resultant length of the axes' doubled angles: about 13° of deviation
@@ -74,9 +71,10 @@ class Pose(nn.Module):
     def learn(self, good_NHWC: np.ndarray, cached: Cached = make_here) -> None:
         """Find the pose of good images, uint8 N×H×W×3, or that they have none in common.
 
-        It takes seconds; `cached` may have it from another model that has seen them.
+        It takes seconds; `cached` may have it from another model that has seen them. To find another one in the same
+        images is another version of the features, see `msad.training.batches`.
         """
-        name = f"pose v{VERSION} of multiples of {self.multiple} on a {self.found_7.device.type}"
+        name = f"pose of multiples of {self.multiple} on a {self.found_7.device.type}"
         found_7 = cached(name, lambda: {"found": self._find(good_NHWC)})["found"]
         self.found_7.copy_(torch.from_numpy(np.array(found_7)))
         self._read()

@@ -25,7 +25,7 @@ from msad.names import study_ids
 from msad.search.config import SweepConfig
 from msad.search.sweep_plan import Code, SweepPlan, plan_study, seeds, seen
 from msad.search_spaces import space
-from msad.training.identity import Identity, identify
+from msad.training.identity import identity_of
 from msad.training.job_config import JobConfig
 from msad.training.parameters import known_paths
 from msad.workspace import Workspace
@@ -91,14 +91,6 @@ def prepare(config: SweepConfig, cache: Path) -> SweepPlan:
         code=(Code.here(),),
         warnings=tuple(report.warnings()),
     )
-
-
-def identity_of(job: JobConfig, dataset: Path, layout: str, cache: Path) -> Identity:
-    """Return what a job sees of a dataset as it is now."""
-    settings = {
-        name: getattr(job, name) for name in ("seed", "image_size", "view_size", "bit_depth", "train_on_defects")
-    }
-    return identify(dataset, job.category, **settings, layout=layout, cache=cache)
 
 
 def suited(job: JobConfig, config: SweepConfig, report: CheckReport) -> JobConfig:

@@ -20,10 +20,10 @@ from msad.data_io.wide import FULL
 from msad.errors import ConfigError
 from msad.names import final_id
 from msad.search.config import SweepConfig
-from msad.search.preflight import check_free_space, check_images, check_model, identity_of, prepare, suited
+from msad.search.preflight import check_free_space, check_images, check_model, prepare, suited
 from msad.search.slow_trials import SLOW, trials_due
 from msad.search.sweep_plan import Code, Seen, StudyPlan, SweepPlan, read_plan, seeds, seen
-from msad.training.identity import Identity
+from msad.training.identity import Identity, identity_of
 from msad.workspace import Workspace
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

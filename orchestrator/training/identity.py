@@ -17,7 +17,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msad.data_io.cache import digests
 from msad.data_io.known_defects import KnownDefectFiles
@@ -26,6 +26,9 @@ from msad.data_io.roi import find_roi
 from msad.data_io.shape import square_side
 from msad.data_io.splits import GoodSplit, split_good_images
 from msad.data_io.wide import FULL
+
+if TYPE_CHECKING:  # what asks for an identity need not load torch
+    from msad.training.job_config import JobConfig
 
 DRAWN_BY = {
     "pixels": "msad.data_io.cache:PIXELS_VERSION",
@@ -38,6 +41,7 @@ DRAWN_BY = {
 }
 """Where the version of each thing that is made of images stands, scores included: beside the code that makes it."""
 
+_DECISIVE = ("seed", "image_size", "view_size", "bit_depth", "train_on_defects")  # fields of a job
 _IMAGES = ("train", "validation", "known", "taught")
 NAMED = 3  # files of each kind that are named where identities differ
 
@@ -160,6 +164,14 @@ class Identity:
         return [(name, getattr(self, f"{name}_names")) for name in _IMAGES]
 
 
+def identity_of(
+    job: JobConfig, dataset: Path, layout: str, cache: Path | str | None, split: GoodSplit | None = None
+) -> Identity:
+    """Return what a job sees of a dataset as it is now; its `split` need not be given. See `identify`."""
+    settings = {name: getattr(job, name) for name in _DECISIVE}
+    return identify(dataset, job.category, **settings, layout=layout, cache=cache, split=split)
+
+
 def identify(
     dataset: Path | str,
     category: str,
@@ -171,6 +183,7 @@ def identify(
     train_on_defects: bool = False,
     layout: str = "auto",
     cache: Path | str | None = None,
+    split: GoodSplit | None = None,
 ) -> Identity:
     """Return the identity of jobs on a category; opens no test file.
 
@@ -184,31 +197,15 @@ def identify(
         Whether some of the known defects are trained on, see `msad.data_io.known_defects.KnownDefectFiles.divided`.
     cache
         Spares reading unchanged files again; None for `msad.data_io.cache.default_cache_dir()`.
+    split
+        The category's, where it is there already.
 
     Raises
     ------
     msad.data_io.errors.DataError
         No such dataset or category; images that cannot be read.
     """
-    split = split_good_images(dataset, category, seed, layout=layout)
-    sides = {"image_size": image_size, "view_size": view_size}
-    settings = {**sides, "bit_depth": bit_depth, "train_on_defects": train_on_defects}
-    return of_split(split, dataset, seed=seed, **settings, layout=layout, cache=cache)
-
-
-def of_split(
-    split: GoodSplit,
-    dataset: Path | str,
-    *,
-    seed: int,
-    image_size: int | str,
-    view_size: int | None = None,
-    bit_depth: int = FULL,
-    train_on_defects: bool = False,
-    layout: str = "auto",
-    cache: Path | str | None = None,
-) -> Identity:
-    """As `identify`, for a split that is there already."""
+    split = split or split_good_images(dataset, category, seed, layout=layout)
     root, found = Path(dataset), find_layout(dataset, layout)
     roi = find_roi(dataset, split.category, layout)
     known, taught = KnownDefectFiles.find(dataset, split.category, layout).divided(train_on_defects)

@@ -35,7 +35,7 @@ from msad.models.kernels import native
 from msad.models.outliers import stand_out
 from msad.models.registry import count_parameters, use
 from msad.models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
-from msad.training.identity import of_split
+from msad.training.identity import identity_of
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
 from msad.training.training_data import TrainingData
@@ -254,8 +254,7 @@ def load_training_data(job: JobConfig, dataset: Path, cache: Path, layout: str =
         The category or an image cannot be read.
     """
     split = split_good_images(dataset, job.category, job.seed, layout=layout)
-    seen = {name: getattr(job, name) for name in ("image_size", "view_size", "bit_depth", "train_on_defects")}
-    identity = of_split(split, dataset, seed=job.seed, **seen, layout=layout, cache=cache)
+    identity = identity_of(job, dataset, layout, cache, split)
     known, taught = KnownDefectFiles.find(dataset, job.category, layout).divided(job.train_on_defects)
     validation_NHWC = load_images(split.validation_paths, job.image_size, cache, job.bit_depth)
     roi_HW = load_roi(dataset, job.category, job.image_size, split.train_paths[0], layout)
