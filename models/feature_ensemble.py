@@ -99,12 +99,12 @@ class FeatureEnsemble(FrozenEncoder):
         self.pyramid.begin()
         self.memory.begin()
 
-    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+    def update(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
         of_pyramid, of_memory = self._parted(features)
-        self.pyramid.look(of_pyramid, inside_B1HW)
+        self.pyramid.update(of_pyramid, inside_B1HW)
         if inside_B1HW is not None:
             inside_B1HW = F.adaptive_avg_pool2d(inside_B1HW, of_memory[0].shape[-2:])
-        self.memory.look(of_memory, inside_B1HW)
+        self.memory.update(of_memory, inside_B1HW)
 
     def finish(self) -> None:
         self.pyramid.finish()

@@ -137,14 +137,14 @@ class FeatureMemory(FrozenFeatures):
         super().begin()
         self._sample, self._images = Sample(max(CANDIDATES, len(self.memory.bank_RC))), 0
 
-    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+    def update(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
         """Sample the places of good images, in bounded memory.
 
         Of straightened parts all are places: the region of interest is one of the photographs.
         """
         features = features[: len(self.channels)]
         inside_B1HW = None if self.straightens else inside_B1HW
-        super().look(features, inside_B1HW)
+        super().update(features, inside_B1HW)
         places_BHWC = self.memory.places(features)
         count, places_NC = len(places_BHWC), places_BHWC.flatten(0, 2)
         image_N = torch.arange(self._images, self._images + count).repeat_interleave(len(places_NC) // count)

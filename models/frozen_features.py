@@ -65,14 +65,14 @@ class FrozenEncoder(AnomalyModel):
             return self.backbone(image_BCHW)
 
     def adapt(self, clean: Iterable[Encoded]) -> None:
-        """Look at all good training images: `begin`, then `look` at each batch, then `finish`."""
+        """Look at all good training images: `begin`, then `update` with each batch, then `finish`."""
         self.adapt_inside(clean, None)
 
     @torch.no_grad()
     def adapt_inside(self, clean: Iterable[Encoded], inside: Iterable[Tensor] | None) -> None:
         self.begin()
         for features, inside_B1HW in zip(clean, inside or itertools.repeat(None), strict=inside is not None):
-            self.look(features, inside_B1HW)
+            self.update(features, inside_B1HW)
         self.finish()
 
     @abstractmethod
@@ -80,8 +80,8 @@ class FrozenEncoder(AnomalyModel):
         """Prepare for batches of good features."""
 
     @abstractmethod
-    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
-        """See one batch of good features."""
+    def update(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+        """Take one batch of good features."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -100,7 +100,7 @@ class FrozenFeatures(FrozenEncoder):
     def begin(self) -> None:
         self._moments = [_Moments() for _ in self.channels]
 
-    def look(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
+    def update(self, features: tuple[Tensor, ...], inside_B1HW: Tensor | None) -> None:
         for of_stage, f in zip(self._moments, features, strict=True):
             of_stage.add(f, inside_B1HW)
 

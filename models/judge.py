@@ -89,7 +89,7 @@ class Judge:
         self._precisions: dict[_Key, np.ndarray] = {}
         self._images_done = self._pixels_done = 0
 
-    def look(self, maps: Mapping[str, Tensor]) -> None:
+    def update(self, maps: Mapping[str, Tensor]) -> None:
         """Take the maps of the next images: first all good ones in their order, then all defective ones."""
         count, done = len(next(iter(maps.values()))), self._images_done
         images, defective = slice(done, done + count), done >= self.good_count

@@ -22,7 +22,7 @@ from torch import nn
 from msad.models.anomalib_peer import PREFIX, peer_class, version
 from msad.models.base import AnomalyModel
 from msad.models.errors import ModelError, did_you_mean
-from msad.models.references import described, is_python_path, load_python_path, named_entry_points
+from msad.models.plugins import described, is_python_path, load_python_path, named_entry_points
 
 GROUP = "msad.architectures"
 ALLOWED = "MSAD_ARCHITECTURES"

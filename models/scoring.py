@@ -202,11 +202,11 @@ def choose_scoring(
     defects = DefectGroups.of(synthetic, known)
     judge = Judge(good_maps, defects, candidates, roi)
     for first in range(0, judge.good_count, _GOOD_AT_ONCE):
-        judge.look({name: maps[first : first + _GOOD_AT_ONCE] for name, maps in good_maps.items()})
+        judge.update({name: maps[first : first + _GOOD_AT_ONCE] for name, maps in good_maps.items()})
     done = 0
     for part in [defect_maps] if isinstance(defect_maps, Mapping) else defect_maps:
         _check_defects(part, good_maps, defects, done)
-        judge.look(part)
+        judge.update(part)
         done += len(part[names[0]])
     if done != len(defects):
         raise ModelError(f"maps of {done} defective images, not {len(defects)}: compute the maps on this set")

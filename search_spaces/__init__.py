@@ -18,7 +18,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution
 
 from msad.models.errors import ModelError, did_you_mean
-from msad.models.references import described, load_python_path, named_entry_points
+from msad.models.plugins import described, load_python_path, named_entry_points
 from msad.models.registry import architecture as architecture_class
 
 GROUP = "msad.search_spaces"

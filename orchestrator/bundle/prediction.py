@@ -71,12 +71,12 @@ class Prediction:
         return overlay(image, self.anomaly_map, self.threshold, self.regions(), self.roi)
 
     def _repr_png_(self) -> bytes | None:
-        from msad.bundle.inline import png
+        from msad.bundle.jupyter import png
 
         return None if self.source is None else png(self.overlay(), SHOWN_SIZE)
 
     def _repr_html_(self) -> str | None:
-        from msad.bundle.inline import image_tag
+        from msad.bundle.jupyter import image_tag
 
         if self.source is None:
             return None

@@ -17,7 +17,7 @@ from msad.cluster.job import TRAIN_ENVIRONMENT
 from msad.cluster.ray_private import orphaned_groups, sockets_in
 from msad.cluster.trial_resources import TrialResources, divide
 from msad.errors import ResourceError, first_line
-from msad.models.references import is_python_path
+from msad.models.plugins import is_python_path
 from msad.search.config import SweepConfig
 from msad.training.malloc import keep_freed_memory
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from msad.bundle.inline import image_tag
+from msad.bundle.jupyter import image_tag
 from msad.cluster.connection import left_as_found
 from msad.leaderboard_columns import View, shown_in
 from msad.names import study_ids

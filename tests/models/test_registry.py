@@ -10,7 +10,7 @@ import torch
 
 from msad.models import registry
 from msad.models.errors import ModelError
-from msad.models.references import named_entry_points
+from msad.models.plugins import named_entry_points
 from msad.models.registry import architecture, architectures, build, count_parameters, default_parameters, register
 
 SMALL = {"base_width": 4, "depth": 2}

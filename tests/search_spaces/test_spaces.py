@@ -7,7 +7,7 @@ from optuna.distributions import CategoricalDistribution
 
 from msad import search_spaces
 from msad.models.errors import ModelError
-from msad.models.references import named_entry_points
+from msad.models.plugins import named_entry_points
 from msad.models.registry import architecture, architectures, build, default_parameters, use
 from msad.models.synthesis.augmentation import AugmentationConfig
 from msad.models.synthesis.corruptions import CorruptionConfig, Corruptor

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 import pytest
 
 from msad.models.errors import ModelError
-from msad.models.references import described, is_python_path, load_python_path, named_entry_points
+from msad.models.plugins import described, is_python_path, load_python_path, named_entry_points
 
 
 @pytest.fixture
