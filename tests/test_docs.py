@@ -68,3 +68,12 @@ def test_every_link_leads_somewhere(page):
 def test_every_page_is_in_the_index():
     index = (REPOSITORY / "docs" / "README.md").read_text()
     assert {page.name for page in PAGES if page.parent.name == "docs"} - {"README.md"} <= set(LINK.findall(index))
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/how-it-works.md"])
+def test_every_file_that_is_named_is_there(page):
+    folders = ("orchestrator", "models", "data_io", "search_spaces", "tests", "benchmarks")
+    files = [f"/{file.relative_to(REPOSITORY)}" for folder in folders for file in (REPOSITORY / folder).rglob("*.py")]
+    named = set(re.findall(r"`([\w/]+\.py)\b", (REPOSITORY / page).read_text()))
+    named = {name for name in named if not name.endswith("/NAME.py")}  # to be written
+    assert named and not {name for name in named if not any(file.endswith(f"/{name}") for file in files)}
