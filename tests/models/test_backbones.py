@@ -6,7 +6,17 @@ import pytest
 import torch
 from skimage import data
 
-from msad.models.backbones import IMAGENET, LITES, Backbone, Stages, backbone, load_backbone, terms, untrained
+from msad.models.backbones import (
+    IMAGENET,
+    LITES,
+    Backbone,
+    Stages,
+    backbone,
+    load_backbone,
+    packaged_weights,
+    terms,
+    untrained,
+)
 from msad.models.errors import ModelError
 
 
@@ -43,6 +53,17 @@ def test_state_of_before_normalisation_was_part_of_it_goes_on_with_imagenet_s(ph
     assert not torch.equal(other(photograph)[2], network(photograph)[2])
     other.load_state_dict(network.state_dict())
     assert torch.equal(other(photograph)[2], network(photograph)[2])
+
+
+def test_lite_network_gives_what_its_package_s_own_does(photograph):
+    from efficientnet_lite_pytorch import EfficientNet
+
+    theirs, network = EfficientNet.from_name("efficientnet-lite0").eval(), load_backbone(strides=(32,))
+    theirs.load_state_dict(packaged_weights("efficientnet_lite0"))
+    features = theirs._bn0(theirs._conv_stem((photograph - network.mean) / network.std)).clamp(0, 6)
+    for block in theirs._blocks:
+        features = block(features)
+    assert torch.equal(network(photograph)[0], features)
 
 
 @pytest.mark.parametrize(
