@@ -34,10 +34,10 @@ from msad.models.defects import KnownDefects
 from msad.models.metrics.image_metrics import image_auroc
 from msad.models.scorer import Scorer, fit_scorer
 from msad.search_spaces import space
+from msad.training.cross_fitting import with_training_images
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
-from msad.training.training_free import with_training_images
-from msad.training.validation import anomaly_maps, set_thresholds, validate
+from msad.training.validation import anomaly_maps, fixed_scoring, set_thresholds, validate
 
 HIDDEN = 20
 KNOWN = (0, 1, 5, 20)
@@ -63,7 +63,8 @@ class Network:
         data = load_training_data(job, options.root, options.cache)
         model, batches = defaults.look(job, data)
         good, drawn = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
-        held_out, _ = with_training_images(job, model, data, good)
+        own = fixed_scoring(model, job.view_size)
+        held_out, _ = with_training_images(job, model, data, good, own)
         return cls(job, data, model, good, drawn, held_out, defaults.maps(model, images_NHWC))
 
     @property

@@ -91,8 +91,9 @@ class Backbone(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
         # A bundle of before it was part of the state was made with ImageNet's, whatever its network.
-        for name, values in zip(("mean", "std"), IMAGENET, strict=True):
-            state_dict.setdefault(f"{prefix}{name}", _per_colour(values))
+        if any(name.startswith(f"{prefix}stages.") for name in state_dict):
+            for name, values in zip(("mean", "std"), IMAGENET, strict=True):
+                state_dict.setdefault(f"{prefix}{name}", _per_colour(values))
         super()._load_from_state_dict(state_dict, prefix, *others)
 
     def train(self, mode: bool = True) -> Backbone:

@@ -54,6 +54,8 @@ class AnomalyModel(nn.Module, ABC):
         empty there is nothing to search. This package's own are in `search_spaces/`, because `models/` knows no Optuna.
     map_names
         The keys of `anomaly_maps`.
+    stepped_maps
+        Those of a part that takes steps, where another part does not, see `without`.
     fixed_scoring
         The one `msad.models.scorer.Scoring` by which the maps are read, its smoothing in pixels of an image of 256;
         left empty it is chosen on the validation images.
@@ -74,6 +76,7 @@ class AnomalyModel(nn.Module, ABC):
     training_defaults: ClassVar[dict[str, Any]] = {}
     search_space: ClassVar[Mapping[str, Any] | Callable[[], Mapping[str, Any]]] = {}
     map_names: ClassVar[tuple[str, ...]]
+    stepped_maps: ClassVar[tuple[str, ...]] = ()
     fixed_scoring: Mapping[str, Any] = MappingProxyType({})
     has_frozen_encoder: ClassVar[bool] = False
     size_multiple: int = 1
@@ -115,7 +118,8 @@ class AnomalyModel(nn.Module, ABC):
     def without(self, left_out_N: np.ndarray, count: int) -> AnomalyModel | None:
         """Return what this model would be, had `adapt` not seen some of its `count` images, in any view; None: unknown.
 
-        Views of the images came one round after the other, all images in each.
+        Views of the images came one round after the other, all images in each. Parts that took steps stay as they are:
+        `stepped_maps` are theirs.
         """
         return None
 

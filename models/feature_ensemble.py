@@ -11,6 +11,7 @@ Tensors are named by shape: B images, C channels, H×W pixels or places.
 
 from __future__ import annotations
 
+import copy
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,6 +52,7 @@ class FeatureEnsemble(FrozenEncoder):
     default_loss_weights: ClassVar[dict[str, float]] = FeaturePyramid.default_loss_weights
     training_defaults: ClassVar[dict[str, Any]] = FeaturePyramid.training_defaults | {"evaluate_every": 25}
     map_names: ClassVar[tuple[str, ...]] = ("memory", *FeaturePyramid.map_names)
+    stepped_maps: ClassVar[tuple[str, ...]] = FeaturePyramid.map_names
 
     def __init__(
         self,
@@ -109,6 +111,12 @@ class FeatureEnsemble(FrozenEncoder):
     def finish(self) -> None:
         self.pyramid.finish()
         self.memory.finish()
+
+    def without(self, left_out_N: np.ndarray, count: int) -> FeatureEnsemble:
+        """Leave images out of the memory; the pyramid, which took steps, knows them."""
+        other = copy.deepcopy(self)
+        other.memory = self.memory.without(left_out_N, count)
+        return other
 
     def _parted(self, features: Encoded) -> tuple[Encoded, Encoded]:
         """Return what the pyramid sees and what the memory sees."""

@@ -22,6 +22,7 @@ from msad.models.base import AnomalyModel, SelfTraining
 from msad.models.registry import build
 from msad.models.tiling import tiled
 from msad.training.batches import adapt, make_batches
+from msad.training.cross_fitting import fit_delivered
 from msad.training.cuda_graphs import ReplayedStep
 from msad.training.job_config import JobConfig
 from msad.training.self_training import fit_itself
@@ -34,7 +35,6 @@ from msad.training.validation import (
     Report,
     figures,
     fitted,
-    set_thresholds,
     validate,
 )
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
@@ -129,14 +129,13 @@ def _fit(
     step = ReplayedStep(gradients, model.parameters(), generator) if recordable else gradients
 
     start, best = 0, BestCheckpoint()
+    adapt(model, batches)  # where it goes on too: of what it saw, a state holds no more than a model needs
     if (state := get_checkpoint()) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         if schedule is not None:
             schedule.load_state_dict(state["schedule"])
         start, best = state["epoch"], BestCheckpoint.from_state(state["best"])
-    else:
-        adapt(model, batches)
 
     began, since = time.perf_counter(), start
     for epoch in range(start + 1, job.epochs + 1):
@@ -175,8 +174,7 @@ def _fit(
     model.load_state_dict(best.model)
     # There is none only when resumed at the end.
     choice = best.choice or group.on_rank_zero(validate, model, batches, data, job)
-    thresholds = group.on_rank_zero(set_thresholds, model, batches, data, choice.scorer, job)
-    return fitted(model, choice.scorer, thresholds, best)
+    return fitted(model, *group.on_rank_zero(fit_delivered, job, model, batches, data, choice.scorer.scoring), best)
 
 
 def _out_of_memory(error: RuntimeError | MemoryError) -> bool:

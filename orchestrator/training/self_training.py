@@ -60,4 +60,4 @@ def fit_itself(job: JobConfig, model: SelfTraining, data: TrainingData, device: 
         evaluate(last + 1, {})  # the last epoch is not heard of
     model.load_state_dict(best.model)
     thresholds = set_thresholds(model, batches, data, best.choice.scorer, job)
-    return fitted(model, best.choice.scorer, thresholds, best)
+    return fitted(model, best.choice.scorer, thresholds, (), best)

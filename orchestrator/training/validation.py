@@ -202,7 +202,7 @@ def figures(validation: ValidationScore) -> dict[str, float]:
 
 
 def fitted(
-    model: AnomalyModel, scorer: Scorer, thresholds: Thresholds, best: BestCheckpoint, also_scored: Iterable[int] = ()
+    model: AnomalyModel, scorer: Scorer, thresholds: Thresholds, also_scored: Iterable[int], best: BestCheckpoint
 ) -> Fitted:
     """Return a model that holds its best weights with the scoring that was chosen for them, and the thresholds."""
     return Fitted(

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from msad.bundle.bundles import Bundle
-from msad.models.feature_memory import FeatureMemory
 from msad.models.pose import Pose
 from msad.models.registry import build
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
@@ -47,32 +46,6 @@ def test_training_free_model_is_reported_validated_and_delivered(data, tmp_path,
     loaded = Bundle.load(bundle.save(tmp_path / "bundle"), device="cpu")
     for kept, found in zip(expected, loaded.score_batch(image_BCHW), strict=True):
         assert torch.equal(kept, found)
-
-
-def test_thresholds_rest_on_training_images_too_that_the_model_was_made_without(data, monkeypatch):
-    monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 24)
-    asked = []
-    without = FeatureMemory.without
-
-    def watched(self, left_out_N, count):
-        asked.append((left_out_N.tolist(), count))
-        return without(self, left_out_N, count)
-
-    monkeypatch.setattr(FeatureMemory, "without", watched)
-    fitted, _, _ = train(job(), data)
-    assert fitted.false_alarms.held_out == fitted.false_regions.held_out == len(fitted.good_scores) == 8 + 12
-    assert sorted(fitted.also_scored) == list(range(12))
-    assert sorted(image for part, _ in asked for image in part) == list(range(12)) and {12} == {c for _, c in asked}
-    monkeypatch.setattr("msad.training.training_free._CROSS_FITTED", 0)  # as few as there are folds
-    fitted, _, _ = train(job(), data)
-    assert fitted.false_alarms.held_out == 8 + 4
-
-
-def test_one_training_image_cannot_be_left_out(data, monkeypatch):
-    monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 2)
-    single = TrainingData(data.train_NHWC[:1], data.validation_NHWC, data.synthetic)
-    fitted, _, _ = train(job(), single)
-    assert fitted.false_alarms.held_out == 8
 
 
 @pytest.mark.parametrize(("kind", "views"), [("none", 1), ("aligned", 2)])

@@ -1,0 +1,91 @@
+"""What a trained model is delivered with: statistics and thresholds, from more good images than those held out.
+
+A memory can be made again without some of its images in seconds, so the images it learned from become held-out ones
+as well (cross-fitting, as in cross-conformal prediction: Vovk, Annals of Mathematics and Artificial Intelligence 74,
+2015): what is usual at a position, and the thresholds, rest on hundreds of good images instead of tens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from msad.models.base import AnomalyModel
+from msad.models.roi import Roi
+from msad.models.scorer import Scorer, Scoring, fit_scorer, reduce, smooth
+from msad.training.batches import FeatureBatches, PlainBatches, batches
+from msad.training.job_config import JobConfig
+from msad.training.training_data import TrainingData
+from msad.training.validation import Thresholds, anomaly_maps, set_thresholds
+
+FOLDS = 4
+"""Parts of the training images, each of which is left out once."""
+
+_CROSS_FITTED = 1 << 24  # pixels of training images that are scored so: 256 images of 256 pixels
+_TINY = 1e-6
+
+
+def fit_delivered(
+    job: JobConfig,
+    model: AnomalyModel,
+    looked_at: PlainBatches | FeatureBatches,
+    data: TrainingData,
+    scoring: Scoring,
+) -> tuple[Scorer, Thresholds, list[int]]:
+    """Return the scorer and the thresholds of a model, and the positions of the training images that they rest on too.
+
+    None of these if the model cannot tell what it would be without some.
+    """
+    validation = anomaly_maps(model.eval(), looked_at.validation())
+    held_out, also_scored = with_training_images(job, model, data, validation, scoring, looked_at.roi)
+    scorer = fit_scorer(scoring, held_out, looked_at.roi)
+    return scorer, set_thresholds(model, looked_at, data, scorer, job, held_out), also_scored
+
+
+@torch.no_grad()
+def with_training_images(
+    job: JobConfig,
+    model: AnomalyModel,
+    data: TrainingData,
+    validation_maps: Mapping[str, Tensor],
+    scoring: Scoring,
+    roi: Roi | None = None,
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Return the maps of validation images, and behind them of training images by the model as without them and others.
+
+    Also the positions of these; none if the model cannot tell. What takes steps cannot be made again in seconds: its
+    maps are brought to where they would be, see `_as_held_out`.
+    """
+    count, device = len(data.train_NHWC), next(iter(validation_maps.values())).device
+    most = max(FOLDS, _CROSS_FITTED // math.prod(job.sides))
+    scored_N = np.unique(np.linspace(0, count - 1, most).round().astype(int))
+    parts, also_scored = [], []
+    for fold in range(FOLDS):
+        left_out_N = np.arange(fold, count, FOLDS)
+        chosen_N = np.intersect1d(scored_N, left_out_N)
+        if len(chosen_N) and len(left_out_N) < count and (other := model.without(left_out_N, count)) is not None:
+            parts.append(anomaly_maps(other.eval(), batches(data.train_NHWC, device, job.batch_size, chosen_N)))
+            also_scored += chosen_N.tolist()
+    if not parts:
+        return dict(validation_maps), []
+    maps = {name: torch.cat([part[name] for part in parts]) for name in validation_maps}
+    for name in set(model.stepped_maps) & set(scoring.map_names):
+        maps[name] = _as_held_out(maps[name], validation_maps[name], scoring, roi)
+    return {name: torch.cat([validation_maps[name], maps[name]]) for name in maps}, also_scored
+
+
+def _as_held_out(maps_N1HW: Tensor, validation_G1HW: Tensor, scoring: Scoring, roi: Roi | None) -> Tensor:
+    """Scale and shift maps of images that were trained on, so that their scores have the validation images' moments.
+
+    A network restores and marks what it was trained on a little better. How good images differ among themselves, which
+    is what a threshold among few of them lacks, is told by the training images all the same.
+    """
+    scores_N, scores_G = (
+        reduce(smooth(maps, scoring.smoothing, roi), scoring.reduction, roi) for maps in (maps_N1HW, validation_G1HW)
+    )
+    scale = scores_G.std(correction=0) / scores_N.std(correction=0).clamp_min(_TINY)
+    return (maps_N1HW - scores_N.mean()) * scale + scores_G.mean()
