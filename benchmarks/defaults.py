@@ -15,8 +15,9 @@ from msad.data_io.layout import find_layout
 from msad.data_io.shape import find_ratio, fitted_size
 from msad.models.base import AnomalyModel
 from msad.models.registry import architecture, build
-from msad.training.batches import FeatureBatches, ImageBatches, adapt, make_batches
+from msad.training.batches import FeatureBatches, ImageBatches
 from msad.training.job_config import JobConfig
+from msad.training.products import Products
 from msad.training.training_data import TrainingData
 
 CPU = torch.device("cpu")
@@ -34,9 +35,9 @@ def look(job: JobConfig, data: TrainingData) -> tuple[AnomalyModel, FeatureBatch
     """Return a network that takes no steps after its look at the good images, and what it is judged on."""
     torch.manual_seed(job.seed)
     model = build(job.architecture, **job.model)
-    batches = make_batches(job, data, model, CPU)
-    adapt(model, batches)
-    return model.eval(), batches
+    products = Products(job, [data], model, CPU)
+    products.adapt()
+    return model.eval(), products.batches[0]
 
 
 @torch.no_grad()

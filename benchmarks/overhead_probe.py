@@ -65,7 +65,7 @@ def watch_worker() -> None:
     mark("worker-imports")
     if not hasattr(job_worker, "watched"):
         job_worker.watched = register_optimizer_step_post_hook(lambda *_: (mark("step"), job_worker.watched.remove()))
-        job_worker.fit = timed(job_worker.fit, "fit")
+        job_worker.fit_products = timed(job_worker.fit_products, "fit")
 
 
 def direct_trial(config: dict[str, Any]) -> None:

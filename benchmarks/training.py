@@ -59,7 +59,7 @@ from msad.models.kernels import native
 from msad.models.registry import architecture, build
 from msad.models.scoring import Choice, Reading, Scorer, Scoring
 from msad.models.thresholds import FalseAlarms
-from msad.training import loop
+from msad.training import loop, products
 from msad.training.batches import make_batches
 from msad.training.job_config import JobConfig
 from msad.training.malloc import keep_freed_memory
@@ -169,15 +169,14 @@ def _ours(
     def report(metrics: dict[str, float], _state: dict[str, Any]) -> None:
         seconds.append(metrics["epoch_seconds"])
 
-    changes: dict[str, Any] = {
-        "validate": lambda *_: _CHOICE,
-        "set_thresholds": lambda *_: _THRESHOLDS,
-    }
+    changes: dict[str, Any] = {}
     if mixed is not None:
         changes["computes_in_bfloat16"] = lambda _device: mixed
     if not recorded:
         changes["ReplayedStep"] = lambda step, _parameters, _generator: step
-    with mock.patch.dict(vars(loop), changes), contextlib.nullcontext() if kernels else torch_alone():
+    validation = {"validate": lambda *_: _CHOICE, "set_thresholds": lambda *_: _THRESHOLDS}
+    patched = mock.patch.dict(vars(loop), changes), mock.patch.dict(vars(products), validation)
+    with patched[0], patched[1], contextlib.nullcontext() if kernels else torch_alone():
         loop.fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
     images = len(make_batches(job, data, build(job.architecture, **job.model).to(device), device))
     return images / statistics.median(seconds[1:] or seconds)

@@ -63,6 +63,8 @@ class AnomalyModel(nn.Module, ABC):
         Both sides of an image must be divisible by this many pixels.
     has_frozen_encoder
         Whether `encode` does work that never changes, and so is worth doing only once per image.
+    trained_stages
+        How many parts of what such an encoder gives `losses` looks at, the first ones; None: all.
     pretrained
         Weights inside the model that others have trained, by name, with their terms; empty where there are none.
     roi
@@ -79,6 +81,7 @@ class AnomalyModel(nn.Module, ABC):
     stepped_maps: ClassVar[tuple[str, ...]] = ()
     fixed_scoring: Mapping[str, Any] = MappingProxyType({})
     has_frozen_encoder: ClassVar[bool] = False
+    trained_stages: int | None = None
     size_multiple: int = 1
     pretrained: Mapping[str, str] = MappingProxyType({})
     roi: Roi | None = None

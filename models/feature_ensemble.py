@@ -75,6 +75,7 @@ class FeatureEnsemble(FrozenEncoder):
         remembered = (coarsest_stride, coarsest_share, rows, neighbourhood, neighbours, light, pose)
         self.memory = FeatureMemory(backbone, KNOWN_STRIDES[1], *remembered)
         del self.pyramid.backbone, self.memory.backbone  # one network for both
+        self.trained_stages = len(self.pyramid.channels)
 
     @property
     def fixed_scoring(self) -> dict[str, Any]:

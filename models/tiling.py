@@ -139,6 +139,7 @@ class Tiled(AnomalyModel):
         self.default_loss_weights, self.map_names = model.default_loss_weights, model.map_names
         self.fixed_scoring = model.fixed_scoring
         self.has_frozen_encoder, self.size_multiple = model.has_frozen_encoder, model.size_multiple
+        self.trained_stages = model.trained_stages
         self.pretrained = model.pretrained
         self._plans: dict[tuple[int, int, torch.device], list[Tile]] = {}
         if self.tile % self.size_multiple:

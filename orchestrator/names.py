@@ -17,6 +17,7 @@ _PLAIN = re.compile(r"[ -&(-.0-9;-\[\]-~]+")
 _CODED = re.compile(r".*~[0-9a-f]{10}")
 LONGEST = 230  # of the 255 bytes of a file's name, so that `-final-seed99` and the like have room
 REGISTERED = "msad-"  # what the names of registered models begin with
+JOINT = " (joint)"  # behind an architecture's name, where one network is for several products
 _STEM = 40
 
 
@@ -33,10 +34,12 @@ def identifier(name: str) -> str:
 def study_id(study_key: str) -> str:
     """Return a study's key `CATEGORY/ARCHITECTURE` as it stands in job IDs, and so in the names of files and runs.
 
-    An architecture named by a Python path has a colon, which some file systems and Ray's storage paths do not bear.
+    An architecture named by a Python path has a colon, which some file systems and Ray's storage paths do not bear; one
+    that is trained on several products has brackets in tables.
     """
     category, _, architecture = study_key.rpartition("/")
-    joined = "-".join(filter(None, (category and identifier(category), architecture.replace(":", "."))))
+    architecture = architecture.replace(":", ".").replace(JOINT, ".joint")
+    joined = "-".join(filter(None, (category and identifier(category), architecture)))
     return joined if len(joined) <= LONGEST else _coded(study_key)
 
 

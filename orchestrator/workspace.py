@@ -8,7 +8,8 @@ STORAGE/NAME/
   optuna.db        every study and trial: parameters, states, values (Optuna's own storage)
   memory.json      what trials were measured to take, where `gpus` is `auto`
   lock             held while a sweep of this name runs
-  jobs/JOB_ID/     job.json, progress.jsonl, checkpoint.pt while it trains, result.json or failure.json, bundle/
+  jobs/JOB_ID/     job.json, progress.jsonl, checkpoint.pt while it trains, result.json or failure.json, bundle/;
+                   of several products, products/0/, ... in the place of bundle/, each like a job's folder itself
   tune/ train/     what Ray itself keeps while it runs
 ```
 """
@@ -29,6 +30,8 @@ from typing import Any
 from msad.errors import ConfigError, DiskFull, ResourceError, full_disk
 from msad.names import final_id
 from msad.sqlite_file import address_of
+
+PRODUCTS = "products"
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Workspace:
             A file is damaged: a line for each.
         """
         damaged = []
-        for file in sorted(self.root.glob("jobs/*/*.json")):
+        for file in sorted([*self.root.glob("jobs/*/*.json"), *self.root.glob(f"jobs/*/{PRODUCTS}/*/*.json")]):
             try:
                 JobDirectory(file.parent).read(file.stem)
             except ResourceError:
@@ -108,6 +111,8 @@ class Workspace:
                 self.root / "report",
                 *self.root.glob("jobs/*"),
                 *self.root.glob("jobs/*/bundle"),
+                *self.root.glob(f"jobs/*/{PRODUCTS}/*"),
+                *self.root.glob(f"jobs/*/{PRODUCTS}/*/bundle"),
             ):
                 _clear_partial(folder)  # else a bundle would be delivered with them
             try:
@@ -135,6 +140,10 @@ class JobDirectory:
     def bundle(self) -> Path:
         return self.path / "bundle"
 
+    def product(self, place: int) -> JobDirectory:
+        """Return the folder of what one of several products makes of the job, by its place among them."""
+        return JobDirectory(self.path / PRODUCTS / str(place))
+
     def write(self, name: str, values: dict[str, Any]) -> None:
         """Write `NAME.json` whole or not at all."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -160,10 +169,11 @@ class JobDirectory:
 
     def clear_unfinished(self) -> None:
         """Remove what a worker that was killed has left half written."""
-        for path in self.path.glob(".bundle.*"):
-            shutil.rmtree(path, ignore_errors=True)
-        for folder in (self.path, self.bundle):
-            _clear_partial(folder)
+        for folder in (self.path, *self.path.glob(f"{PRODUCTS}/*")):
+            for path in folder.glob(".bundle.*"):
+                shutil.rmtree(path, ignore_errors=True)
+            for place in (folder, folder / "bundle"):
+                _clear_partial(place)
 
     def progress(self) -> list[dict[str, float]]:
         """Return the evaluations by epoch; a line cut off by a kill is left out."""

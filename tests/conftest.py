@@ -31,6 +31,7 @@ RAY = {
         "trial_packing",
         "named_sweep",
         "rectangles",
+        "joint",
     )
 }
 

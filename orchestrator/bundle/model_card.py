@@ -7,7 +7,7 @@ of Hugging Face's template. A value that the bundle does not hold is said to be 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from msad.data_io.decode import height_width
@@ -125,8 +125,13 @@ def _data(d: Values) -> str:
         f"Good images only, of `{d['category']}`: {counts}; divided at random by seed {d['job']['seed']}.",
         f"Identity: {identity}. Models with the same one saw the same images, divided and drawn from in the same way.",
     ]
+    if joint := d["job"].get("joint"):
+        lines.append(
+            f"One network for several products: it was trained on images of {_named(joint)} together. Held-out images, "
+            f"scoring, thresholds and results are those of `{d['category']}` alone."
+        )
     if suspects := known.get("suspects"):
-        listed = ", ".join(f"`{name}`" for name in suspects[:10]) + (", ..." if len(suspects) > 10 else "")
+        listed = _named(suspects[:10]) + (", ..." if len(suspects) > 10 else "")
         lines.append(f"Unlike the others, and perhaps no good ones: {len(suspects)} of them ({listed}).")
     return _list(*lines)
 
@@ -144,6 +149,8 @@ def _selection(d: Values) -> str:
             origin = "One trial of a search; it need not be the winner."
         case _:
             origin = f"Of which search: {_ABSENT}."
+    if d["job"].get("joint"):
+        origin += " Configuration and epoch were chosen by the mean over all its products."
     count = known.get("images", {}).get("synthetic")
     copies = f"{count} copies of them" if count else "copies of them"
     lines = [
@@ -311,6 +318,10 @@ def _size(d: Values) -> str:
 
 def _list(*lines: str) -> str:
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _code(text: str | None) -> str:

@@ -41,7 +41,7 @@ def cache_needs(plan: SweepPlan, categories: Collection[str], final_seeds: int) 
     kept: dict[tuple[str, ...], int] = {}
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for study in plan.studies:
-        for job in seeds(study.job, final_seeds) if study.job.category in categories else ():
+        for job in seeds(study.job, final_seeds) if study.categories & set(categories) else ():
             identity = plan.identity(job)
             kept[(identity.key("synthetic"),)] = _images_bytes(identity)
             model = f"{job.architecture} {dict(job.model)} {job.view}"

@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 class Queued:
     """A task for the cluster, and what to call when it is given out and when it has ended.
 
-    `trained` is the trial whose model is the task's already, None where it is to be trained.
+    `source` is what the task's model is taken from, None where it is to be trained: a trial, or what one of several
+    products makes of the training `together`, which comes first, once for all of them.
     """
 
     task: Task
     started: Callable[[], object]
     ended: Callable[[], object]
-    trained: Task | None = None
+    source: Task | None = None
+    together: Task | None = None
 
 
 def run_finals(queue: Sequence[Queued], resources: TrialResources, train_storage: str) -> None:
@@ -50,9 +52,16 @@ def run_finals(queue: Sequence[Queued], resources: TrialResources, train_storage
     train = ray.remote(num_cpus=WAITING_CPUS, max_retries=LOSSES, retry_exceptions=lost)(train_winner)
     measure = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=LOSSES)(measure_winner)
 
+    of_all: dict[str, ObjectRef] = {}  # the trainings of several products, by their job's ID
+
     def submit(final: Queued) -> ObjectRef:
-        task, trial = final.task.to_dict(), final.trained and final.trained.to_dict()
-        return measure.remote(task, train.remote(task, train_storage, trial))
+        task, source, failed = final.task.to_dict(), final.source and final.source.to_dict(), None
+        if final.together:
+            job_id = final.together.job_id
+            failed = of_all.get(job_id) or train.remote(final.together.to_dict(), train_storage)
+            of_all[job_id] = failed
+        trained = train.remote(task, train_storage, source, failed, of_trial=not final.together)
+        return measure.remote(task, trained)
 
     def failure(task: Task) -> str:
         return "unmeasured" if task.directory.read("result") else "failure"
@@ -93,8 +102,9 @@ def _run_all(
             task = one.task
             try:
                 ray.get(reference)
-                if task.store:
-                    fetch(task.store, task.directory)
+                for made in (one.together, task):
+                    if made and made.store:
+                        fetch(made.store, made.directory)
             except OSError as error:
                 reason = f"its files cannot be had from {task.store}: {first_line(error)}"
                 task.directory.write(failure(task), {"reason": reason, "kind": "WorkerStorage"})

@@ -58,7 +58,7 @@ def pack_trials(
     kept = JobDirectory(workspace.root).read("memory") or {}
 
     def images(study: StudyPlan) -> int:
-        return len(plan.identity(study.job).train)
+        return sum(len(plan.identity(job).train) for job in study.job.of_products())
 
     needs = {}
     for name in config.architectures:

@@ -32,6 +32,7 @@ class LiveView:
         self._told: dict[str, str] = {}  # why a trial failed -> the first that did so
         self._noted: set[str] = set()
         self._stage: dict[str, str] = {}
+        self._latest: dict[str, str] = {}  # study -> the one of its products that was heard of last, mostly itself
         self._live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> LiveView:
@@ -74,6 +75,7 @@ class LiveView:
         With the folder of a job, its epochs and the time left stand beside the text while it runs.
         """
         before, self._stage[study.key] = self._stage.get(study.key), text
+        self._latest[study.whole.key] = study.key
         self._final[study.key] = _Running(directory, epochs)
         if text != before and not self._redraws:
             self.note(f"{study.key}: {text}")
@@ -116,7 +118,9 @@ class LiveView:
         return table
 
     def _now(self, study: Study) -> str:
-        text, running = self._stage.get(study.key, ""), self._final.get(study.key)
+        key = self._latest.get(study.key, study.key)
+        text, running = self._stage.get(key, ""), self._final.get(key)
+        text = f"{key.rpartition('/')[0]}: {text}" if key != study.key else text
         if running and (epoch := running.epoch()):
             left = running.seconds_left()
             text += f", epoch {epoch}/{running.epochs}" + (f", {_duration(left)} left" if left else "")

@@ -10,6 +10,7 @@ import jinja2
 import pandas as pd
 
 from msad.leaderboard_columns import Column, View, column, shown_in
+from msad.names import JOINT
 from msad.pictures import heat_table
 from msad.pictures.palette import value_colours
 from msad.report.captions import EVALUATION, SEARCH, format_value, pictures, speed_picture
@@ -75,7 +76,7 @@ def render(sweep: SweepReport) -> str:
         studies=sweep.studies,
         categories=categories,
         architectures=sorted({study.row["architecture"] for study in sweep.studies}),
-        trials=sum(study.row["trials"] for study in sweep.studies),
+        trials=sum({_searched(study.row): study.row["trials"] for study in sweep.studies}.values()),
         columns=[one.lines for one in shown_in(View.PAGE)],
         heat_tables=_heat_tables(sweep.frame),
         speed=speed_picture(sweep.speed),
@@ -83,6 +84,11 @@ def render(sweep: SweepReport) -> str:
         reported=[study for study in sweep.studies if not math.isnan(study.row["selection_trials"])],
         status=STATUS,
     )
+
+
+def _searched(row: dict[str, Any]) -> tuple[str, str]:
+    """Return what tells the search of a row from others: those of several products have one of them all."""
+    return "" if row["architecture"].endswith(JOINT) else row["category"], row["architecture"]
 
 
 def figure(value: float | None, digits: int = 3) -> str:

@@ -78,6 +78,11 @@ class FinalReporter:
         self._view.stage(study, "failed")  # why is told in the end, once
         self._runs.put_study(study, "failed", reason)
 
+    def searched(self, study: Study) -> None:
+        """Tell of a study of several products, each of which has told of its own end."""
+        reason = None if study.winner() else "none of its trials is complete"
+        self._runs.put_study(study, "failed" if reason else "complete", reason)
+
     def measured(self, study: Study) -> None:
         """Tell what the test split said of a winner, or why it said nothing."""
         reason = unmeasured(self._runs.finals(study)[0])

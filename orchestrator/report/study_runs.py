@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 
 from msad.names import final_id
@@ -10,8 +11,8 @@ from msad.report.job_figures import final_training, known_figures, selection_fig
 from msad.report.study_files import write_search
 from msad.search.selection import seed_statistics
 from msad.search.study import Study, TrialRecord
-from msad.tracking.run_record import RunRecord
-from msad.tracking.study_note import study_note
+from msad.tracking.run_record import JOINT_TAG, SEARCH_TAG, RunRecord
+from msad.tracking.study_note import products_note, study_note
 from msad.tracking.tracker import Tracker
 from msad.training.job_config import JobConfig
 from msad.workspace import JobDirectory, Workspace
@@ -70,6 +71,8 @@ class StudyRuns:
                 write_search(study, self._workspace)
         final, best = self._workspace.final(study.id), study.best()
         result = final.read("result") or {}
+        if study.base.is_whole and not result and best:  # each product has taken its part of the trial's
+            result = self._workspace.job(best.user_attrs["job_id"]).read("result") or {}
         metrics = validation_figures(result) | known_figures("test_", final.read("test") or {})
         if status == "complete":
             metrics |= self._seed_figures(study) | selection_figures(final)
@@ -81,25 +84,25 @@ class StudyRuns:
         self._tracker.put(
             RunRecord(
                 record_id=study.id,
-                kind="study",
+                kind="joint" if study.base.is_whole else "study",
                 title=study_title(study.key, study.key in self.best),
                 status=status,
                 directory=final,
                 best=best.user_attrs["job_id"] if best else None,
                 reason=reason,
                 note=study_note(study, status, reason, metrics, result.get("trial")),
-                params=winner.flat() if winner and status == "complete" else _names(study),
+                params=winner.flat() | _names(study) if winner and status == "complete" else _names(study),
                 tags=tags,
                 starred=study.key in self.best,
                 metrics=metrics,
-                register_as=study.base.category if status == "complete" else None,
+                register_as=study.base.category if status == "complete" and not study.base.is_whole else None,
             )
         )
 
     def put_trial(self, study: Study, record: TrialRecord) -> None:
         """Queue a trial's run, nested in its study's."""
         directory = self._workspace.job(record.job_id)
-        test = directory.read("test_report")
+        test, result = directory.read("test_report"), directory.read("result") or {}
         self._tracker.put(
             RunRecord(
                 record_id=record.job_id,
@@ -109,9 +112,10 @@ class StudyRuns:
                 directory=directory,
                 parent=study.id,
                 reason=record.failure,
-                params=record.job.flat(),
+                note=products_note(result["products"]) if "products" in result else None,
+                params=record.job.flat() | _names(study),
                 tags=self._run_tags(study, record.job) | (REPORT_TAG if test else {}),
-                metrics=validation_figures(directory.read("result") or {}) | known_figures("report_test_", test or {}),
+                metrics=validation_figures(result) | known_figures("report_test_", test or {}),
             )
         )
 
@@ -141,7 +145,7 @@ class StudyRuns:
                 parent=study.id,
                 reason=failure["reason"] if failure else None,
                 note=lambda pages: first,
-                params=job.flat(),
+                params=job.flat() | _names(study),
                 tags=self._run_tags(study, job),
                 metrics=validation_figures(final.read("result") or {}) | figures,
             )
@@ -155,8 +159,10 @@ class StudyRuns:
         return known_figures("test_", seed_statistics(tests)) | {"final_seeds": float(len(tests))}
 
     def _run_tags(self, study: Study, job: JobConfig) -> dict[str, str]:
-        names = {f"msad.{name}": value for name, value in _names(study).items()}
-        return names | {"msad.study": study.key} | dict(self._tags(job))
+        names = {f"msad.{name}": value for name, value in _names(study).items()} | {"msad.study": study.key}
+        if job.joint:
+            names |= {JOINT_TAG: json.dumps(job.joint), SEARCH_TAG: study.whole.key}
+        return names | dict(self._tags(job))
 
 
 def study_title(key: str, best: bool) -> str:
@@ -165,4 +171,4 @@ def study_title(key: str, best: bool) -> str:
 
 
 def _names(study: Study) -> dict[str, str]:
-    return {"category": study.base.category, "architecture": study.base.architecture}
+    return {"category": study.base.category, "architecture": study.base.label}

@@ -31,9 +31,10 @@ class SweepRun:
         self._ids = {study.key: study.id for study in studies}  # one that was started anew has another
         self._directory = JobDirectory(workspace.root / "report")
         categories = len({study.base.category for study in studies})
+        together = f" and one network for {len(config.joint)} of them" if config.joint else ""
         self._size = (
             f"{counted(categories, 'category', 'categories')} × "
-            f"{counted(len(config.architectures), 'architecture', 'architectures')}, "
+            f"{counted(len(config.architectures), 'architecture', 'architectures')}{together}, "
             + (f"{counted(config.trials, 'trial', 'trials')} each" if config.trials else "one fixed configuration each")
         )
 

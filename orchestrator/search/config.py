@@ -23,7 +23,7 @@ from msad.models.registry import default_parameters, use
 from msad.names import study_id
 from msad.search.misread import misread
 from msad.search.plain_yaml import as_written, plain_yaml
-from msad.training.job_config import JobConfig
+from msad.training.job_config import JobConfig, joint_category
 from msad.training.parameters import check_values, flatten, unknown_paths
 
 MOST_BYTES = 1 << 18  # of a configuration file
@@ -98,9 +98,12 @@ class SweepConfig(_Part):
 
     `layout` is the dataset's, see `msad.data_io.layout`; `auto` is told by its folders.
     `trials` of 0 trains the given `parameters` once per study, without a search (`msad train`). `categories` left empty
-    means all that the dataset has. `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`, or
-    nested, `{"model": {"base_width": 16}}`; with a search they replace the searched ranges, and of `model/...` and
-    `loss_weights/...` each architecture takes its own.
+    means all that the dataset has. `joint` names products that each architecture is searched on once more, one network
+    for all of them; then `categories` left empty means these.
+
+    `parameters` are slash paths into the job, e.g. `{"model/base_width": 16}`, or nested, `{"model": {"base_width":
+    16}}`; with a search they replace the searched ranges, and of `model/...` and `loss_weights/...` each architecture
+    takes its own.
     `search_spaces` replaces the ranges of an architecture by others, named by a Python path or an entry point
     (`search_spaces.space`). `epochs` and `batch_size` of None are the architecture's own;
     `evaluate_every` of None evaluates about ten times. `image_size` of one number is a budget: as many pixels as a
@@ -125,6 +128,7 @@ class SweepConfig(_Part):
     dataset: Path
     layout: str = "auto"
     categories: tuple[str, ...] = ()
+    joint: tuple[str, ...] = ()
     architectures: tuple[str, ...] = FIRST_ARCHITECTURES
     trials: int = Field(10, ge=0)
     epochs: int | None = Field(None, ge=1)
@@ -190,6 +194,15 @@ class SweepConfig(_Part):
     def _store(cls, address: str | None) -> str | None:
         return storage_address(address) if address else address
 
+    @field_validator("joint")
+    @classmethod
+    def _several(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(names) == 1:
+            raise ValueError(f"{names[0]} alone is what --categories trains on: name two products or more")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)}: named twice; leave one away")
+        return names
+
     @field_validator("architectures")
     @classmethod
     def _known_architectures(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -229,6 +242,8 @@ class SweepConfig(_Part):
     def _jobs_are_valid(self) -> SweepConfig:
         if self.resources.workers > 1 and self.executor == "direct":
             raise ValueError("several workers per trial need --executor train: leave direct away")
+        if self.joint and self.resources.workers > 1:
+            raise ValueError("a network for several products is trained by one worker: leave --workers-per-trial away")
         if self.latency_budget and not self.trials:
             raise ValueError("a budget of time chooses among trials, and there is none: leave latency_budget away")
         if self.latency_device == "cuda" and self.resources.gpus == 0:
@@ -242,6 +257,10 @@ class SweepConfig(_Part):
         for architecture in self.architectures:
             check_values(self.job("category", architecture))
         return self
+
+    def joint_job(self, architecture: str) -> JobConfig:
+        """Return the job that the trials of one network for all of `joint` vary."""
+        return dataclasses.replace(self.job(joint_category(self.joint), architecture), joint=self.joint)
 
     def job(self, category: str, architecture: str) -> JobConfig:
         """Return the job that a study's trials vary.

@@ -23,7 +23,7 @@ from msad.models.errors import ModelError, did_you_mean
 from msad.models.registry import architecture, build, is_own
 from msad.names import study_ids
 from msad.search.config import SweepConfig
-from msad.search.sweep_plan import Code, SweepPlan, plan_study, seeds, seen
+from msad.search.sweep_plan import Code, SweepPlan, plan_study, seeds, seen, study_key
 from msad.search_spaces import space
 from msad.training.identity import identity_of
 from msad.training.job_config import JobConfig
@@ -62,24 +62,27 @@ def prepare(config: SweepConfig, cache: Path) -> SweepPlan:
         The disk is full.
     """
     layout = find_layout(config.dataset, config.layout).name
-    categories = tuple(choose_categories(config.dataset, config.categories or None, layout))
-    report = check_images(config, categories, layout)
+    config = with_names(config, layout)
+    all_of_them = tuple(dict.fromkeys((*config.categories, *config.joint)))
+    report = check_images(config, all_of_them, layout)
     spaces = check_models(config)
     if config.train_on_defects:
-        refuse_untaught(config, categories, layout)
+        refuse_untaught(config, all_of_them, layout)
     check_free_space(config.storage)
     _ = Workspace(config.storage / config.name).studies  # refused where a database cannot be
-    jobs = [
-        suited(config.job(category, name), config, report) for category in categories for name in config.architectures
-    ]
+    asked = [config.job(category, name) for category in config.categories for name in config.architectures]
+    asked += [config.joint_job(name) for name in config.architectures if config.joint]
+    jobs = [suited(job, config, report) for job in asked]
     refuse_sizes(jobs, spaces, config)
-    ids = study_ids(f"{job.category}/{job.architecture}" for job in jobs)
+    rows = [one for job in jobs for one in job.of_products()]
+    ids = study_ids(dict.fromkeys(map(study_key, (*jobs, *rows))))
     studies = tuple(
         plan_study(
             job,
             spaces[job.architecture],
             config.trials,
-            ids[f"{job.category}/{job.architecture}"],
+            ids[study_key(job)],
+            tuple(ids[study_key(one)] for one in job.of_products() if job.is_whole),
         )
         for job in jobs
     )
@@ -93,14 +96,44 @@ def prepare(config: SweepConfig, cache: Path) -> SweepPlan:
     )
 
 
+def with_names(config: SweepConfig, layout: str) -> SweepConfig:
+    """Return a configuration with the names of the dataset's categories: what is left empty filled in."""
+    joint = choose_categories(config.dataset, config.joint, layout)
+    categories = choose_categories(config.dataset, config.categories or joint or None, layout)
+    return config.model_copy(update={"categories": tuple(categories), "joint": tuple(joint)})
+
+
 def suited(job: JobConfig, config: SweepConfig, report: CheckReport) -> JobConfig:
-    """Return a job as it suits its category's images: at a size of their shape, and at their bit depth."""
+    """Return a job as it suits its category's images: at a size of their shape, and at their bit depth.
+
+    Raises
+    ------
+    ConfigError
+        Several products are trained on together, and their images do not come to one size or bit depth.
+    """
+    if job.is_whole:
+        return _suited_together(job, [suited(one, config, report) for one in job.of_products()])
     asked = config.job(job.category, job.architecture).image_size
     size = fitted_size(asked, report.ratios.get(job.category), job.tiles.tile)
     # A network that must know the size when it is built.
     model = {**job.model, "image_size": size} if job.model.get("image_size") == job.image_size else job.model
     depth = report.bit_depths.get(job.category, job.bit_depth)
     return dataclasses.replace(job, image_size=size, bit_depth=depth, model=model)
+
+
+def _suited_together(job: JobConfig, products: Sequence[JobConfig]) -> JobConfig:
+    first, problems = products[0], []
+    for name, what, advice in (
+        ("image_size", "pixels", "--image-size HEIGHTxWIDTH, the same for all of them"),
+        ("bit_depth", "bits", "--bit-depth, the same for all of them"),
+    ):
+        if len({getattr(one, name) for one in products}) > 1:
+            listed = ", ".join(f"{one.category} at {getattr(one, name)} {what}" for one in products)
+            problems.append(f"--joint: one network reads images alike, and these would be read so: {listed}")
+            problems[-1] += f". Give {advice}, or leave those away that differ"
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return dataclasses.replace(job, image_size=first.image_size, bit_depth=first.bit_depth, model=first.model)
 
 
 def refuse_sizes(

@@ -18,7 +18,6 @@ from msad.data_io.errors import DataError
 from msad.data_io.layout import list_categories
 from msad.data_io.wide import FULL
 from msad.errors import ConfigError
-from msad.names import final_id
 from msad.search.config import SweepConfig
 from msad.search.preflight import check_free_space, check_images, check_model, prepare, suited
 from msad.search.slow_trials import SLOW, trials_due
@@ -51,7 +50,7 @@ class Resumed:
 
     def told(self) -> list[str]:
         """Return the lines that a person is told before the first trial."""
-        jobs = {study.job.category: study.job for study in self.plan.studies}
+        jobs = {job.category: job for study in self.plan.studies for job in study.job.of_products()}
         unsearched = [name for name, space in self.plan.spaces.items() if self.config.trials and not space]
         return [
             *self.notes,
@@ -110,7 +109,9 @@ def take_up(
         for study in kept.studies
     )
     check_free_space(config.storage)
-    going_on = frozenset(study.job.category for study in studies if not _finished(study, config, workspace))
+    unfinished = {name for study in studies if not _finished(study, config, workspace) for name in study.categories}
+    # Where what one product sees has changed, the study of several is started anew with all of them.
+    going_on = frozenset(unfinished).union(*(study.categories for study in studies if study.categories & unfinished))
     changes: dict[str, list[str]] = {}
     if going_on:
         _refuse_gone(config, kept, going_on, cache)
@@ -120,7 +121,7 @@ def take_up(
     for key, identity in now.items():
         if lines := identity.changes_from(kept.identities[key]):
             changes.setdefault(key[0], lines)
-    replaced = tuple(study for study in studies if study.job.category in changes)
+    replaced = tuple(study for study in studies if study.categories & changes.keys())
     if changes and not restart_changed:
         raise ConfigError(_refusal(config, changes, replaced))
     studies = tuple(study.anew(suited(study.job, config, report)) if study in replaced else study for study in studies)
@@ -128,7 +129,7 @@ def take_up(
     if problems := [
         problem
         for study in {
-            (study.job.architecture, study.job.image_size): study for study in studies if study.job.category in going_on
+            (study.job.architecture, study.job.image_size): study for study in studies if study.categories & going_on
         }.values()
         for problem in check_model(study.job, study.space, config.resources.workers)
     ]:
@@ -137,8 +138,9 @@ def take_up(
     if here.digest != kept.code[-1].digest:
         notes.append(_other_code(config.name, kept.code[-1], here))
     notes += [
-        f"{study.key} is started anew: {changes[study.job.category][0]}; its trials so far are kept, as replaced"
+        f"{study.key} is started anew: {why}; its trials so far are kept, as replaced"
         for study in replaced
+        for why in [next(lines[0] for name, lines in changes.items() if name in study.categories)]
     ]
     code = kept.code if here == kept.code[-1] else (*kept.code, here)
     warnings = tuple(report.warnings()) if report else ()
@@ -168,7 +170,7 @@ def _finished(study: StudyPlan, config: SweepConfig, workspace: Workspace) -> bo
         ended = [trial for trial in known.get_trials(deepcopy=False, states=ENDED) if "job_id" in trial.user_attrs]
         if len(ended) < trials_due(study.trials, sum(SLOW in trial.user_attrs for trial in ended)):
             return False
-    finals = [workspace.job(final_id(study.id, index)) for index in range(config.final_seeds)]
+    finals = [workspace.final(id, index) for id in study.rows.values() for index in range(config.final_seeds)]
     return all(final.read("test") is not None for final in finals)
 
 
@@ -187,7 +189,8 @@ def _refuse_gone(config: SweepConfig, kept: SweepPlan, going_on: Collection[str]
     there = list_categories(config.dataset, kept.layout)
     lines = []
     for gone in (name for name in kept.categories if name in going_on and name not in there):
-        job = next(study.job for study in kept.studies if study.job.category == gone)
+        jobs = (job for study in kept.studies for job in study.job.of_products())
+        job = next(job for job in jobs if job.category == gone)
         now = "removed or renamed"
         for other in (name for name in there if name not in kept.categories):
             try:

@@ -32,6 +32,7 @@ from msad.models import registry
 from msad.names import study_id
 from msad.search.pruning import make_pruner
 from msad.search.slow_trials import MOST_SLOW, SLOW, network_of, trials_due, words_of
+from msad.search.sweep_plan import study_key
 from msad.training.job_config import JobConfig
 from msad.training.parameters import written_out
 
@@ -110,8 +111,9 @@ class Study:
         id: str | None = None,
         name: str | None = None,
     ) -> None:
-        self.id = id or study_id(f"{base.category}/{base.architecture}")
+        self.id = id or study_id(study_key(base))
         self.base, self.space, self.trials, self.has_budget = base, dict(space), trials, has_budget
+        self.whole = self
         self._optuna = optuna.create_study(
             storage=storage,
             study_name=name or self.key,
@@ -141,7 +143,16 @@ class Study:
     @property
     def key(self) -> str:
         """`CATEGORY/ARCHITECTURE`."""
-        return f"{self.base.category}/{self.base.architecture}"
+        return study_key(self.base)
+
+    def of_product(self, category: str, id: str) -> Study:
+        """Return what this study of several products is to one of them: the same trials, under its own key and ID.
+
+        It is for what comes after the search, which is `whole`'s.
+        """
+        part = copy.copy(self)
+        part.base, part.id = dataclasses.replace(self.base, category=category), id
+        return part
 
     def ask(self) -> tuple[str, JobConfig] | None:
         """Return the next job with its ID, an interrupted one first; None when all are handed out."""

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 
 from msad.code_version import code_digest, code_version
 from msad.errors import ConfigError
-from msad.training.identity import Identity
+from msad.training.identity import Identity, digest_of
 from msad.training.job_config import JobConfig
 from msad.training.parameters import written_out
 from msad.workspace import Workspace, write_atomically
@@ -44,7 +44,8 @@ class Code:
 class StudyPlan:
     """One study: the job that its trials vary, with everything written out, its ranges, and how many trials it gets.
 
-    `id` stands for it in job IDs. `generation` counts from 1 how often it has been started anew, on other images; each
+    `id` stands for it in job IDs; of one network for several products `parts` stand for what each of them makes of it,
+    in their order. `generation` counts from 1 how often it has been started anew, on other images; each
     has an ID, a study of Optuna's and runs of its own, so that none takes another's for its own.
     """
 
@@ -53,11 +54,24 @@ class StudyPlan:
     space: Mapping[str, BaseDistribution]
     trials: int
     generation: int = 1
+    parts: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
         """`CATEGORY/ARCHITECTURE`."""
-        return f"{self.job.category}/{self.job.architecture}"
+        return study_key(self.job)
+
+    @property
+    def rows(self) -> dict[str, str]:
+        """The key and ID of each row of the leaderboard: one, or one for each of several products."""
+        if not self.parts:
+            return {self.key: self.id}
+        return dict(zip(map(study_key, self.job.of_products()), self.parts, strict=True))
+
+    @property
+    def categories(self) -> frozenset[str]:
+        """Whose images it sees."""
+        return frozenset(job.category for job in self.job.of_products())
 
     @property
     def name(self) -> str:
@@ -70,19 +84,25 @@ class StudyPlan:
         `job` is the study's as it suits the images as they are now, None: as it was.
         """
         generation = self.generation + 1
-        own = self.id if self.generation == 1 else self.id.removesuffix(f".{self.generation}")
-        # No architecture's name ends so, hence no other study has the ID.
-        return dataclasses.replace(self, id=f"{own}.{generation}", generation=generation, job=job or self.job)
+
+        def renewed(id: str) -> str:
+            own = id if self.generation == 1 else id.removesuffix(f".{self.generation}")
+            return f"{own}.{generation}"  # no architecture's name ends so, hence no other study has the ID
+
+        ids = {"id": renewed(self.id), "parts": tuple(map(renewed, self.parts))}
+        return dataclasses.replace(self, **ids, generation=generation, job=job or self.job)
 
     def to_dict(self) -> dict[str, Any]:
         space = {path: json.loads(distribution_to_json(range_)) for path, range_ in self.space.items()}
         known = {"id": self.id, "trials": self.trials, "generation": self.generation}
+        known |= {"parts": list(self.parts)} if self.parts else {}
         return {**known, "job": self.job.to_dict(), "space": space}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> StudyPlan:
         space = {path: json_to_distribution(json.dumps(range_)) for path, range_ in values["space"].items()}
-        return cls(**{**values, "job": JobConfig.from_dict(values["job"]), "space": space})
+        parts = tuple(values.get("parts", ()))
+        return cls(**{**values, "job": JobConfig.from_dict(values["job"]), "space": space, "parts": parts})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +132,7 @@ class SweepPlan:
     @property
     def categories(self) -> tuple[str, ...]:
         """Each one once."""
-        return tuple(dict.fromkeys(study.job.category for study in self.studies))
+        return tuple(dict.fromkeys(job.category for study in self.studies for job in study.job.of_products()))
 
     @property
     def spaces(self) -> dict[str, Mapping[str, BaseDistribution]]:
@@ -120,8 +140,12 @@ class SweepPlan:
         return {study.job.architecture: study.space for study in self.studies}
 
     def identity(self, job: JobConfig) -> Identity:
-        """Return what one of the sweep's jobs sees."""
+        """Return what one of the sweep's jobs sees of one category."""
         return self.identities[seen(job)]
+
+    def digest(self, job: JobConfig) -> str:
+        """Return what tells all that one of the sweep's jobs sees from what others do."""
+        return digest_of(self.identity(one) for one in job.of_products())
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -174,11 +198,19 @@ def seen(job: JobConfig) -> Seen:
 
 
 def seeds(job: JobConfig, count: int) -> Iterable[JobConfig]:
-    """Yield a job with its own seed and so many in all, as a winner is trained."""
-    return (dataclasses.replace(job, seed=job.seed + index) for index in range(count))
+    """Yield a job with its own seed and so many in all, as a winner is trained, as each of its products has it."""
+    of_all = (dataclasses.replace(job, seed=job.seed + index) for index in range(count))
+    return (one for seeded in of_all for one in seeded.of_products())
 
 
-def plan_study(job: JobConfig, space: Mapping[str, BaseDistribution], trials: int, id: str) -> StudyPlan:
+def study_key(job: JobConfig) -> str:
+    """Return `CATEGORY/ARCHITECTURE`, by which people know the study that varies a job."""
+    return f"{job.category}/{job.label}"
+
+
+def plan_study(
+    job: JobConfig, space: Mapping[str, BaseDistribution], trials: int, id: str, parts: tuple[str, ...] = ()
+) -> StudyPlan:
     """Return a study's plan: `trials` of 0, and so none where there is nothing to search, train the job as it is."""
     full = written_out(job)
     # Where weights are searched, those that are not are none, and not the architecture's own.
@@ -189,7 +221,7 @@ def plan_study(job: JobConfig, space: Mapping[str, BaseDistribution], trials: in
         loss_weights=job.loss_weights if searched else full.loss_weights,
     )
     settled = JobConfig.from_dict(json.loads(json.dumps(settled.to_dict())))  # as it will be read back
-    return StudyPlan(id=id, job=settled, space=dict(space), trials=trials if space else 0)
+    return StudyPlan(id=id, job=settled, space=dict(space), trials=trials if space else 0, parts=parts)
 
 
 def _is_plain(value: Any) -> bool:

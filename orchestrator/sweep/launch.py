@@ -156,7 +156,8 @@ def _run(
         experiment_id = tracking_store.open_experiment(client, config.name, config.tracking_uri, workspace.claim_id())
         plan.write(workspace)
         for study in (study for study in plan.studies if study.generation > 1):
-            set_aside(client, experiment_id, study.key, study.id)
+            for key, id in {study.key: study.id, **study.rows}.items():
+                set_aside(client, experiment_id, key, id)
         write_atomically(workspace.config, config.to_yaml().encode())
         console = Console(stderr=True, markup=False, emoji=False)  # what people name is shown as it is
         say = functools.partial(console.print, highlight=False, soft_wrap=True)
@@ -169,7 +170,7 @@ def _run(
                 resources = pack_trials(config, plan, workspace, say)
             workers = f" for each of {resources.workers} workers" if resources.workers > 1 else ""
             each = f"of {counted(config.trials, 'trial', 'trials')}" if config.trials else "trained once as configured"
-            studies = counted(len(plan.categories) * len(config.architectures), "study", "studies")
+            studies = counted(len(plan.studies), "study", "studies")
             say(
                 f"{config.name}: {studies} {each}, "
                 f"{resources.concurrency} at a time, each with {resources.cpus:g} CPU and {resources.gpus:g} GPU"

@@ -48,13 +48,18 @@ class RunningSweep:
             )
             for study in plan.studies
         ]
+        self._rows = [
+            study.of_product(job.category, id) if planned.parts else study
+            for study, planned in zip(self._studies, plan.studies, strict=True)
+            for job, id in zip(study.base.of_products(), planned.rows.values(), strict=True)
+        ]
         self._tasks = Tasks(config, workspace, plan, resources)
         self._view = LiveView(self._studies, resources.concurrency, console)
         self._runs = StudyRuns(workspace, tracker, self._tasks.tags, config.final_seeds)
         self._reporter = Reporter(workspace, self._view, self._runs)
         self._files = JobFiles(self._tasks, self._studies, self._view.note)
         self._winners = Winners(self._tasks, self._files, self._reporter)
-        self._report = SweepRun(config, workspace, tracker, self._studies)
+        self._report = SweepRun(config, workspace, tracker, self._rows)
 
     def run(self) -> dict[str, str]:
         """Search, train the winners, test them; return the reasons of the studies that have no tested winner."""
@@ -63,6 +68,9 @@ class RunningSweep:
             self._files.clear_ended()
             for study in self._studies:
                 self._runs.catch_up(study)
+            for row in self._rows:
+                if row.whole is not row:
+                    self._runs.put_study(row, "running")
             self._report.begin()
             if any(not study.finished for study in self._studies):
                 self._search()
@@ -81,7 +89,7 @@ class RunningSweep:
 
     def entered(self) -> dict[str, tuple[str, JobDirectory, Compare]]:
         """Return the best of each category as they meet the champions, once the report has marked them."""
-        return self._winners.entered(self._studies, self._tracker)
+        return self._winners.entered(self._rows, self._tracker)
 
     def _search(self) -> None:
         from msad.cluster.sweep_tuner import search_all  # Tune takes seconds to import
@@ -93,13 +101,17 @@ class RunningSweep:
     def _finish(self) -> dict[str, str]:
         self._files.fetch_missing()
         failed = {}
-        for study in self._studies:
+        for study in self._rows:
             if study.winner() is None:
                 first = next(record.failure for record in study.records() if record.failure)
                 failed[study.key] = f"none of {len(study.records())} trials is complete, the first one: {first}"
                 self._reporter.finals.failed(study, failed[study.key])
-        chosen = [study for study in self._studies if study.key not in failed]
+        chosen = [study for study in self._rows if study.key not in failed]
         failed |= self._winners.train_and_test(chosen)
+        for study in self._studies:
+            if study.base.is_whole:
+                self._reporter.finals.searched(study)
         if self._report_trials:
-            self._winners.report_trials([study for study in chosen if study.key not in failed])
+            measured = [study for study in chosen if study.key not in failed and study.whole is study]
+            self._winners.report_trials(measured)
         return failed

@@ -41,7 +41,7 @@ class Tasks:
             timeout=self.config.trial_timeout,
             latency_budget=self.config.latency_budget if executor is None else None,
             latency_device=self.config.latency_device,
-            identity=self.plan.identity(job).digest,
+            identity=self.plan.digest(job),
             provenance={
                 "sweep": self.config.name,
                 "layout": self.plan.layout,
@@ -57,4 +57,4 @@ class Tasks:
 
     def tags(self, job: JobConfig) -> dict[str, str]:
         """Return what a job's run in MLflow is tagged with: what it sees, and by which code."""
-        return {"msad.identity": self.plan.identity(job).digest, "msad.code_version": self._code_version}
+        return {"msad.identity": self.plan.digest(job), "msad.code_version": self._code_version}

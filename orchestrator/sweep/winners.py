@@ -38,10 +38,15 @@ class Winners:
             task = self._task(study, index)
             set_earlier_winner_aside(task, self._tasks.train_storage)
             if task.directory.read("test") is None:
-                trained = self._winning_trial(study) if index == 0 else None
-                queue.append(
-                    Queued(task, partial(self._started, study, index), partial(self._ended, study, index), trained)
-                )
+                hear = (partial(event, study, index) for event in (self._started, self._ended))
+                source = self._winning_trial(study.whole) if index == 0 else None
+                together = None
+                if study.whole is not study:
+                    if source is None:
+                        source = together = self._task(study.whole, index)
+                        set_earlier_winner_aside(together, self._tasks.train_storage)
+                    source = source.of_product(study.base.category)
+                queue.append(Queued(task, *hear, source, together))
             else:
                 self._reporter.finals.ended(study, index)
         run_finals(queue, self._tasks.resources, self._tasks.train_storage)

@@ -6,9 +6,8 @@ from typing import Any
 
 import yaml
 
-from msad.data_io.layout import choose_categories
 from msad.search.config import SweepConfig
-from msad.search.preflight import check_models
+from msad.search.preflight import check_models, with_names
 from msad.search.study import default_parameters
 from msad.search.study_record import plain_range
 from msad.sweep.launch import resolved
@@ -34,8 +33,7 @@ def describe(config: SweepConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     config = resolved(config)
     if config.dataset.exists():
-        names = choose_categories(config.dataset, config.categories or None, config.layout)
-        config = config.model_copy(update={"categories": tuple(names)})
+        config = with_names(config, config.layout)
     studies = {}
     for architecture, space in check_models(config).items():
         base = config.job("", architecture)

@@ -82,7 +82,7 @@ class SweepResult:
     def _final(self, category: str, architecture: str) -> Path:
         ids = study_ids(f"{row.category}/{row.architecture}" for row in self.leaderboard.itertuples())
         if plan := read_plan(self.workspace):
-            ids |= {study.key: study.id for study in plan.studies}
+            ids |= {key: id for study in plan.studies for key, id in study.rows.items()}
         return self.workspace.final(ids[f"{category}/{architecture}"]).path
 
     def __repr__(self) -> str:
@@ -111,7 +111,7 @@ class Sweep:
         A configuration file, e.g. one of docs/examples; None for none.
     **settings
         Fields of `msad.search.config.SweepConfig`, which come before the file's: `dataset`, `categories` and
-        `architectures` (names, or one as text), `trials`, `parameters`, `resources`, ...
+        `architectures` (names, or one as text), `joint`, `trials`, `parameters`, `resources`, ...
 
     Raises
     ------
@@ -120,7 +120,7 @@ class Sweep:
     """
 
     def __init__(self, file: str | Path | None = None, **settings: Any) -> None:
-        for name in ("categories", "architectures"):
+        for name in ("categories", "joint", "architectures"):
             if isinstance(settings.get(name), str):
                 settings[name] = (settings[name],)
         values = {"name": default_name(), **(load(Path(file)) if file else {})}

@@ -144,6 +144,15 @@ _SWEEP = [
     layout_option,
     categories_option,
     click.option(
+        "--joint",
+        multiple=True,
+        callback=_names,
+        metavar="A,B",
+        shell_complete=completion.categories,
+        help="Train one network on all of these products too: each has thresholds, a row and a champion of its own. "
+        "--categories, those trained separately, are then these by default.",
+    ),
+    click.option(
         "--architectures",
         multiple=True,
         callback=_names,

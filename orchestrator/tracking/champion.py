@@ -21,6 +21,7 @@ from msad.errors import ConfigError, TrackingError, first_line
 from msad.names import REGISTERED, registered_name, search_filter
 from msad.tracking.artifacts import artifacts
 from msad.tracking.champion_alias import ALIAS, DIGITS, SCORE_TAG, comparable, holder, score_of, sought_by, take_place
+from msad.tracking.run_record import JOINT_TAG
 from msad.tracking.store import all_pages, connect, is_absent
 
 if TYPE_CHECKING:
@@ -182,6 +183,8 @@ def without_model(run: Run) -> TrackingError:
     """Return the error that a run has no model, with its state."""
     tags = run.data.tags
     status, reason = tags.get("msad.status", run.info.status), tags.get("msad.reason", "")
+    if JOINT_TAG in tags and status == "complete":
+        reason = "of several products, whose models are in the runs of the best trial's products"
     return TrackingError(
         f"run {run.info.run_id} ({run.info.run_name}) has no model: it is {status}"
         + (f" ({reason})" if reason else "")

@@ -13,6 +13,7 @@ from msad.errors import TrackingError
 from msad.leaderboard_columns import FIGURES, column
 from msad.models.errors import did_you_mean
 from msad.names import search_filter
+from msad.tracking.run_record import SEARCH_TAG
 from msad.tracking.store import SWEEP_TAG, all_pages, connect
 
 if TYPE_CHECKING:
@@ -36,15 +37,16 @@ def leaderboard(sweep: str | None, tracking_uri: str) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One row per category × architecture with the columns `COLUMNS`, sorted by category, then by falling
-        validation score, whose level of guessing is `validation_chance`. `best` marks one study per category, the
-        highest validation score among those that have not failed: test figures choose nothing. `false_positives` and
-        `misses` are counts, of `good_images` and `defective_images`. With several final seeds `final_seeds` of them
-        have a mean and a sample standard deviation (`image_auroc_mean`, `image_auroc_sd`, ...), and the figures without
-        a suffix are the delivered model's, the first seed's. `false_alarms_...` is what the model's threshold promises,
-        see `msad.models.thresholds.FalseAlarms`. `known_defects_count` defects helped to choose, and
-        counted `known_defects_share` of the validation score; `known_defects_taught` others were trained on.
-        `selection_...` is `SelectionReport`, where it was asked for. Figures a study does not have are NaN.
+        One row per category × architecture (of one network for several products `ARCHITECTURE (joint)`, a row for each)
+        with the columns `COLUMNS`, sorted by category, then by falling validation score, whose level of guessing is
+        `validation_chance`. `best` marks one study per category, the highest validation score among those that have not
+        failed: test figures choose nothing. `false_positives` and `misses` are counts, of `good_images` and
+        `defective_images`. With several final seeds `final_seeds` of them have a mean and a sample standard deviation
+        (`image_auroc_mean`, `image_auroc_sd`, ...), and the figures without a suffix are the delivered model's, the
+        first seed's. `false_alarms_...` is what the model's threshold promises, see
+        `msad.models.thresholds.FalseAlarms`. `known_defects_count` defects helped to choose, and counted
+        `known_defects_share` of the validation score; `known_defects_taught` others were trained on. `selection_...` is
+        `SelectionReport`, where it was asked for. Figures a study does not have are NaN.
         `attrs["deleted"]` lists the studies whose run was deleted in MLflow, which are left out.
 
     Raises
@@ -103,7 +105,7 @@ def _row(run: Run, trials: Counter[str | None]) -> dict[str, Any]:
         "architecture": tags.get("msad.architecture"),
         "best": False,
         "status": tags.get("msad.status", "running"),
-        "trials": trials[tags.get("msad.study")],
+        "trials": trials[tags.get(SEARCH_TAG) or tags.get("msad.study")],
         "run_id": run.info.run_id,
         "best_trial_run_id": tags.get("msad.best_trial"),
     } | {one.name: metrics.get(one.run_metric, math.nan) for one in FIGURES}
@@ -140,7 +142,7 @@ def _deleted_studies(client: MlflowClient, experiment: Experiment) -> list[str]:
 
 
 def runs_of(client: MlflowClient, experiment: Experiment, kind: str, **which: Any) -> list[Run]:
-    """Return the runs of a sweep that are of a kind: `sweep`, `study`, `trial` or `final`."""
+    """Return the runs of a sweep that are of a kind, see `msad.tracking.run_record.RunRecord`."""
     return all_pages(
         client.search_runs,
         experiment_ids=[experiment.experiment_id],

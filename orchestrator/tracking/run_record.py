@@ -15,6 +15,9 @@ from msad.workspace import JobDirectory
 ORIGIN = ("msad.identity", "msad.code_version")
 """Tags that say what a model was trained on and by which code: they belong to a run, not to the sweep as it is now."""
 
+JOINT_TAG, SEARCH_TAG = "msad.joint", "msad.search"
+"""Of runs that belong to one network for several products: their names, in JSON, and the key of its study."""
+
 TEST_TABLES = ("scores.csv", "regions.csv", "per_defect_type.csv")
 OTHER_FILES = ("search.json", "selection.json", "report.html")
 Note = Callable[[Pages], str]
@@ -24,6 +27,8 @@ Note = Callable[[Pages], str]
 class RunRecord:
     """What MLflow is to show of a trial, a study or the sweep; a later record of the same ID replaces an earlier one.
 
+    `kind` is `trial`, `study`, `final`, one of several seeds, `sweep`, or `joint`, the study of several products, each
+    of which has a `study` that shows what it makes of the winner.
     `status` is `running`, `complete`, `pruned`, `too_slow` or `failed`, these two with a `reason`. `directory` is the
     job's folder: its progress becomes the metrics per epoch, its bundle and pictures the artifacts. `parent` and `best`
     are record IDs: the study a trial belongs to, the trial a study chose. `starred` says whether a study is the best of

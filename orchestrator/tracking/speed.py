@@ -13,6 +13,7 @@ import pandas as pd
 from msad.addresses import hide_secrets, public
 from msad.errors import TrackingError
 from msad.tracking.compare import open_sweep, runs_of
+from msad.tracking.run_record import JOINT_TAG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -38,7 +39,8 @@ def speed_table(sweep: str | None, tracking_uri: str, latency_budget: float | No
     Returns
     -------
     pandas.DataFrame
-        One row per complete trial with the columns `COLUMNS`, by category and falling validation score. `front` marks
+        One row per complete trial with the columns `COLUMNS`, by category and falling validation score; of one network
+        for several products a row for each, of the winner, the only one whose models MLflow has. `front` marks
         those that none of their category beats (`pareto_front`), `best` the highest validation score of a category
         within the budget, the quicker of equals. `run_id` is what `msad pull` takes. `attrs["latency_budget"]` is the
         budget.
@@ -61,6 +63,7 @@ def speed_table(sweep: str | None, tracking_uri: str, latency_budget: float | No
         ) from error
     told = next((run.data.tags[BUDGET_TAG] for run in own if BUDGET_TAG in run.data.tags), None)
     budget = latency_budget if told is None else float(told)
+    trials = [run for run in trials if JOINT_TAG not in run.data.tags]
     searched = {run.data.tags.get("msad.study") for run in trials}
     fixed = [run for run in studies if run.data.tags.get("msad.study") not in searched]
     rows = [row for run in (*trials, *fixed) if (row := _row(run)) is not None]

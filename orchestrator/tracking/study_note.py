@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from msad.names import registered_name
 from msad.search.study import Study
 from msad.tracking.run_record import Note
-from msad.tracking.ui.pages import SWEEP_ID, Pages, model_page
+from msad.tracking.ui.pages import SWEEP_ID, Pages, as_text, model_page
 
 TRAINING = {"training": "training.png"}
 PICTURES = {"gallery": "gallery.png", "ROC and PR": "roc_pr.png", "scores": "scores.png"} | TRAINING
@@ -36,8 +36,11 @@ def study_note(
         return lambda pages: f"{trials} It is still running. {_around(pages)}"
     if status == "failed":
         return lambda pages: f"No {'winner' if study.trials else 'model'}: {reason}\n\n{trials} {_around(pages)}"
+    if study.base.is_whole:
+        return _joint_note(study, trials)
     model = "winner, the model of its trial itself" if trial else "winner, trained again to the end"
     figures = "\n\n".join(_figures(metrics, reason, model if study.trials else "model, trained to the end"))
+    joint = study.base.joint
     chosen, key, model = best and best.user_attrs["job_id"], study.id, registered_name(study.base.category)
 
     pictures = PICTURES if "test_image_auroc" in metrics else TRAINING
@@ -47,11 +50,38 @@ def study_note(
         if chosen:
             links.append(f"[the trial that won]({pages.run(chosen)})")
         links.append(f"[registered model]({model_page(model)})")
+        together = f" It is one network for {_named(joint)}." if joint else ""
         fetch = f"Fetch it: `msad pull {pages.run_id(key) or 'RUN_ID'} --to DIR`"
         # The links come first: the UI shows three lines until it is asked for more, and fades out the last ones.
-        return f"{' · '.join(links)}\n\n{figures}\n\n{trials + ' ' if chosen else ''}{_around(pages)}\n\n{fetch}"
+        return (
+            f"{' · '.join(links)}\n\n{figures}{together}\n\n{trials + ' ' if chosen else ''}{_around(pages)}\n\n{fetch}"
+        )
 
     return write
+
+
+def products_note(scores: Mapping[str, float]) -> Note:
+    """Return what makes the description of a trial for several products: what it is worth for each of them."""
+    listed = "\n".join(f"- {as_text(name)}: {score:.4f}" for name, score in scores.items())
+    return lambda pages: f"The validation score is the mean of these:\n\n{listed}"
+
+
+def _joint_note(study: Study, trials: str) -> Note:
+    """Return what makes the description of the study of several products, once it has ended."""
+    words = (
+        f"One network for {_named(study.base.joint)}. Each has a row in the leaderboard: what it makes of the winner."
+    )
+    best = study.best()
+
+    def write(pages: Pages) -> str:
+        link = f"[the trial that won]({pages.run(best.user_attrs['job_id'])})\n\n" if best else ""
+        return f"{link}{words}\n\n{trials} {_around(pages)}"
+
+    return write
+
+
+def _named(products: Sequence[str]) -> str:
+    return ", ".join(map(as_text, products))
 
 
 def _around(pages: Pages) -> str:

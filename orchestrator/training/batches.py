@@ -61,6 +61,16 @@ class PlainBatches:
         """The region of interest, on the device."""
         return self._data.roi(self._device)
 
+    @property
+    def count(self) -> int:
+        """How many good training images there are."""
+        return len(self._data.train_NHWC)
+
+    @property
+    def shown(self) -> int:
+        """How many images `clean` yields, in every view."""
+        return self.count
+
     def clean(self) -> Iterator[Encoded]:
         """Yield all good training images."""
         return batches(self._data.train_NHWC, self._device, self._batch_size)
@@ -100,7 +110,11 @@ class ImageBatches(PlainBatches):
                 CorruptionConfig(**job.corruption), self._textures(), product, data.noise(*job.view)
             )
             self._paste = DefectPaster(data.taught, job.view, product, device) if data.taught else None
-        self.count = len(self._rows)
+
+    @property
+    def shown(self) -> int:
+        """How many images, or tiles, `clean` yields."""
+        return len(self)
 
     def __len__(self) -> int:
         """How many images an epoch shows, or how many tiles."""
@@ -179,10 +193,10 @@ class FeatureBatches:
         # The kept corrupted copies are all corrupted; how often they are drawn is decided at every step.
         self._images = ImageBatches(_all_corrupted(job), data, model, device)
         self._probability = CorruptionConfig(**job.corruption).probability
-        self._count, self._tiled = self._images.count, bool(job.tiles.tile)
-        self._steps = bool(model.loss_terms)
-        self._views = number_of_views(job, self._count)
-        kept = data.cached(features_name(job, self._count, device.type), lambda: self._encode_all(job.seed))
+        self.count, self._tiled = self._images.count, bool(job.tiles.tile)
+        self._steps, self._trained = bool(model.loss_terms), model.trained_stages
+        self._views = number_of_views(job, self.count)
+        kept = data.cached(features_name(job, self.count, device.type), lambda: self._encode_all(job.seed))
         # On a CPU the arrays stay mapped to their file: jobs on the same images share the memory.
         self.on_device = fits(sum(array.nbytes for array in kept.values()), device)
         self._kept: Mapping[str, np.ndarray | Tensor] = (
@@ -190,7 +204,12 @@ class FeatureBatches:
         )
 
     def __len__(self) -> int:
-        return _epoch(self._count)
+        return _epoch(self.count)
+
+    @property
+    def shown(self) -> int:
+        """How many images `clean` yields, in every view."""
+        return self._views * self.count
 
     @property
     def roi(self) -> Roi | None:
@@ -212,8 +231,8 @@ class FeatureBatches:
         view_B = torch.randint(self._views, (count,), generator=generator, device=self._device)
         corrupted_B = torch.rand(count, generator=generator, device=self._device) < self._probability
         index_B, view_B, corrupted_B = index_B[part], view_B[part], corrupted_B[part]
-        at_B, corrupted_B111 = view_B * self._count + index_B % self._count, corrupted_B.view(-1, 1, 1, 1)
-        kept, changed = self._rows("clean", at_B), self._rows("corrupted", at_B)
+        at_B, corrupted_B111 = view_B * self.count + index_B % self.count, corrupted_B.view(-1, 1, 1, 1)
+        kept, changed = (self._rows(name, at_B, self._trained) for name in ("clean", "corrupted"))
         drawn = [torch.where(corrupted_B111, *pair) for pair in zip(changed, kept, strict=True)]
         (mask_B1HW,) = self._take("mask", at_B)
         return tuple(map(_interleaved, kept)), tuple(map(_interleaved, drawn)), mask_B1HW * corrupted_B111
@@ -247,10 +266,10 @@ class FeatureBatches:
     def _take(self, name: str, index_B: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(_interleaved, self._rows(name, index_B)))
 
-    def _rows(self, name: str, index_B: Tensor) -> list[Tensor]:
-        """Return what is kept of a name, stage by stage, B×H×W×C on the device."""
+    def _rows(self, name: str, index_B: Tensor, most: int | None = None) -> list[Tensor]:
+        """Return what is kept of a name, stage by stage, so many at most, B×H×W×C on the device."""
         rows = []
-        while (kept := self._kept.get(f"{name}{len(rows)}")) is not None:
+        while len(rows) != most and (kept := self._kept.get(f"{name}{len(rows)}")) is not None:
             of_kept = torch.from_numpy(kept[index_B.cpu().numpy()]) if isinstance(kept, np.ndarray) else kept[index_B]
             rows.append(of_kept.to(self._device))
         return rows
@@ -271,7 +290,7 @@ class FeatureBatches:
                 parts.setdefault(f"{name}{stage}", []).append(np.ascontiguousarray(rows_BHWC.cpu().numpy()))
 
         for _ in range(self._views):
-            for images_BHWC in self._images.stream(torch.arange(self._count).split(_ENCODED)):
+            for images_BHWC in self._images.stream(torch.arange(self.count).split(_ENCODED)):
                 clean_BCHW, inside_B1HW = self._images.augmented(images_BHWC, generator)
                 clean = self._model.encode(clean_BCHW)
                 add("clean", clean)
@@ -345,14 +364,6 @@ def make_batches(
     model.roi = data.roi(device)
     model.meet(data.train_NHWC, data.cached)
     return (FeatureBatches if model.has_frozen_encoder else ImageBatches)(job, data, model, device)
-
-
-def adapt(model: AnomalyModel, made: ImageBatches | FeatureBatches) -> None:
-    """Let a model look at the good images before its first step: at what is inside of the region of interest alone."""
-    if made.roi is None or isinstance(made, ImageBatches):
-        model.adapt(made.clean())
-    else:
-        model.adapt_inside(made.clean(), made.inside())
 
 
 def batches(

@@ -8,7 +8,8 @@ as well (cross-fitting, as in cross-conformal prediction: Vovk, Annals of Mathem
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,13 +36,15 @@ def fit_delivered(
     looked_at: PlainBatches | FeatureBatches,
     data: TrainingData,
     scoring: Scoring,
+    without: Callable[[np.ndarray], AnomalyModel | None] | None = None,
 ) -> tuple[Scorer, Thresholds, list[int]]:
     """Return the scorer and the thresholds of a model, and the positions of the training images that they rest on too.
 
-    None of these if the model cannot tell what it would be without some.
+    None of these if the model cannot tell what it would be without some. `without(left_out_N)` makes such a model, of
+    one that has looked at other images too; None: of these alone.
     """
     validation = anomaly_maps(model.eval(), looked_at.validation())
-    held_out, also_scored = with_training_images(job, model, data, validation, scoring, looked_at.roi)
+    held_out, also_scored = with_training_images(job, model, data, validation, scoring, looked_at.roi, without)
     scorer = fit_scorer(scoring, held_out, looked_at.roi)
     return scorer, set_thresholds(model, looked_at, data, scorer, job, held_out), also_scored
 
@@ -54,6 +57,7 @@ def with_training_images(
     validation_maps: Mapping[str, Tensor],
     scoring: Scoring,
     roi: Roi | None = None,
+    without: Callable[[np.ndarray], AnomalyModel | None] | None = None,
 ) -> tuple[dict[str, Tensor], list[int]]:
     """Return the maps of validation images, and behind them of training images by the model as without them and others.
 
@@ -61,13 +65,14 @@ def with_training_images(
     maps are brought to where they would be, see `_as_held_out`.
     """
     count, device = len(data.train_NHWC), next(iter(validation_maps.values())).device
+    without = without or partial(model.without, count=count)
     most = max(FOLDS, _CROSS_FITTED // math.prod(job.sides))
     scored_N = np.unique(np.linspace(0, count - 1, most).round().astype(int))
     parts, also_scored = [], []
     for fold in range(FOLDS):
         left_out_N = np.arange(fold, count, FOLDS)
         chosen_N = np.intersect1d(scored_N, left_out_N)
-        if len(chosen_N) and len(left_out_N) < count and (other := model.without(left_out_N, count)) is not None:
+        if len(chosen_N) and len(left_out_N) < count and (other := without(left_out_N)) is not None:
             parts.append(anomaly_maps(other.eval(), batches(data.train_NHWC, device, job.batch_size, chosen_N)))
             also_scored += chosen_N.tolist()
     if not parts:

@@ -237,6 +237,12 @@ def identify(
     )
 
 
+def digest_of(identities: Iterable[Identity]) -> str:
+    """Return the digest of what a job sees: of one category its identity's own, of several that of all in order."""
+    first, *others = (identity.digest for identity in identities)
+    return hashlib.sha256("".join([first, *others]).encode()).hexdigest() if others else first
+
+
 def versions() -> dict[str, int]:
     """Return the version of everything that is made of images, by its name in `DRAWN_BY`."""
     places = {name: place.partition(":") for name, place in DRAWN_BY.items()}

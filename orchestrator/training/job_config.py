@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
@@ -18,21 +18,32 @@ from msad.data_io.shape import parse_size, square_side
 from msad.data_io.wide import BIT_DEPTHS, FULL
 from msad.models.errors import did_you_mean
 from msad.models.tiling import TilingConfig
+from msad.names import JOINT
 
 SCHEDULES = ("constant", "plateau", "cosine", "one_cycle")
 OBJECTIVES = ("validation_score", "validation_image_auroc", "validation_pixel_ap")
+MOST_NAMED = 3  # products in the name of all of them
 # Dictionaries whose keys belong to an architecture; the registry and the losses check what is inside them.
 OPEN_GROUPS = ("model", "loss_weights", "corruption", "augmentation", "tiling")
 
 
+def joint_category(products: Sequence[str]) -> str:
+    """Return what stands for several products where a job or a study has one category."""
+    named = products if len(products) <= MOST_NAMED else (*products[:2], f"{len(products) - 2} more")
+    return " + ".join(named)
+
+
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """One training run of an architecture on a category.
+    """One training run of an architecture on a category, or on several products together.
 
     Parameters
     ----------
     category, architecture
         Names; see `msad.data_io.table.list_categories` and `msad.models.registry.architectures`.
+    joint
+        The categories that one network is trained on together, at least two; empty: on `category` alone. With one of
+        them as `category` it is what that product makes of the network, with `joint_category` the training of all.
     image_size
         What the images are resized to, in pixels: the side of a square, or `HEIGHTxWIDTH` as text.
     bit_depth
@@ -74,6 +85,7 @@ class JobConfig:
 
     category: str
     architecture: str
+    joint: tuple[str, ...] = ()
     image_size: int | str = 256
     bit_depth: int = FULL
     epochs: int = 60
@@ -107,6 +119,9 @@ class JobConfig:
             object.__setattr__(self, "image_size", parse_size(self.image_size))
         except DataError as error:
             problems.append(f"image_size: {error}")
+        object.__setattr__(self, "joint", tuple(self.joint))  # JSON has lists
+        if self.joint and len(set(self.joint)) < max(2, len(self.joint)):
+            problems.append(f"joint is {', '.join(self.joint)}; it must be two products or more, each once")
         if not isinstance(self.train_on_defects, bool):
             problems.append(f"train_on_defects is {self.train_on_defects!r}; it must be true or false")
         if problems:
@@ -138,6 +153,22 @@ class JobConfig:
             )
 
     @property
+    def label(self) -> str:
+        """The architecture as a table has it: `ARCHITECTURE (joint)` where it is trained on several products."""
+        return self.architecture + JOINT if self.joint else self.architecture
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the training of several products, and not what one of them makes of it."""
+        return bool(self.joint) and self.category not in self.joint
+
+    def of_products(self) -> tuple[JobConfig, ...]:
+        """Return the job as each of its products has it: of one category, itself."""
+        if not self.is_whole:
+            return (self,)
+        return tuple(dataclasses.replace(self, category=name) for name in self.joint)
+
+    @property
     def tiles(self) -> TilingConfig:
         """`tiling`, checked."""
         return TilingConfig(**self.tiling)
@@ -160,7 +191,9 @@ class JobConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, nested as the fields are."""
-        return copy.deepcopy(dataclasses.asdict(self))
+        values = copy.deepcopy(dataclasses.asdict(self))
+        joint = values.pop("joint")
+        return values | ({"joint": list(joint)} if joint else {})  # most jobs, and older ones, have none
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> JobConfig:

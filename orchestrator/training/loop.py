@@ -2,7 +2,7 @@
 
 Tensors are named by shape: B images of a batch, C channels, H×W pixels, N images of a set, T figures.
 
-The whole category lives on the device (`training/batches.py`), batches and their corruption are made there, a GPU
+All good images live on the device (`training/batches.py`), batches and their corruption are made there, a GPU
 repeats its steps by itself (`cuda_graphs.py`), and the host waits for it once an epoch (the habit of airbench,
 github.com/KellerJordan/airbench). Every epoch draws from a seed of its own, so a run that resumes after epoch k goes on
 exactly as the uninterrupted one would: no generator has to be saved.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,10 +22,9 @@ from msad.errors import Diverged, OutOfMemory, first_line
 from msad.models.base import AnomalyModel, SelfTraining
 from msad.models.registry import build
 from msad.models.tiling import tiled
-from msad.training.batches import adapt, make_batches
-from msad.training.cross_fitting import fit_delivered
 from msad.training.cuda_graphs import ReplayedStep
 from msad.training.job_config import JobConfig
+from msad.training.products import Products
 from msad.training.self_training import fit_itself
 from msad.training.training_data import TrainingData
 from msad.training.training_free import fit_training_free
@@ -33,9 +33,7 @@ from msad.training.validation import (
     Fitted,
     GetCheckpoint,
     Report,
-    figures,
-    fitted,
-    validate,
+    told,
 )
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 
@@ -51,25 +49,41 @@ def fit(
     get_checkpoint: GetCheckpoint,
     group: WorkerGroup = SINGLE_WORKER,
 ) -> Fitted:
-    """Train one model and return its best checkpoint by the job's objective.
+    """Train one model on one product; see `fit_products`."""
+    (only,) = fit_products(job, [data], device=device, report=report, get_checkpoint=get_checkpoint, group=group)
+    return only
+
+
+def fit_products(
+    job: JobConfig,
+    data: Sequence[TrainingData],
+    *,
+    device: torch.device,
+    report: Report,
+    get_checkpoint: GetCheckpoint,
+    group: WorkerGroup = SINGLE_WORKER,
+) -> list[Fitted]:
+    """Train one model and return its best checkpoint by the job's objective, with what each product makes of it.
 
     Parameters
     ----------
     job
         Everything that decides the outcome.
     data
-        Good images of one category, all of `job.image_size`.
+        Good images of each product, all of `job.image_size`.
     device
         Where to train; the forward pass runs in bfloat16 where `computes_in_bfloat16` says so.
     report
         Called after every evaluation with the metrics (`epoch`, `train_loss`, `loss_<term>`, `learning_rate`,
         `validation_score`, `validation_image_auroc`, `validation_pixel_ap`, `best_objective`, `epoch_seconds`) and a
         state to go on from. `best_objective` is what the best epoch so far is worth on images that it was not chosen
-        on (see `BestCheckpoint`): with several evaluations a little less than the highest of them.
+        on (see `BestCheckpoint`): with several evaluations a little less than the highest of them. Of several products
+        they are the means, and `products` lists each one's own.
     get_checkpoint
         Returns the last reported state, or None for a fresh start.
     group
-        The workers that train this model together; each calls `fit` with the same arguments but for its own `group`.
+        The workers that train this model together; each calls it with the same arguments but for its own `group`. On
+        several products there is but one.
 
     Raises
     ------
@@ -91,12 +105,12 @@ def fit(
 
 def _fit(
     job: JobConfig,
-    data: TrainingData,
+    data: Sequence[TrainingData],
     device: torch.device,
     report: Report,
     get_checkpoint: GetCheckpoint,
     group: WorkerGroup,
-) -> Fitted:
+) -> list[Fitted]:
     torch.manual_seed(job.seed)
     model = build(job.architecture, **job.model)
     if isinstance(model, SelfTraining):
@@ -107,16 +121,16 @@ def _fit(
     model = group.synchronise_norm(model)
     weights = dict(job.loss_weights) or dict(model.default_loss_weights)
     weights = {term: weight for term, weight in weights.items() if weight > 0}
-    losses, batches = group.losses(model), make_batches(job, data, model, device)
+    losses, products = group.losses(model), Products(job, data, model, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=job.learning_rate, weight_decay=job.weight_decay, fused=True)
-    steps_per_epoch = math.ceil(len(batches) / job.batch_size)
+    steps_per_epoch = math.ceil(len(products) / products.batch_size)
     schedule = _schedule(job, optimizer, steps_per_epoch)
     generator = torch.Generator(device)
     mixed = computes_in_bfloat16(device)
     names = ["train_loss", *(f"loss_{term}" for term in model.loss_terms if term in weights)]
 
     def gradients(batch: Tensor) -> Tensor:
-        drawn = batches.draw(batch, generator, group.part(len(batch)))
+        drawn = products.draw(batch, generator, group.part(len(batch)))
         with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
             terms = losses(*drawn, terms=weights)
         loss = sum(weights[name] * value for name, value in terms.items())
@@ -125,11 +139,11 @@ def _fit(
             torch.nn.utils.clip_grad_norm_(model.parameters(), job.gradient_clip)
         return torch.stack([loss, *terms.values()]).detach()
 
-    recordable = device.type == "cuda" and batches.on_device and group.world_size == 1
+    recordable = device.type == "cuda" and products.on_device and group.world_size == 1
     step = ReplayedStep(gradients, model.parameters(), generator) if recordable else gradients
 
     start, best = 0, BestCheckpoint()
-    adapt(model, batches)  # where it goes on too: of what it saw, a state holds no more than a model needs
+    products.adapt()  # where it goes on too: of what it saw, a state holds no more than a model needs
     if (state := get_checkpoint()) is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -145,13 +159,13 @@ def _fit(
         generator.manual_seed(_epoch_seed(job.seed, epoch))
         model.train()
         sums_T = torch.zeros(len(names), device=device)
-        for batch in batches.stream(torch.randperm(len(batches)).split(job.batch_size)):
+        for batch in products.stream(torch.randperm(len(products)).split(products.batch_size)):
             optimizer.zero_grad(set_to_none=True)
             figures_T = step(batch)
             optimizer.step()
             if schedule is not None and job.schedule != "plateau":
                 schedule.step()
-            sums_T += figures_T * (group.weight(len(batch)) * len(batch) / len(batches))
+            sums_T += figures_T * (group.weight(len(batch)) * len(batch) / len(products))
         metrics = dict(zip(names, group.mean(sums_T).tolist(), strict=True))  # the one wait of the epoch
         _refuse_divergence(job, epoch, math.isfinite(metrics["train_loss"]), "loss is")
         if job.schedule == "plateau":
@@ -161,20 +175,18 @@ def _fit(
 
         seconds = (time.perf_counter() - began) / (epoch - since)
         try:
-            choice = group.on_rank_zero(validate, model, batches, data, job)
+            choices = group.on_rank_zero(products.validate)
         except FloatingPointError:  # the damage of the epoch's last step, which no loss has shown yet
             _refuse_divergence(job, epoch, False, "anomaly maps are")
         metrics |= {"epoch": epoch, "learning_rate": optimizer.param_groups[0]["lr"], "epoch_seconds": seconds}
-        metrics |= figures(choice.validation)
-        best.update(metrics[job.objective], epoch, choice, model)
-        metrics["best_objective"] = figures(best.validation)[job.objective]
+        metrics |= told(choices, epoch, best, model, job.objective)
         report(metrics, _state(model, optimizer, schedule, epoch, best))
         began, since = time.perf_counter(), epoch
 
     model.load_state_dict(best.model)
     # There is none only when resumed at the end.
-    choice = best.choice or group.on_rank_zero(validate, model, batches, data, job)
-    return fitted(model, *group.on_rank_zero(fit_delivered, job, model, batches, data, choice.scorer.scoring), best)
+    choices = best.choices or group.on_rank_zero(products.validate)
+    return products.fitted(group.on_rank_zero(products.settle, choices), best)
 
 
 def _out_of_memory(error: RuntimeError | MemoryError) -> bool:

@@ -33,7 +33,7 @@ def known_paths(architecture: str) -> tuple[str, ...]:
     """Return every path that can be set in a job of an architecture."""
     plain = [field.name for field in dataclasses.fields(JobConfig)]
     return (
-        *(name for name in plain if name not in (*OPEN_GROUPS, "category", "architecture")),
+        *(name for name in plain if name not in (*OPEN_GROUPS, "category", "architecture", "joint")),
         *(f"model/{name}" for name in default_parameters(architecture)),
         *(f"loss_weights/{term}" for term in architecture_class(architecture).loss_terms),
         *(f"{group}/{field.name}" for group, kind in SETTINGS.items() for field in dataclasses.fields(kind)),

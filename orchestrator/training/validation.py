@@ -27,7 +27,7 @@ from msad.training.batches import FeatureBatches, PlainBatches
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
 
-Report = Callable[[dict[str, float], dict[str, Any]], None]
+Report = Callable[[dict[str, Any], dict[str, Any]], None]
 GetCheckpoint = Callable[[], dict[str, Any] | None]
 
 
@@ -62,7 +62,7 @@ class BestCheckpoint:
 
     The highest of several evaluations is a choice too. So each half of the images has its own best epoch and scoring,
     whose reading on the other half is kept (see `msad.models.scoring`); the weights are those of the best epoch by
-    both.
+    both. Of several products each has a scoring of its own, and the best epoch is that of the highest mean.
     """
 
     def __init__(
@@ -70,30 +70,35 @@ class BestCheckpoint:
         score: float = -math.inf,
         epoch: int = 0,
         model: dict[str, Tensor] | None = None,
-        readings: Sequence[Reading] = (),
+        readings: Sequence[Sequence[Reading]] = (),
     ) -> None:
-        self.score, self.epoch, self.model, self.choice = score, epoch, model, None
-        self.readings = list(readings)
+        self.score, self.epoch, self.model = score, epoch, model
+        self.choices: list[Choice] = []
+        self.readings = list(readings)  # of each half, product by product
 
-    def update(self, score: float, epoch: int, choice: Choice, model: AnomalyModel) -> None:
+    def update(self, score: float, epoch: int, choices: Sequence[Choice], model: AnomalyModel) -> None:
+        """Hear of an evaluation, with the choice for each product."""
         if score > self.score:
-            self.score, self.epoch, self.choice = score, epoch, choice
+            self.score, self.epoch, self.choices = score, epoch, list(choices)
             self.model = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-        known = self.readings or choice.readings
-        self.readings = [max(pair, key=lambda one: one.value) for pair in zip(known, choice.readings, strict=True)]
+        new = list(zip(*(choice.readings for choice in choices), strict=True))
+        pairs = zip(self.readings or new, new, strict=True)
+        self.readings = [max(pair, key=lambda half: sum(one.value for one in half)) for pair in pairs]
 
     @property
-    def validation(self) -> ValidationScore:
-        return ValidationScore.of(self.readings)
+    def validations(self) -> list[ValidationScore]:
+        """Of each product."""
+        return [ValidationScore.of(readings) for readings in zip(*self.readings, strict=True)]
 
     def state(self) -> dict[str, Any]:
         """Give what a checkpoint holds, nothing but tensors, numbers and their containers."""
-        readings = [(reading.value, reading.per_group) for reading in self.readings]
+        readings = [[(reading.value, reading.per_group) for reading in half] for half in self.readings]
         return {"score": self.score, "epoch": self.epoch, "model": self.model, "readings": readings}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> BestCheckpoint:
-        return cls(**{**state, "readings": [Reading(*reading) for reading in state["readings"]]})
+        readings = [[Reading(*reading) for reading in half] for half in state["readings"]]
+        return cls(**{**state, "readings": readings})
 
     def stale(self, epoch: int, job: JobConfig) -> bool:
         return bool(job.patience) and self.epoch > 0 and epoch - self.epoch >= job.patience * job.evaluate_every
@@ -192,24 +197,27 @@ def map_batches(model: AnomalyModel, images: Iterable[Encoded]) -> Iterator[dict
         yield maps
 
 
-def figures(validation: ValidationScore) -> dict[str, float]:
-    """Return what is reported of a validation, by the names of the objectives."""
+def figures(*validations: ValidationScore) -> dict[str, float]:
+    """Return what is reported of a validation, by the names of the objectives; of several products' the means."""
     return {
-        "validation_score": validation.score,
-        "validation_image_auroc": validation.image_auroc,
-        "validation_pixel_ap": validation.pixel_ap,
+        f"validation_{name}": sum(getattr(one, name) for one in validations) / len(validations)
+        for name in ("score", "image_auroc", "pixel_ap")
     }
 
 
-def fitted(
-    model: AnomalyModel, scorer: Scorer, thresholds: Thresholds, also_scored: Iterable[int], best: BestCheckpoint
-) -> Fitted:
-    """Return a model that holds its best weights with the scoring that was chosen for them, and the thresholds."""
-    return Fitted(
-        model=model.eval(),
-        scorer=scorer,
-        epoch=best.epoch,
-        validation=best.validation.to_dict(),
-        also_scored=tuple(also_scored),
-        **vars(thresholds),
-    )
+def told(
+    choices: Sequence[Choice], epoch: int, best: BestCheckpoint, model: AnomalyModel, objective: str
+) -> dict[str, Any]:
+    """Let the best checkpoint hear of an evaluation; return what is reported of it.
+
+    Of several products these are the means, and `products` holds the same of each, in their order.
+    """
+    now = [choice.validation for choice in choices]
+    best.update(figures(*now)[objective], epoch, choices, model)
+    kept = best.validations
+
+    def both(now: Sequence[ValidationScore], kept: Sequence[ValidationScore]) -> dict[str, float]:
+        return figures(*now) | {"best_objective": figures(*kept)[objective]}
+
+    each = [both([one], [at_best]) for one, at_best in zip(now, kept, strict=True)]
+    return both(now, kept) | ({"products": each} if len(each) > 1 else {})

@@ -156,3 +156,16 @@ def test_names_with_brackets_and_colons_are_shown_as_they_are():
         pass
     row = next(line for line in console.file.getvalue().splitlines() if "baseline" in line)
     assert "a [red]b[/] :bolt: [/x]/baseline" in row and "0/0" not in row
+
+
+def test_table_says_which_of_several_products_is_at_work():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    base = JobConfig(category="brick + gear", architecture="baseline", joint=("brick", "gear"))
+    whole = Study(base, {}, 0, optuna.storages.InMemoryStorage(), "none")
+    text = io.StringIO()
+    console = Console(file=text, width=120, force_terminal=True, color_system=None)
+    with LiveView([whole], 1, console) as view:
+        view.stage(whole.of_product("gear", "gear-baseline.joint"), "training, then testing")
+    final = text.getvalue()[text.getvalue().rindex("study") :]
+    row = next(line for line in final.splitlines() if "brick + gear/baseline (joint)" in line)
+    assert "gear: training, then testing" in row

@@ -119,7 +119,7 @@ def test_model_of_a_ray_train_trial_is_the_first_seeds_and_each_seed_that_fails_
         assert resources is tasks.resources and train_storage == tasks.train_storage
         for final in queue:
             final.started()
-            queued.append((final.task.job.seed, final.trained and final.trained.job_id))
+            queued.append((final.task.job.seed, final.source and final.source.job_id))
             if final.task.job.seed == study.base.seed:
                 final.task.directory.write("result", RESULT)
                 final.task.directory.write("unmeasured", {"reason": "a.png: damaged"})
@@ -144,3 +144,35 @@ def test_winner_that_is_tested_is_told_and_not_queued_again(tasks, study, parts,
         final.write("test", {"image_auroc": 0.9})
     monkeypatch.setattr(winners, "run_finals", lambda queue, *_words: queue and pytest.fail("it was trained again"))
     assert sees_to.train_and_test([study]) == {} and records[study.id].status == "complete"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_products_take_their_parts_of_the_trial_that_won_or_of_one_training_of_all(
+    demo, own_cache, tmp_path, monkeypatch, kept
+):
+    words = {"joint": ("brick", "gear"), "architectures": ("baseline",), "trials": 1, "image_size": 32}
+    config = make_config({"name": "first", "dataset": demo, "storage": tmp_path, **words})
+    plan, workspace = prepare(config, own_cache), Workspace(tmp_path / "first")
+    tasks = Tasks(config, workspace, plan, TrialResources("train", 1, 0, 1))
+    planned = plan.studies[-1]
+    space = {"learning_rate": FloatDistribution(1e-4, 1e-2, log=True)}
+    whole = Study(planned.job, space, 1, optuna.storages.InMemoryStorage(), "none", id=planned.id)
+    job_id, job = whole.ask()
+    whole.tell(job_id, value=0.5)
+    trial = workspace.job(job_id)
+    trial.write("job", job.to_dict())
+    trial.write("result", {**RESULT, "executor": "train" if kept else "direct"})
+    rows = [whole.of_product(one.category, id) for one, id in zip(job.of_products(), planned.parts, strict=True)]
+    view, queued = LiveView([whole], 1, Console(file=io.StringIO())), []
+    tracker = type("Records", (), {"put": lambda _self, _record: None})()
+    reporter = Reporter(workspace, view, StudyRuns(workspace, tracker, tasks.tags))
+    monkeypatch.setattr(winners, "run_finals", lambda queue, *_words: queued.extend(queue))
+    Winners(tasks, JobFiles(tasks, [whole], print), reporter).train_and_test(rows)
+    assert [final.task.job_id for final in queued] == ["brick-baseline.joint-final", "gear-baseline.joint-final"]
+    assert [final.task.job.category for final in queued] == ["brick", "gear"]
+    origin = workspace.job(job_id if kept else final_id(whole.id))
+    assert [final.source.directory for final in queued] == [origin.product(0), origin.product(1)]
+    together = [final.together and final.together.job_id for final in queued]
+    assert together == [None if kept else final_id(whole.id)] * 2
+    assert kept or queued[0].together.job.is_whole
+    assert queued[0].task.identity == plan.digest(plan.studies[0].job)

@@ -13,10 +13,18 @@ from msad.errors import USER_ERRORS
 LOSSES = 3  # of workers or nodes that a winner bears: its training is the longest and the one that counts
 
 
-def train_winner(values: dict[str, Any], train_storage: str, trial_values: dict[str, Any] | None = None) -> None:
-    """Leave a winner's bundle and `result.json` in its task's folder, or `failure.json`.
+def train_winner(
+    values: dict[str, Any],
+    train_storage: str,
+    source_values: dict[str, Any] | None = None,
+    failed: dict[str, Any] | None = None,
+    *,
+    of_trial: bool = True,
+) -> dict[str, Any] | None:
+    """Leave a winner's bundle and `result.json` in its task's folder, or `failure.json`, which is returned too.
 
-    `trial_values` is the trial whose model is the winner's, None where it is to be trained.
+    `source_values` is what the winner's model is taken from: its trial, or, not `of_trial`, the training of all
+    products, with `failed` where that has failed. None where it is to be trained.
     """
     from msad.cluster.job import train_job
 
@@ -25,31 +33,35 @@ def train_winner(values: dict[str, Any], train_storage: str, trial_values: dict[
             (task.directory.path / name).unlink(missing_ok=True)
         if task.directory.read("result"):
             remove_checkpoints(train_storage, task.job_id)  # of a driver that was killed before it could
-            return
-        if trial_values:
-            with working_copy(Task.from_dict(trial_values)) as (trial, _):
-                _take_over(trial, task)
-            return
+            return None
+        if failed:
+            task.directory.write("failure", failed)
+            return failed
+        if source_values:
+            with working_copy(Task.from_dict(source_values)) as (source, _):
+                _take_over(source, task, of_trial)
+            return None
     failure = None
     try:
         train_job(values, train_storage, losses=LOSSES)
     except USER_ERRORS as error:
         failure = {"reason": str(error), "kind": type(error).__name__}
-    if failure:
-        with working_copy(Task.from_dict(values)) as (task, _):
+    with working_copy(Task.from_dict(values)) as (task, _):
+        if failure:
             task.directory.write("failure", failure)
+        return task.directory.read("failure")
 
 
-def _take_over(trial: Task, task: Task) -> None:
-    """Make a trial's model a winner's: its bundle, curves and progress, and last the result, which names the trial."""
+def _take_over(source: Task, task: Task, of_trial: bool) -> None:
+    """Make a job's model a winner's: its bundle, curves and progress, and last the result, which names a trial."""
     from msad.bundle.bundle_files import FILES, amend
 
-    source, target = trial.directory, task.directory
+    origin, target, trial = source.directory, task.directory, {"trial": source.job_id} if of_trial else {}
     target.bundle.mkdir(parents=True, exist_ok=True)
     for name in FILES:  # and not what the driver may be writing there, which notes the trial's run in its bundle
-        shutil.copyfile(source.bundle / name, target.bundle / name)
-    amend(target.bundle, {"job_id": task.job_id, "trial": trial.job_id})
-    shutil.copytree(source.path / "pictures", target.path / "pictures", dirs_exist_ok=True)
+        shutil.copyfile(origin.bundle / name, target.bundle / name)
+    amend(target.bundle, {"job_id": task.job_id, **trial})
+    shutil.copytree(origin.path / "pictures", target.path / "pictures", dirs_exist_ok=True)
     for name in ("job.json", "progress.jsonl"):
-        shutil.copyfile(source.path / name, target.path / name)
-    target.write("result", {**source.read("result"), "trial": trial.job_id})
+        shutil.copyfile(origin.path / name, target.path / name)
+    target.write("result", {**origin.read("result"), **trial})

@@ -1,23 +1,20 @@
-"""What a worker does with one job, whichever executor brought it here: data, fit, bundle. No Ray, no MLflow."""
+"""What a worker does with one job, whichever executor brought it here: data, fit, results. No Ray, no MLflow."""
 
 from __future__ import annotations
 
 import io
 import pickle
-import platform
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from msad.bundle.batch_scoring import find_device
-from msad.bundle.bundles import Bundle
 from msad.bundle.latency import latency_within, untrained_bundle
+from msad.cluster.workers.job_results import finish, folders
 from msad.cluster.workers.task import Task
 from msad.data_io.cache import PIXELS_VERSION, cached_arrays, load_images
 from msad.data_io.errors import DataError
@@ -29,17 +26,15 @@ from msad.data_io.roi import load_roi
 from msad.data_io.shape import plain_size
 from msad.data_io.splits import split_good_images
 from msad.errors import USER_ERRORS, Diverged, OutOfMemory, ResourceError, TooSlow, TrainingError, first_line, full_disk
-from msad.models.defects import KnownDefects, known_share
+from msad.models.defects import KnownDefects
 from msad.models.errors import ModelError
 from msad.models.kernels import native
-from msad.models.outliers import stand_out
-from msad.models.registry import count_parameters, use
+from msad.models.registry import use
 from msad.models.synthesis.synthetic_defects import SyntheticSet, make_synthetic_defects
-from msad.training.identity import identity_of
+from msad.training.identity import digest_of, identity_of
 from msad.training.job_config import JobConfig
-from msad.training.loop import fit
+from msad.training.loop import fit_products
 from msad.training.training_data import TrainingData
-from msad.training.validation import Fitted
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
 from msad.workspace import full_disk_told
 
@@ -55,6 +50,8 @@ def run(
     group: WorkerGroup = SINGLE_WORKER,
 ) -> None:
     """Train a task's model and leave its bundle, or the reason why there is none, in the task's folder.
+
+    Of several products each has a bundle, in a folder inside of it.
 
     Parameters
     ----------
@@ -77,6 +74,8 @@ def run(
     directory = task.directory
     if group.rank == 0:
         directory.write("job", task.job.to_dict())
+        for job, place in zip(task.job.of_products(), folders(task), strict=True):
+            place.write("job", job.to_dict())
     torch.set_num_threads(max(1, int(task.cpus)))
     device = torch.device("cuda" if torch.cuda.is_available() and task.gpus else "cpu")
     if device.type == "cuda" and task.gpus < 1:  # so that no trial takes what belongs to those beside it
@@ -85,7 +84,9 @@ def run(
         slow = f"training on a CPU takes about 1.1 times as long as it could: {reason}"
         directory.write("remark", {"remark": slow})
 
-    def report_state(metrics: dict[str, float], state: dict[str, Any]) -> None:
+    def report_state(metrics: dict[str, Any], state: dict[str, Any]) -> None:
+        metrics = dict(metrics)
+        each = metrics.pop("products", None) or [{}]
         told = {**metrics, "objective": metrics[task.job.objective]}
         if group.rank:
             report(told, None)
@@ -96,7 +97,10 @@ def run(
             torch.save(state, content)
             with full_disk_told(file):
                 file.write_bytes(content.getbuffer())
-            directory.append_progress(metrics)
+            for place, own in zip(folders(task), each, strict=True):
+                place.append_progress(metrics | own)
+            if task.job.is_whole:
+                directory.append_progress(metrics)
             report(told, file)
 
     def load() -> dict[str, Any] | None:
@@ -113,79 +117,23 @@ def run(
     def timed_on() -> torch.device:
         return find_device(task.latency_device) if task.latency_device else device
 
-    def load_data() -> TrainingData:
-        data = load_training_data(task.job, task.dataset, task.node_cache, task.layout)
-        if task.identity not in (None, data.identity.digest):
+    def load_data() -> list[TrainingData]:
+        data = [load_training_data(job, task.dataset, task.node_cache, task.layout) for job in task.job.of_products()]
+        if task.identity not in (None, digest_of(one.identity for one in data)):
             raise DataError(
                 f"{task.dataset}: the images of {task.job.category} are others than when the sweep began; stop it and "
                 "resume it to read which"
             )
         return data
 
-    def finish(fitted: Fitted, data: TrainingData) -> None:
-        """Keep what a job is for: its bundle and its curves, and last the result, which says that all else is there."""
-        provenance = {
-            **task.provenance,
-            "job_id": task.job_id,
-            "identity": data.identity.to_dict(),
-            "images": {
-                "train": len(data.train_NHWC),
-                "validation": len(data.validation_NHWC),
-                "synthetic": len(data.synthetic.images),
-            },
-            "known_defects": told_of_known(data),
-            "suspects": suspects_of(fitted, data),
-            "epoch": fitted.epoch,
-            "validation": fitted.validation,
-            "false_alarms": fitted.false_alarms.to_dict(),
-            "false_regions": fitted.false_regions.to_dict(),
-            "held_out": {"score": fitted.good_scores.tolist()}
-            | {name: one.tolist() for name, one in data.statistics.items()},
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu",
-        }
-        parameters = count_parameters(fitted.model)  # before the bundle freezes them
-        bundle = Bundle(
-            model=fitted.model,
-            scorer=fitted.scorer,
-            threshold=fitted.threshold,
-            job=task.job,
-            provenance=provenance,
-            pixel_threshold=fitted.pixel_threshold,
-        )
-        bundle.save(directory.bundle)
-        try:
-            timed = bundle if timed_on() == device else Bundle.load(directory.bundle, timed_on())
-            latency = latency_within(timed, task.latency_budget)
-        except TooSlow:  # what it met in the images has made it slower
-            shutil.rmtree(directory.bundle)
-            raise
-        from msad.pictures.curves import save_training_curves  # matplotlib is not to delay the first step
-
-        save_training_curves(pd.DataFrame(directory.progress()), directory.path / "pictures" / "training.png")
-        directory.write(
-            "result",
-            {
-                "epoch": fitted.epoch,
-                "threshold": fitted.threshold,
-                "false_alarms": fitted.false_alarms.to_dict(),
-                "pixel_threshold": fitted.pixel_threshold,
-                "false_regions": fitted.false_regions.to_dict(),
-                "known_defects": provenance["known_defects"],
-                "suspects": provenance["suspects"],
-                "parameters": parameters,
-                "latency_ms": latency,
-                "executor": task.provenance.get("executor"),
-                **fitted.validation,
-            },
-        )
-
     try:
         use(task.job.architecture)  # the sweep's own configuration names it, not a file from elsewhere
         if task.latency_budget is not None:
             group.on_rank_zero(check_latency)
         data = group.on_every_rank(load_data)
-        fitted = fit(task.job, data, device=device, report=report_state, get_checkpoint=get_checkpoint, group=group)
-        group.on_rank_zero(finish, fitted, data)
+        heard = {"report": report_state, "get_checkpoint": get_checkpoint, "group": group}
+        fitted = fit_products(task.job, data, device=device, **heard)
+        group.on_rank_zero(finish, task, fitted, data, device, timed_on())
     except ResourceError:  # the disk is full: not this job's fault, and another attempt may find space
         raise
     except USER_ERRORS as error:
@@ -203,22 +151,6 @@ def run(
         if isinstance(error, TooSlow):
             told["too_slow"] = [error.latency, error.budget]
         report(told | {"objective": 0.0, "best_objective": 0.0}, None)
-
-
-def told_of_known(data: TrainingData) -> dict[str, Any]:
-    """Return how many known defects have helped to choose, by type and what they counted, and how many were taught."""
-    chosen = data.known.types if data.known else ()
-    types = {name: chosen.count(name) for name in sorted(set(chosen))}
-    taught = len(data.taught) if data.taught else 0
-    return {"count": len(chosen), "types": types, "share": known_share(len(chosen)), "taught": taught}
-
-
-def suspects_of(fitted: Fitted, data: TrainingData) -> list[str]:
-    """Return the good images whose scores stand out among those that the thresholds rest on, the farthest first."""
-    train, validation = data.identity.train_names, data.identity.validation_names
-    names = [*validation, *(train[position] for position in fitted.also_scored)]
-    out_N = np.flatnonzero(stand_out(fitted.good_scores))
-    return [names[index] for index in sorted(out_N, key=lambda index: -fitted.good_scores[index])]
 
 
 def load_checkpoint(file: Path, device: torch.device) -> dict[str, Any]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from msad.bundle.evaluation import Evaluation
 
 
-def measure_winner(values: dict[str, Any], _trained: None) -> None:
+def measure_winner(values: dict[str, Any], _trained: object) -> None:
     """Measure a trained winner on the test split; the first time in a sweep that a test file is opened."""
     from msad.bundle.bundle_files import amend
     from msad.bundle.evaluation import save_tables

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from msad.cluster.workers.object_store import below
 from msad.data_io.array_cache import default_cache_dir
 from msad.training.job_config import JobConfig
-from msad.workspace import JobDirectory
+from msad.workspace import PRODUCTS, JobDirectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,16 @@ class Task:
     latency_device: str | None = None
     identity: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def of_product(self, category: str) -> Task:
+        """Return what one of several products makes of this task: a task like others, with a folder inside of its."""
+        place = self.job.joint.index(category)
+        return dataclasses.replace(
+            self,
+            job=dataclasses.replace(self.job, category=category),
+            directory=self.directory.product(place),
+            store=below(self.store, PRODUCTS, str(place)) if self.store else None,
+        )
 
     @property
     def node_cache(self) -> Path:

@@ -324,7 +324,7 @@ def test_error_in_a_program_is_raised_and_is_no_word_on_the_configuration(make_t
     def wrong(*_words, **_more):
         raise kind("operands could not be broadcast together")
 
-    monkeypatch.setattr("msad.cluster.workers.job_worker.fit", wrong)
+    monkeypatch.setattr("msad.cluster.workers.job_worker.fit_products", wrong)
     task, reports = make_task(), Reports()
     with pytest.raises(kind, match="broadcast"):
         run(task, report=reports, resume_from=lambda: None)
