@@ -1,7 +1,7 @@
 """What jobs will keep in each node's cache, known before they do: a sweep asks every node for that disk space.
 
-Of a frozen encoder's features that is most: for each category and seed at 256 pixels up to 0.1 GB with the default,
-`feature_memory`, and 0.6 GB with `feature_pyramid`, however many images there are.
+Of a frozen encoder's features that is most: for each category and seed at 256 pixels up to 0.1 GB with
+`feature_memory`, and 0.6 to 1 GB with the default, `feature_ensemble`, however many images there are.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from msad.training.job_config import JobConfig, joint_category
 from msad.training.parameters import check_values, flatten, unknown_paths
 
 MOST_BYTES = 1 << 18  # of a configuration file
-FIRST_ARCHITECTURES = ("feature_memory",)  # the best at telling good from bad on each product (benchmarks/)
+FIRST_ARCHITECTURES = ("feature_ensemble",)  # tells and finds defects of more kinds than any other (benchmarks/)
 
 
 class _Part(BaseModel):

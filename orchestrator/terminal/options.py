@@ -158,7 +158,7 @@ _SWEEP = [
         callback=_names,
         metavar="A,B",
         shell_complete=completion.architectures,
-        help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_memory]",
+        help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_ensemble]",
     ),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     image_size_option,
