@@ -82,6 +82,8 @@ class LeaveOneOut:
         G×1×H×W each, by name, all finite; G at least 2.
     roi
         See `msad.models.scorer.Scorer`.
+    usual_G
+        Which of them the delivered scorer is fitted on, bool; None: all.
 
     Raises
     ------
@@ -90,18 +92,26 @@ class LeaveOneOut:
     """
 
     @full_float32()
-    def __init__(self, scoring: Scoring, good_maps: Mapping[str, Tensor], roi: Roi | None = None) -> None:
+    def __init__(
+        self,
+        scoring: Scoring,
+        good_maps: Mapping[str, Tensor],
+        roi: Roi | None = None,
+        usual_G: Tensor | None = None,
+    ) -> None:
         check_maps(good_maps, scoring.map_names)
         self._scoring, self._roi = scoring, roi
         self._good = smooth_maps(scoring, good_maps, roi)
         self.count = len(next(iter(self._good.values())))
         if self.count < 2:
             raise ModelError("a threshold needs at least 2 good images: one is scored by what the others say")
+        self._usual_G = torch.ones(self.count, dtype=torch.bool) if usual_G is None else usual_G.cpu()
+        fitted_on = {name: maps[self._usual_G] for name, maps in self._good.items()}
         # About the mean of all: sums of squares of what is nearly zero lose no digits.
-        self._centre = {name: maps.mean(dim=0) for name, maps in self._good.items()}
-        self._sums = {name: self._moments(name, slice(None)) for name in self._good}
+        self._centre = {name: maps.mean(dim=0) for name, maps in fitted_on.items()}
+        self._sums = {name: self._moments(name, maps) for name, maps in fitted_on.items()}
         # Two numbers a map, which hide no image.
-        self._score_2 = {name: fit_score(scoring, name, maps, roi) for name, maps in self._good.items()}
+        self._score_2 = {name: fit_score(scoring, name, maps, roi) for name, maps in fitted_on.items()}
 
     def good(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the map of each good image, float32 H×W, and their scores, G, float64."""
@@ -131,19 +141,20 @@ class LeaveOneOut:
         return map_11HW[0, 0], score_1
 
     def _without(self, name: str, left_out: int) -> Statistics:
-        """Return the statistics of all good images but one."""
+        """Return the statistics of all usual images but one."""
+        known, count = bool(self._usual_G[left_out]), int(self._usual_G.sum())
+        of_one = self._moments(name, self._good[name][left_out : left_out + 1] if known else self._good[name][:0])
         first, second = (
-            (of_all - of_one) / (self.count - 1)
-            for of_all, of_one in zip(self._sums[name], self._moments(name, slice(left_out, left_out + 1)), strict=True)
+            (of_all - of_it) / (count - known) for of_all, of_it in zip(self._sums[name], of_one, strict=True)
         )
         variance_1HW = (second - first.square()).clamp_min(0)
         calibration = self._scoring.calibration_of(name)
         statistics = statistics_of_moments(self._centre[name] + first, variance_1HW, calibration, self._roi)
         return dataclasses.replace(statistics, score_2=self._score_2[name])
 
-    def _moments(self, name: str, images: slice) -> tuple[Tensor, Tensor]:
+    def _moments(self, name: str, maps_N1HW: Tensor) -> tuple[Tensor, Tensor]:
         """Sum the deviations from the centre and their squares, 1×H×W each."""
-        away = self._good[name][images] - self._centre[name]
+        away = maps_N1HW - self._centre[name]
         return away.sum(dim=0), away.square().sum(dim=0)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from msad.models.base import AnomalyModel
 from msad.models.roi import Roi
 from msad.models.scorer import Scorer, Scoring, fit_scorer, reduce, smooth
+from msad.models.thresholds import LeaveOneOut
 from msad.training.batches import FeatureBatches, PlainBatches, batches
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
@@ -25,6 +26,9 @@ from msad.training.validation import Thresholds, anomaly_maps, set_thresholds
 
 FOLDS = 4
 """Parts of the training images, each of which is left out once."""
+
+UNUSUAL = 0.05
+"""Share of the held-out images that do not say what is usual, where there are hundreds."""
 
 _CROSS_FITTED = 1 << 24  # pixels of training images that are scored so: 256 images of 256 pixels
 _TINY = 1e-6
@@ -45,8 +49,22 @@ def fit_delivered(
     """
     validation = anomaly_maps(model.eval(), looked_at.validation())
     held_out, also_scored = with_training_images(job, model, data, validation, scoring, looked_at.roi, without)
-    scorer = fit_scorer(scoring, held_out, looked_at.roi)
-    return scorer, set_thresholds(model, looked_at, data, scorer, job, held_out), also_scored
+    usual_G = usual_images(scoring, held_out, looked_at.roi) if also_scored else None
+    fitted_on = {name: maps if usual_G is None else maps[usual_G] for name, maps in held_out.items()}
+    scorer = fit_scorer(scoring, fitted_on, looked_at.roi)
+    return scorer, set_thresholds(model, looked_at, data, scorer, job, held_out, usual_G), also_scored
+
+
+def usual_images(scoring: Scoring, held_out: Mapping[str, Tensor], roi: Roi | None = None) -> Tensor:
+    """Return which images say what is usual, bool G: all but the twentieth whose scores are the highest.
+
+    Some of a hundred good images look unlike all others, or are none: where they differ, the deviation from what is
+    usual would be large, and hide defects. A threshold counts them all the same.
+    """
+    score_G = torch.from_numpy(LeaveOneOut(scoring, held_out, roi).good_scores())
+    usual_G = torch.ones(len(score_G), dtype=torch.bool)
+    usual_G[score_G.argsort(descending=True)[: int(len(score_G) * UNUSUAL)]] = False
+    return usual_G
 
 
 @torch.no_grad()

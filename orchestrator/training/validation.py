@@ -151,16 +151,18 @@ def set_thresholds(
     scorer: Scorer,
     job: JobConfig,
     good_maps: Mapping[str, Tensor] | None = None,
+    usual_G: Tensor | None = None,
 ) -> Thresholds:
     """Score held-out good images, plain synthetic and known defects as the finished model does; cut between them.
 
     Each image is scored without what the scorer knows of it, see `msad.models.thresholds`; pixels are cut by the maps
     of the good images alone, see `msad.models.false_regions`. `good_maps`: of the validation images, and behind them of
-    others that the model has not seen; None: of the validation images alone.
+    others that the model has not seen; None: of the validation images alone. `usual_G`: which of them the scorer was
+    fitted on; None: all.
     """
     model.eval()
     good_maps = anomaly_maps(model, batches.validation()) if good_maps is None else good_maps
-    held_out = LeaveOneOut(scorer.scoring, good_maps, batches.roi)
+    held_out = LeaveOneOut(scorer.scoring, good_maps, batches.roi, usual_G)
     plain = np.flatnonzero(data.synthetic.grade == GRADES.index("plain"))
     plain_scores, done = [], 0
     for maps in map_batches(model, batches.synthetic(plain)):

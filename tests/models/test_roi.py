@@ -171,7 +171,7 @@ def test_memory_does_not_know_what_is_outside(halves):
         model.adapt_inside([model.encode(images)], inside)
         found, usual = (model.anomaly_maps(one)["memory"][..., 32:96, 16:32].mean() for one in (shown, images))
         ratios[name] = float(found / usual)
-    assert ratios["all"] < 1.5 < 2 < ratios["inside"]
+    assert ratios["all"] < 1.1 < 1.4 < ratios["inside"]
 
 
 def test_features_are_standardised_by_what_is_inside(halves):

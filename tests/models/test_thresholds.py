@@ -104,6 +104,16 @@ def test_held_out_scores_are_those_of_a_scorer_that_the_others_made(scoring):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("scoring", SCORINGS, ids=str)
+def test_unusual_images_are_scored_and_no_scorer_is_made_of_them(scoring):
+    good, usual = noise(8, torch.Generator().manual_seed(0)), torch.arange(8) != 3
+    expected = []
+    for index in range(8):
+        others = {n: m[usual & (torch.arange(8) != index)] for n, m in good.items()}
+        expected.append(fit_scorer(scoring, others)({n: m[[index]] for n, m in good.items()})[1].item())
+    np.testing.assert_allclose(LeaveOneOut(scoring, good, usual_G=usual).good_scores(), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_held_out_scores_that_are_fused_are_in_units_that_all_good_images_gave():
     good = noise(7, torch.Generator().manual_seed(0))
     scoring = Scoring({"a": 1.0, "b": 2.0}, 1.0, "max", {"a": "position", "b": "none"}, "scores")

@@ -9,7 +9,7 @@ import torch
 from msad.models.feature_memory import FeatureMemory
 from msad.models.scorer import Scoring, reduce, smooth
 from msad.models.synthesis.synthetic_defects import make_synthetic_defects
-from msad.training.cross_fitting import with_training_images
+from msad.training.cross_fitting import usual_images, with_training_images
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
 from msad.training.validation import anomaly_maps
@@ -85,6 +85,23 @@ def test_scores_of_images_that_were_trained_on_have_the_moments_of_those_held_ou
     assert score_N.std().item() * (11 / 12) ** 0.5 == pytest.approx(score_G.std().item() * (7 / 8) ** 0.5, rel=1e-2)
     assert np.corrcoef(score_N, before_N)[0, 1] == pytest.approx(1, abs=1e-3)
     assert torch.equal(maps["squared"][8:], seen["squared"])  # which does not count
+
+
+def test_the_twentieth_of_images_that_look_most_unlike_the_others_does_not_say_what_is_usual():
+    maps_G1HW = torch.rand(40, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    maps_G1HW[[7, 30], :, 4:8, 4:8] += 5
+    usual_G = usual_images(Scoring({"memory": 1.0}, reduction="top1", calibration="position"), {"memory": maps_G1HW})
+    assert (~usual_G).nonzero().flatten().tolist() == [7, 30]
+
+
+def test_statistics_are_those_of_usual_images_and_thresholds_count_all(data):
+    spoilt = data.train_NHWC.copy()
+    spoilt[5, 20:30, 20:30] = 255  # a defect among the good images
+    settings = job("feature_memory")
+    fitted, _, _ = train(settings, TrainingData(spoilt, data.validation_NHWC, data.synthetic))
+    assert fitted.false_alarms.held_out == 20 and fitted.good_scores.argmax() == 8 + fitted.also_scored.index(5)
+    at_defect = fitted.scorer.statistics["memory"].std[0, 22:28, 22:28].mean().item()
+    assert at_defect < 1.5 * fitted.scorer.statistics["memory"].std.median().item()
 
 
 def test_ensemble_resumed_ends_with_the_threshold_of_the_uninterrupted_run(data):
