@@ -130,7 +130,7 @@ def test_fewer_bits_cost_what_is_told_and_leave_the_ranking(demo, category, tmp_
     form = Form(precision=precision, calibrate_on=[demo] if precision == "int8" else [])
     file = tmp_path / "part.onnx"
     result = export(memory, file, [demo / category / "test"], form)
-    share = 0.01 if precision == "float16" else 0.3  # of a tiny memory at 64 pixels
+    share = 0.01 if precision == "float16" else 0.4  # of a tiny memory at 64 pixels
     assert 0 < result.map <= share * result.range and 0 < result.score <= share * result.range
     weights = sum(part.nbytes for part in memory.model.state_dict().values())
     assert file.stat().st_size < 0.75 * weights

@@ -71,7 +71,7 @@ def test_region_goes_from_training_into_the_bundle(architecture, tiling, data, t
     image[20:40, 54:] = 0  # far outside
     before, after = bundle.predict([data.train_NHWC[0], image])
     # What a network sees of it from inside is little.
-    assert abs(after.score - before.score) < 0.1 * (np.ptp(before.anomaly_map) + 1)
+    assert abs(after.score - before.score) < 0.2 * (np.ptp(before.anomaly_map) + 1)
     assert (after.anomaly_map[:, 40:] == after.anomaly_map.min()).all()
     assert all(region.x < 40 for region in after.regions(threshold=0.0))
     picture = after.overlay()
