@@ -104,7 +104,7 @@ def working_copy(task: Task) -> Iterator[tuple[Task, Callable[[], None]]]:
         return
     fs, folder = open_storage(task.store)
     with tempfile.TemporaryDirectory() as place, sidecar(here := Path(place) / task.job_id, task.store):
-        here.mkdir(parents=True)
+        here.mkdir()
         for path in list_files(fs, folder):
             download(fs, path, here / _inside(path, folder))
         known = _stamps(here)
