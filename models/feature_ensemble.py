@@ -80,10 +80,12 @@ class FeatureEnsemble(FrozenEncoder):
     @property
     def fixed_scoring(self) -> dict[str, Any]:
         """The highest hundredth of each map, half of an image's score by the memory and half by the pyramid."""
-        memory = self.memory.fixed_scoring
-        return memory | {
+        calibration = self.memory.fixed_scoring["calibration"]
+        return {
             "weights": {"memory": 1.0, "squared": 0.5, "mask": 0.5},
-            "calibration": {"memory": memory["calibration"], "squared": "none", "mask": "none"},
+            "smoothing": 2.0,
+            "reduction": "top1",
+            "calibration": {"memory": calibration, "squared": "none", "mask": "none"},
             "fusion": "scores",
         }
 
