@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).parent.parent
 RAY = {
     f"test_{name}.py"
     for name in (
+        "cluster_faults",
         "sweep",
         "faults",
         "layouts",

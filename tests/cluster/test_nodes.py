@@ -99,13 +99,15 @@ def test_sweep_is_submitted_as_a_ray_job_with_its_code_shipped(head, wheel, demo
     assert (tmp_path / "submitted" / "jobs" / "brick-baseline-final" / "test.json").exists()
 
 
-@pytest.mark.slow
 def test_job_without_the_token_is_refused(head):
     stranger = {**head.environment, "RAY_AUTH_TOKEN": "another-token-than-the-cluster's"}
-    listed = subprocess.run(
-        [RAY, "job", "list", "--address", head.jobs], env=stranger, capture_output=True, text=True, timeout=60
-    )
-    assert listed.returncode != 0 and "token" in (listed.stdout + listed.stderr).lower()
+    deadline, told = time.monotonic() + 300, ""
+    while "token" not in told and time.monotonic() < deadline:  # until the dashboard answers, none is asked for
+        listed = subprocess.run(
+            [RAY, "job", "list", "--address", head.jobs], env=stranger, capture_output=True, text=True, timeout=300
+        )
+        told = (listed.stdout + listed.stderr).lower()
+    assert listed.returncode != 0 and "token" in told, told
 
 
 @pytest.fixture(scope="module")

@@ -19,13 +19,16 @@ from torch import Tensor, nn
 
 from msad.models.base import AnomalyModel
 
-FAULTS = ("none", "nan", "memory", "hoard", "crash", "once", "hang")
+FAULTS = ("none", "nan", "memory", "hoard", "crash", "once", "wait", "hang")
 STEP = {"crash": 2, "hoard": 2}  # of a fault: in the first epoch, so that it meets every attempt;
 LATER = 10  # else in the third, when there is a checkpoint to go on from
 
 
 class Faulty(AnomalyModel):
-    """One convolution each way. `once` and `crash` kill the process, `hoard` takes memory until somebody else does."""
+    """One convolution each way.
+
+    `once` and `crash` kill the process, `hoard` takes memory until somebody else does, `wait` waits for a file.
+    """
 
     loss_terms = ("l1",)
     default_loss_weights = MappingProxyType({"l1": 1.0})
@@ -81,6 +84,11 @@ class Faulty(AnomalyModel):
         except FileExistsError:
             return 1.0
         return self._crash()
+
+    def _wait(self) -> float:
+        while not Path(os.environ["FAULTY_GO"]).exists():
+            time.sleep(0.05)
+        return 1.0
 
     def _hang(self) -> float:
         while True:

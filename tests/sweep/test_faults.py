@@ -7,40 +7,24 @@ import subprocess
 import sys
 from pathlib import Path
 
-import optuna
 import pytest
 from mlflow import MlflowClient
 
 from tests.faults.breakable import environment
+from tests.faults.search import SEARCH, queue, trials
 
-STUDY = "brick/faulty:Faulty"
 JOB = "brick-faulty.Faulty-{:04d}"
-SMALL = ["--image-size", "32", "--architectures", "faulty:Faulty", "--categories", "brick", "--pruner", "none"]
-
-
-def queue(folder: Path, sweep: str, *faults: str) -> None:
-    """Put the faults of a sweep's first trials into its study, before it is started."""
-    (folder / "sweeps" / sweep).mkdir(parents=True)
-    study = optuna.create_study(
-        storage=f"sqlite:///{folder}/sweeps/{sweep}/optuna.db", study_name=STUDY, direction="maximize"
-    )
-    for fault in faults:
-        study.enqueue_trial({"model/fault": fault})
 
 
 def search(demo: Path, folder: Path, sweep: str, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "msad", "search", "--dataset", str(demo), "--name", sweep, *SMALL, *words],
+        [sys.executable, "-m", "msad", *SEARCH, "--dataset", str(demo), "--name", sweep, *words],
         cwd=folder,
         env=environment(folder / "once"),
         capture_output=True,
         text=True,
         timeout=500,
     )
-
-
-def trials(folder: Path, sweep: str) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(storage=f"sqlite:///{folder}/sweeps/{sweep}/optuna.db", study_name=STUDY).trials
 
 
 def history(folder: Path, sweep: str, job_id: str) -> tuple[str, list[int]]:
