@@ -68,11 +68,8 @@ def main() -> None:
         rounds.append({name: (before[name], after[name]) for name in before})
         print(f"  round {number + 1}, load average {os.getloadavg()[0]:.1f}: {rounds[-1]}", flush=True)
     print(f"{platform.machine()} CPU, processor seconds; Python {platform.python_version()}; {date.today()}")
-    what = (
-        "--overhead"
-        if options.overhead
-        else f"{options.images} images of {options.image_size}, {options.epochs} epochs"
-    )
+    training = f"{options.images} images of {options.image_size}, {options.epochs} epochs"
+    what = "--overhead" if options.overhead else f"{options.architecture}, {training}"
     print(f"python benchmarks/before_after.py BEFORE AFTER: {what}, {options.rounds} rounds\n")
     print(f"{'':36}{'before':>10}{'after':>10}{'after / before':>16}")
     for name in rounds[0]:
