@@ -95,8 +95,8 @@ def _row(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
 def _on_drawn(good: dict, drawn: dict, defects: DefectGroups, ways: list[Scoring]) -> np.ndarray:
     """Return the mean image AUROC over the groups of synthetic defects of each way."""
     judge = Judge(good, defects, ways)
-    judge.look(good)
-    judge.look(drawn)
+    judge.update(good)
+    judge.update(drawn)
     return np.nanmean(judge.image_aurocs(judge.image_wins()), axis=(1, 2))
 
 
