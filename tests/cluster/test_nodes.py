@@ -99,6 +99,7 @@ def test_sweep_is_submitted_as_a_ray_job_with_its_code_shipped(head, wheel, demo
     assert (tmp_path / "submitted" / "jobs" / "brick-baseline-final" / "test.json").exists()
 
 
+@pytest.mark.slow  # the dashboard may need minutes on a busy machine
 def test_job_without_the_token_is_refused(head):
     stranger = {**head.environment, "RAY_AUTH_TOKEN": "another-token-than-the-cluster's"}
     deadline, told = time.monotonic() + 300, ""
