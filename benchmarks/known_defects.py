@@ -32,9 +32,9 @@ from msad.data_io.test_split import TestSplit
 from msad.models.base import AnomalyModel
 from msad.models.defects import KnownDefects
 from msad.models.metrics.image_metrics import image_auroc
-from msad.models.scorer import Scorer, fit_scorer
+from msad.models.scorer import Scorer
 from msad.search_spaces import space
-from msad.training.cross_fitting import usual_images, with_training_images
+from msad.training.cross_fitting import fit_to_usual, with_training_images
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
 from msad.training.validation import anomaly_maps, fixed_scoring, set_thresholds, validate
@@ -96,8 +96,7 @@ class Network:
             known = KnownDefects(images, masks[chosen], split.masked[chosen], types)
         data = dataclasses.replace(self.data, known=known)
         choice = validate(self, self, data, self.job)
-        usual_G = usual_images(choice.scorer.scoring, self.held_out)
-        scorer = fit_scorer(choice.scorer.scoring, {name: maps[usual_G] for name, maps in self.held_out.items()})
+        scorer, usual_G = fit_to_usual(choice.scorer.scoring, self.held_out)
         cuts = set_thresholds(self, self, data, scorer, self.job, self.held_out, usual_G)
         return scorer, cuts.threshold, choice.validation.score
 

@@ -106,6 +106,7 @@ class LeaveOneOut:
         if self.count < 2:
             raise ModelError("a threshold needs at least 2 good images: one is scored by what the others say")
         self._usual_G = torch.ones(self.count, dtype=torch.bool) if usual_G is None else usual_G.cpu()
+        self._usual_count = int(self._usual_G.sum())
         fitted_on = {name: maps[self._usual_G] for name, maps in self._good.items()}
         # About the mean of all: sums of squares of what is nearly zero lose no digits.
         self._centre = {name: maps.mean(dim=0) for name, maps in fitted_on.items()}
@@ -142,10 +143,11 @@ class LeaveOneOut:
 
     def _without(self, name: str, left_out: int) -> Statistics:
         """Return the statistics of all usual images but one."""
-        known, count = bool(self._usual_G[left_out]), int(self._usual_G.sum())
-        of_one = self._moments(name, self._good[name][left_out : left_out + 1] if known else self._good[name][:0])
+        counted = int(self._usual_G[left_out])  # 0: it is none of them
+        of_one = self._moments(name, self._good[name][left_out : left_out + counted])
         first, second = (
-            (of_all - of_it) / (count - known) for of_all, of_it in zip(self._sums[name], of_one, strict=True)
+            (of_all - of_it) / (self._usual_count - counted)
+            for of_all, of_it in zip(self._sums[name], of_one, strict=True)
         )
         variance_1HW = (second - first.square()).clamp_min(0)
         calibration = self._scoring.calibration_of(name)

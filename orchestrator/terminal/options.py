@@ -42,6 +42,11 @@ def _names(_context: click.Context, option: click.Parameter, texts: tuple[str, .
     return tuple(names) or None
 
 
+def _names_option(flag: str, complete: Callable[..., Any], help: str) -> Callable[..., Any]:
+    """Return an option that takes names between commas, and may be given several times."""
+    return click.option(flag, multiple=True, callback=_names, metavar="A,B", shell_complete=complete, help=help)
+
+
 def _settings(_context: click.Context, _option: click.Parameter, lines: tuple[str, ...]) -> dict[str, Any] | None:
     settings = {}
     for line in lines:
@@ -72,13 +77,10 @@ layout_option = click.option(
     "coco or csv, perhaps with settings, e.g. csv:good=OK (docs/moving-in.md). [default: told by its folders]",
 )
 
-categories_option = click.option(
+categories_option = _names_option(
     "--categories",
-    multiple=True,
-    callback=_names,
-    metavar="A,B",
-    shell_complete=completion.categories,
-    help="Repeatable; a name with a comma in double quotes: '\"M4,5 bolt\",gear'. [default: all the dataset has]",
+    completion.categories,
+    "Repeatable; a name with a comma in double quotes: '\"M4,5 bolt\",gear'. [default: all the dataset has]",
 )
 
 image_size_option = click.option(
@@ -143,22 +145,16 @@ _SWEEP = [
     click.option("--dataset", type=click.Path(path_type=Path), help="Root of the images. [default: the demo]"),
     layout_option,
     categories_option,
-    click.option(
+    _names_option(
         "--joint",
-        multiple=True,
-        callback=_names,
-        metavar="A,B",
-        shell_complete=completion.categories,
-        help="Train one network on all of these products too: each has thresholds, a row and a champion of its own. "
+        completion.categories,
+        "Train one network on all of these products too: each has thresholds, a row and a champion of its own. "
         "--categories, those trained separately, are then these by default.",
     ),
-    click.option(
+    _names_option(
         "--architectures",
-        multiple=True,
-        callback=_names,
-        metavar="A,B",
-        shell_complete=completion.architectures,
-        help="Names, or Python paths of your own: my_module:MyDetector. [default: feature_ensemble]",
+        completion.architectures,
+        "Names, or Python paths of your own: my_module:MyDetector. [default: feature_ensemble]",
     ),
     click.option("--epochs", type=int, help="Most passes over the training images. [default: the architecture's]"),
     image_size_option,

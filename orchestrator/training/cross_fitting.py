@@ -49,10 +49,17 @@ def fit_delivered(
     """
     validation = anomaly_maps(model.eval(), looked_at.validation())
     held_out, also_scored = with_training_images(job, model, data, validation, scoring, looked_at.roi, without)
-    usual_G = usual_images(scoring, held_out, looked_at.roi) if also_scored else None
-    fitted_on = {name: maps if usual_G is None else maps[usual_G] for name, maps in held_out.items()}
-    scorer = fit_scorer(scoring, fitted_on, looked_at.roi)
+    if also_scored:
+        scorer, usual_G = fit_to_usual(scoring, held_out, looked_at.roi)
+    else:
+        scorer, usual_G = fit_scorer(scoring, held_out, looked_at.roi), None
     return scorer, set_thresholds(model, looked_at, data, scorer, job, held_out, usual_G), also_scored
+
+
+def fit_to_usual(scoring: Scoring, held_out: Mapping[str, Tensor], roi: Roi | None = None) -> tuple[Scorer, Tensor]:
+    """Fit a scorer on the `usual_images` among those held out; return which these are too, bool G."""
+    usual_G = usual_images(scoring, held_out, roi)
+    return fit_scorer(scoring, {name: maps[usual_G] for name, maps in held_out.items()}, roi), usual_G
 
 
 def usual_images(scoring: Scoring, held_out: Mapping[str, Tensor], roi: Roi | None = None) -> Tensor:

@@ -8,22 +8,18 @@ import torch
 
 from msad.models.feature_memory import FeatureMemory
 from msad.models.scorer import Scoring, reduce, smooth
-from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training.cross_fitting import usual_images, with_training_images
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
 from msad.training.validation import anomaly_maps
-from tests.training.train import train
+from tests.training.train import shaded, train
 
 SMALL = {"feature_memory": {"rows": 50}, "feature_ensemble": {"rows": 50, "width": 8, "bottleneck_channels": 4}}
 
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    base = np.tile(np.linspace(60, 190, 64)[:, None, None], (1, 64, 3))
-    images = (base + rng.integers(-5, 5, (20, 64, 64, 3))).astype(np.uint8)
-    return TrainingData(images[:12], images[12:], make_synthetic_defects(images[12:], 0))
+    return shaded()
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +33,6 @@ def job(architecture):
 
 
 def test_thresholds_rest_on_training_images_too_that_the_model_was_made_without(data, monkeypatch):
-    monkeypatch.setattr("msad.training.batches.VIEWS_IN_ALL", 24)
     asked = []
     without = FeatureMemory.without
 

@@ -14,17 +14,14 @@ from msad.training.batches import FeatureBatches, make_batches
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
 from tests.bolts import SIDE, bolts
-from tests.training.train import train
+from tests.training.train import shaded, train
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def data():
-    rng = np.random.default_rng(0)
-    base = np.tile(np.linspace(60, 190, 64)[:, None, None], (1, 64, 3))
-    images = (base + rng.integers(-5, 5, (20, 64, 64, 3))).astype(np.uint8)
-    return TrainingData(images[:12], images[12:], make_synthetic_defects(images[12:], 0))
+    return shaded()
 
 
 def job(**settings):

@@ -5,13 +5,23 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import numpy as np
 import torch
 
+from msad.models.synthesis.synthetic_defects import make_synthetic_defects
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
 from msad.training.training_data import TrainingData
 from msad.training.validation import Fitted
 from msad.training.worker_group import SINGLE_WORKER, WorkerGroup
+
+
+def shaded() -> TrainingData:
+    """Return twelve good images of a shaded noise, 64 pixels each, and eight to validate on."""
+    rng = np.random.default_rng(0)
+    base = np.tile(np.linspace(60, 190, 64)[:, None, None], (1, 64, 3))
+    images = (base + rng.integers(-5, 5, (20, 64, 64, 3))).astype(np.uint8)
+    return TrainingData(images[:12], images[12:], make_synthetic_defects(images[12:], 0))
 
 
 def train(
