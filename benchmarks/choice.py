@@ -44,7 +44,10 @@ def main() -> None:
     print(heading.machine(defaults.CPU, options.threads), flush=True)
     rows = []
     for folder in sorted(file.parent for file in options.bundles.glob(f"*/{DESCRIPTION_FILE}")):
-        rows.append(_row(Bundle.load(folder), options))
+        bundle = Bundle.load(folder)
+        if options.categories and bundle.job.category not in options.categories:
+            continue
+        rows.append(_row(bundle, options))
         print(_text(pd.DataFrame(rows)), flush=True)
     frame = pd.DataFrame(rows)
     means = frame.drop(columns="seed").groupby(["family", "category"], sort=False).mean(numeric_only=True)
@@ -52,12 +55,8 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="dataset with test images")
+    parser = heading.parser(__doc__)
     parser.add_argument("--bundles", type=Path, required=True, help="a folder of bundles, as `quality.py` keeps them")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
-    parser.add_argument("--output", type=Path, help="write the table here too")
     return parser.parse_args()
 
 

@@ -1,4 +1,7 @@
-"""What stands above a benchmark's figures: the machine and versions, and the command without paths of one machine."""
+"""What benchmarks on a dataset begin with: their common options; and what stands above the figures of each.
+
+That is the machine and versions, and the command without paths of one machine.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,22 @@ from pathlib import Path
 import torch
 
 PATHS = ("--root", "--originals", "--cache", "--curves", "--output")
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Split a list of names at its commas."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser of the options that benchmarks on a dataset share."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--root", type=Path, required=True, help="dataset with test images, for pixel figures with masks")
+    made.add_argument("--categories", type=names, default=(), help="default: all")
+    made.add_argument("--threads", type=int, default=torch.get_num_threads())
+    made.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
+    made.add_argument("--output", type=Path, help="write what is printed last here too")
+    return made
 
 
 def machine(device: torch.device, threads: int) -> str:

@@ -11,9 +11,10 @@ product as a separate one. `validation` is the validation score, all else is of 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import dataclasses
 from typing import Any
 
+import defaults
 import heading
 import pandas as pd
 import torch
@@ -22,7 +23,7 @@ from msad.bundle.bundles import Bundle
 from msad.bundle.evaluation import evaluate
 from msad.cluster.workers.job_worker import load_training_data
 from msad.data_io.table import list_categories
-from msad.models.registry import architecture, default_parameters
+from msad.models.registry import default_parameters
 from msad.training.job_config import JobConfig, joint_category
 from msad.training.loop import fit_products
 
@@ -31,28 +32,21 @@ FIGURES = {"image AUROC": "image_auroc", "PRAUC": "image_prauc", "AU-PRO": "aupr
 
 def main() -> None:
     """Measure every product and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="dataset in the MVTec AD layout")
-    parser.add_argument("--categories", type=lambda text: text.split(","), help="default: all")
+    parser = heading.parser(__doc__)
     parser.add_argument("--architecture", default="feature_memory")
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--epochs", type=int, help="default: the architecture's")
     parser.add_argument("--rows-each", action="store_true")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cache", type=Path, help="of decoded images and features; default: msad's own")
-    parser.add_argument("--output", type=Path, help="write the table here too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     products = tuple(options.categories or list_categories(options.root))
-    settings = architecture(options.architecture).training_defaults | {"image_size": options.image_size}
-    settings |= {"epochs": options.epochs} if options.epochs else {}
-    named = {"architecture": options.architecture, **settings}
+    same = {"image_size": options.image_size} | ({"epochs": options.epochs} if options.epochs else {})
+    jobs = [defaults.job(options.root, name, 0, family=options.architecture) for name in products]
+    jobs = [dataclasses.replace(job, **same) for job in jobs]
+    whole = dataclasses.replace(jobs[0], category=joint_category(products), joint=products)
     rows = []
-    for job in (
-        *(JobConfig(category=name, **named) for name in products),
-        JobConfig(category=joint_category(products), joint=products, **named),
-    ):
+    for job in (*jobs, whole):
         if job.is_whole and options.rows_each:
             job = job.with_parameters({"model/rows": len(products) * default_parameters(job.architecture)["rows"]})
         rows += measure(job, options, device)

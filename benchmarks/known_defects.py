@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import defaults
 import heading
@@ -115,16 +114,11 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="dataset whose test images have masks")
-    parser.add_argument("--categories", type=lambda text: text.split(","), default=(), help="default: all")
+    parser = heading.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="splits, and draws of what is hidden")
     parser.add_argument("--draws", type=int, default=8, help="of the known ones among the hidden ones")
     parser.add_argument("--trials", type=int, default=1, help="networks to choose from")
     parser.add_argument("--image-size", default=256)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
-    parser.add_argument("--output", type=Path, help="write the table here too")
     return parser.parse_args()
 
 

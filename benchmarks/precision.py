@@ -48,14 +48,9 @@ FIGURES = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="dataset in the MVTec AD layout")
-    parser.add_argument("--categories", type=lambda text: text.split(","), help="default: all")
+    parser = heading.parser(__doc__)
     parser.add_argument("--architecture", default="feature_memory")
     parser.add_argument("--image-size", type=parse_size, default=256)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
-    parser.add_argument("--output", type=Path, help="write the table here too")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []

@@ -47,14 +47,15 @@ from msad.data_io.table import list_categories
 from msad.models.errors import ModelError
 from msad.models.registry import architecture, architectures, default_parameters
 from msad.models.scorer import IMAGE_SCORE, OWN, Scoring
-from msad.models.scoring import choose_scoring
+from msad.models.scoring import choose_scoring, default_candidates
 from msad.names import identifier
 from msad.training.batches import make_batches
+from msad.training.cross_fitting import fit_delivered
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
 from msad.training.parameters import known_paths, unknown_paths
 from msad.training.training_data import TrainingData
-from msad.training.validation import anomaly_maps, set_thresholds
+from msad.training.validation import anomaly_maps
 
 # Image AUROC, where others report the same data; sources in the README's table of references.
 PUBLISHED = {
@@ -78,6 +79,10 @@ RETRAINED: dict[str, dict[str, Any]] = {
     "no corruption": {"corruption/probability": 0.0},
     "no gates (plain skips)": {"model/skip": "concat", "model/first_skip": 0, "model/skip_dropout": 0.0},
     "no augmentation": {"augmentation/kind": "none"},
+    "no stride 32": {"model/coarsest_stride": 16},
+    "light kept": {"model/light": "kept"},
+    "not straightened": {"model/pose": "kept"},
+    "square images": {"image_size": 256},
 }
 
 
@@ -131,12 +136,9 @@ def _study(
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="dataset in the MVTec AD layout")
-    parser.add_argument("--categories", type=_names, default=(), help="default: all")
-    parser.add_argument(
-        "--families", type=_names, default=architectures(), help=f"default: {','.join(architectures())}"
-    )
+    parser = heading.parser(__doc__)
+    known = architectures()
+    parser.add_argument("--families", type=heading.names, default=known, help=f"default: {','.join(known)}")
     parser.add_argument("--trials", type=int, default=1, help="the defaults, and draws from the search space")
     parser.add_argument("--epochs", type=int, help="default: each family's own")
     parser.add_argument("--image-size", type=parse_size, default=256, help="pixels, or HEIGHTxWIDTH; see msad")
@@ -146,11 +148,8 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1, help="how many, from --seed on")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--ablations", action="store_true")
-    parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
     parser.add_argument("--bundles", type=Path, help="keep the chosen models here")
-    parser.add_argument("--output", type=Path, help="write the table here too")
     options = parser.parse_args()
     try:
         if unknown := unknown_paths([line.partition("=")[0] for line in options.set], options.families):
@@ -158,10 +157,6 @@ def _options() -> argparse.Namespace:
     except ModelError as error:
         parser.error(str(error))
     return options
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _jobs(category: str, family: str, seed: int, options: argparse.Namespace) -> list[JobConfig]:
@@ -247,57 +242,68 @@ def _own_score(best: Trial, options: argparse.Namespace, device: torch.device) -
     """Test a model once more by the image score that it gives itself, unchanged."""
     data = load_training_data(best.job, options.root, options.cache)
     shown = next(name for name in best.bundle.model.map_names if name != IMAGE_SCORE)
-    trial = _rescored_trial(best, data, Scoring({shown: 1.0}, reduction=OWN), options, device)
+    trial = _rescored_trial(best, data, [Scoring({shown: 1.0}, reduction=OWN)], options, device)
     return _row(trial, [trial], device, f"{best.job.architecture}, own score")
 
 
 def _ablations(best: Trial, options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
     rows = []
-    known = {f"model/{name}" for name in default_parameters(best.job.architecture)}
-    known |= {"corruption/probability", "augmentation/kind"}
+    stepped = bool(architecture(best.job.architecture).loss_terms)
     for name, changes in RETRAINED.items():
-        if set(changes) <= known:
-            trial = _train(best.job.with_parameters(changes), options, device)
+        changed = best.job.with_parameters(changes)
+        trains = stepped or not {"corruption/probability", "augmentation/kind"} & set(changes)
+        if set(changes) <= set(known_paths(best.job.architecture)) and trains and changed != best.job:
+            trial = _train(changed, options, device)
             trial.test = evaluate(trial.bundle, options.root, best.job.category, options.cache)
             rows.append(_row(trial, [trial], device, f"  {name}"))
     data = load_training_data(best.job, options.root, options.cache)
-    for name, change in _rescored(best.bundle.scorer.scoring, best.bundle.model.map_names).items():
-        trial = _rescored_trial(best, data, change, options, device)
+    for name, changes in _rescored(best.bundle).items():
+        trial = _rescored_trial(best, data, changes, options, device)
         rows.append(_row(trial, [trial], device, f"  {name}"))
     for row in rows:
         print(_table([row]), flush=True)
     return rows
 
 
-def _rescored(scoring: Scoring, maps: tuple[str, ...]) -> dict[str, Scoring]:
-    """What scoring alone changes; the checkpoint stays."""
-    other = {
-        f"{name} map only": dataclasses.replace(scoring, weights={name: 1.0}) for name in maps if len(maps) > 1
-    } | {
+def _rescored(bundle: Bundle) -> dict[str, list[Scoring]]:
+    """What scoring alone changes, each with the scorings to choose from; the checkpoint stays."""
+    scoring, maps, weights = bundle.scorer.scoring, bundle.model.map_names, bundle.scorer.scoring.weights
+    other = {f"{name} map only": dataclasses.replace(scoring, weights={name: 1.0}) for name in maps if len(maps) > 1}
+    if len(weights) > 2:
+        for left_out in weights:
+            rest = {name: weight for name, weight in weights.items() if name != left_out}
+            other[f"no {left_out} map"] = dataclasses.replace(scoring, weights=rest)
+    other |= {
+        "maps blended": dataclasses.replace(scoring, fusion="maps"),
         "mean of the map": dataclasses.replace(scoring, reduction="mean"),
+        "maximum of the map": dataclasses.replace(scoring, reduction="max"),
         "no smoothing": dataclasses.replace(scoring, smoothing=0.0),
         "no calibration": dataclasses.replace(scoring, calibration="none"),
         "calibration per position": dataclasses.replace(scoring, calibration="position"),
     }
-    return {name: changed for name, changed in other.items() if changed != scoring}
+    rows = {name: [changed] for name, changed in other.items() if changed != scoring}
+    if bundle.model.fixed_scoring:
+        rows["scoring chosen by synthetic defects"] = default_candidates(maps, bundle.job.view_size)
+    return rows
 
 
 def _rescored_trial(
-    best: Trial, data: TrainingData, scoring: Scoring, options: argparse.Namespace, device: torch.device
+    best: Trial, data: TrainingData, scorings: list[Scoring], options: argparse.Namespace, device: torch.device
 ) -> Trial:
-    bundle, validation = _rescore(best, data, scoring, device)
+    bundle, validation = _rescore(best, data, scorings, device)
     trial = dataclasses.replace(best, bundle=bundle, validation=validation)
     trial.test = evaluate(bundle, options.root, best.job.category, options.cache)
     return trial
 
 
-def _rescore(best: Trial, data: TrainingData, scoring: Scoring, device: torch.device) -> tuple[Bundle, float]:
+def _rescore(best: Trial, data: TrainingData, scorings: list[Scoring], device: torch.device) -> tuple[Bundle, float]:
+    """Choose among scorings as a search does, and deliver the model with the chosen one as it would."""
     model = best.bundle.model
     batches = make_batches(best.job, data, model, device)
     good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
-    choice = choose_scoring(good, defects, data.synthetic, [scoring])
-    cuts = set_thresholds(model, batches, data, choice.scorer, best.job)
-    changed = {"scorer": choice.scorer, "threshold": cuts.threshold, "pixel_threshold": cuts.pixel_threshold}
+    choice = choose_scoring(good, [defects], data.synthetic, scorings)
+    scorer, cuts, _ = fit_delivered(best.job, model, batches, data, choice.scorer.scoring)
+    changed = {"scorer": scorer, "threshold": cuts.threshold, "pixel_threshold": cuts.pixel_threshold}
     return dataclasses.replace(best.bundle, **changed), choice.validation.score
 
 

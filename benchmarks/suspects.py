@@ -51,14 +51,9 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="dataset in the MVTec AD layout")
-    parser.add_argument("--categories", type=lambda text: text.split(","), default=(), help="default: all")
+    parser = heading.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="draws of what is planted, and splits")
     parser.add_argument("--image-size", default=256)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--cache", type=Path, help="of decoded images; default: msad's own")
-    parser.add_argument("--output", type=Path, help="write the tables here too")
     return parser.parse_args()
 
 
