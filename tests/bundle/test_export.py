@@ -104,7 +104,13 @@ def test_vision_transformer_as_a_backbone_goes_with_bundle_and_file(batch, tmp_p
     assert_agrees(session.run(OUTPUTS, {"image": batch}), bundle, batch)
 
 
-@pytest.mark.parametrize("name", architectures())
+# What the others are made of is in these.
+QUICK = ("multiscale", "feature_memory", "feature_ensemble")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in architectures()]
+)
 def test_exported_files_answer_as_the_bundle_does(name, batch, tmp_path, monkeypatch):
     bundle = make(name)
     program = export_module._trace(bundle, Form())

@@ -77,6 +77,7 @@ def test_pulled_model_of_a_product_predicts_and_the_report_shows_its_row(swept, 
     assert JOINT in page
 
 
+@pytest.mark.slow
 def test_resume_of_a_joint_sweep_adds_nothing_and_makes_up_for_what_was_lost(swept, uri):
     before, jobs = leaderboard("both", uri), swept / "sweeps" / "both" / "jobs"
     names = {path.name for path in jobs.iterdir()}

@@ -62,7 +62,7 @@ def test_predictions_have_the_photographs_shape(swept, long, tmp_path):
     assert {np.load(file).shape for file in tmp_path.rglob("*.npy")} == {(160, 64)}
 
 
-@pytest.mark.parametrize("name", ["tall.onnx", "tall.pt2"])
+@pytest.mark.parametrize("name", ["tall.onnx", pytest.param("tall.pt2", marks=pytest.mark.slow)])
 def test_exported_file_answers_as_the_model(name, swept, long, tmp_path):
     bundle, images = Bundle.load(swept[1], "cpu"), sorted((long / "brick" / "test").rglob("*.png"))[:3]
     written = export(bundle, tmp_path / name, images)
