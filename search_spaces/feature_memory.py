@@ -1,18 +1,16 @@
-"""`feature_memory`: how many places it keeps and how large they are, and whether light counts.
+"""`feature_memory`: how many places it keeps and how large they are.
 
-What changes the features beyond that (the backbone, the stages) is not searched by default.
+What changes the features (the backbone, the stages) is not searched by default. Nor is light: synthetic defects lie in
+the light of the good images, so they cannot say what another light would do.
 """
 
 from __future__ import annotations
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
-from msad.models.frozen_features import LIGHTS
-
 SPACE: dict[str, BaseDistribution] = {
     "model/rows": CategoricalDistribution((1000, 4000, 16000)),
     "model/neighbourhood": CategoricalDistribution((1, 3, 5)),
     "model/neighbours": IntDistribution(1, 9),
-    "model/light": CategoricalDistribution(LIGHTS),
     "augmentation/kind": CategoricalDistribution(("auto", "none")),
 }

@@ -203,7 +203,6 @@ def server(tmp_path) -> Iterator[MlflowServer]:
 FAILED = "tracking failed and will be tried again, training goes on"
 
 
-@pytest.mark.slow
 def test_what_a_lost_server_misses_is_delivered_on_its_return(demo, tmp_path, go, server):
     queue(tmp_path, "first", "none", "wait")
     words = ["--dataset", str(demo), "--trials", "2", "--executor", "direct", "--concurrency", "1"]
