@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from skimage.measure import label, regionprops
+import skimage  # its parts are loaded where they are used first
 
 SMALLEST_AREA = 1
 
@@ -73,7 +73,9 @@ def find_regions(anomaly_map: np.ndarray, threshold: float, smallest_area: int =
             mean=float(part.intensity_mean),
             mask=part.image,
         )
-        for part in regionprops(label(anomaly_map > threshold, connectivity=2), anomaly_map)
+        for part in skimage.measure.regionprops(
+            skimage.measure.label(anomaly_map > threshold, connectivity=2), anomaly_map
+        )
         if part.area >= smallest_area
     ]
     return sorted(found, key=lambda region: (-region.area, -region.peak))
@@ -81,7 +83,7 @@ def find_regions(anomaly_map: np.ndarray, threshold: float, smallest_area: int =
 
 def count_regions(anomaly_map: np.ndarray, threshold: float) -> int:
     """Count the regions of a float H×W map that reach `threshold` or lie above it."""
-    return int(label(anomaly_map >= threshold, connectivity=2, return_num=True)[1])
+    return int(skimage.measure.label(anomaly_map >= threshold, connectivity=2, return_num=True)[1])
 
 
 def mask_of(regions: list[Region], size: tuple[int, int]) -> np.ndarray:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import fisher_exact, ks_2samp
+import scipy  # its parts are loaded where they are used first: no training needs its statistics
 
 from msad.data_io.image_statistics import STATISTICS
 
@@ -105,7 +105,7 @@ def differences(reference: Values, threshold: float, seen: Values) -> list[Findi
         then, now = (np.asarray(values[name], np.float64) for values in (reference, seen))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of an exact p that is too long to compute
-            p = float(ks_2samp(then, now).pvalue)
+            p = float(scipy.stats.ks_2samp(then, now).pvalue)
         found.append(Finding(name, _words(name, then, now), float(np.median(then)), float(np.median(now)), p))
     return found
 
@@ -121,7 +121,7 @@ def holm(p_values: Sequence[float], rate: float) -> list[int]:
 
 def _alarms(then: np.ndarray, now: np.ndarray) -> Finding:
     table = [[int(now.sum()), int((~now).sum())], [int(then.sum()), int((~then).sum())]]
-    p = float(fisher_exact(table, alternative="greater").pvalue)
+    p = float(scipy.stats.fisher_exact(table, alternative="greater").pvalue)
     words = f"{now.mean():.0%} of the images raise an alarm, of the held-out ones {then.mean():.0%} did"
     return Finding(ALARMS, words, float(then.mean()), float(now.mean()), p)
 

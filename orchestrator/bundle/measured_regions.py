@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import skimage  # its parts are loaded where they are used first
 import torch
-from skimage.measure import label
 
 from msad.bundle.images import fit_map
 from msad.models.regions import FIGURES, find_regions, mask_of
@@ -55,7 +55,7 @@ class MeasuredRegions:
             share = math.nan if mask is None else float(mask[box][one.mask].mean())
             self._rows.append({"index": index, "region": number, **one.to_dict(), "on_defect": share})
         if mask is not None and mask.any():
-            labels, count = label(mask, connectivity=2, return_num=True)
+            labels, count = skimage.measure.label(mask, connectivity=2, return_num=True)
             self._defects += count
             self._found += len(np.unique(labels[mask_of(regions, size) & mask]))
 
