@@ -32,6 +32,8 @@ class FeatureEnsemble(FrozenEncoder):
     """`feature_pyramid` on strides 4, 8 and 16 and `feature_memory` on 8, 16 and 32 of one network.
 
     The pyramid is trained, and the memory filled on the way. Its maps are always read the same way, `fixed_scoring`.
+    Beside a memory the pyramid may be small, and its training short: a quarter of the arithmetic that it has by itself
+    tells good from bad as well (`benchmarks/README.md`).
 
     Parameters
     ----------
@@ -50,14 +52,18 @@ class FeatureEnsemble(FrozenEncoder):
 
     loss_terms: ClassVar[tuple[str, ...]] = FeaturePyramid.loss_terms
     default_loss_weights: ClassVar[dict[str, float]] = FeaturePyramid.default_loss_weights
-    training_defaults: ClassVar[dict[str, Any]] = FeaturePyramid.training_defaults | {"evaluate_every": 25}
+    training_defaults: ClassVar[dict[str, Any]] = {
+        **FeaturePyramid.training_defaults,
+        "epochs": 25,
+        "evaluate_every": 13,
+    }
     map_names: ClassVar[tuple[str, ...]] = ("memory", *FeaturePyramid.map_names)
     stepped_maps: ClassVar[tuple[str, ...]] = FeaturePyramid.map_names
 
     def __init__(
         self,
         backbone: str = LITE0,
-        width: int = 192,
+        width: int = 128,
         bottleneck_channels: int = 48,
         dropout: float = 0.1,
         coarsest_stride: int = 32,
