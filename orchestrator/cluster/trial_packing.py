@@ -66,7 +66,7 @@ def pack_trials(
         job = heaviest(study.job, study.space)
         # A GPU's recorded steps take memory of their own, and are recorded in the second epoch at the latest.
         epochs = 2 if whole.gpus else 1
-        job = dataclasses.replace(job, epochs=epochs, evaluate_every=epochs)
+        job = dataclasses.replace(job, epochs=epochs, steps=0, evaluate_every=epochs)
         key = f"{name} on {kind or 'CPU'}, {job.digest()}"
         if key not in kept:
             kept[key] = _measure(job, config, plan, whole)

@@ -50,6 +50,10 @@ class JobConfig:
         Bits that the camera fills of image files of more than 8, one of `msad.data_io.wide.BIT_DEPTHS`.
     epochs
         Passes over the training images at most (early stopping may end sooner).
+    steps
+        Steps of the optimiser in all; 0: as many as the epochs take. Otherwise an epoch is no pass over the images but
+        an equal part of the steps, rounded up, so that few images are trained on as long as many. Evaluations, pruning
+        and early stopping go by epochs as ever; a detector that trains itself knows nothing of it.
     evaluate_every
         Epochs between two evaluations on the validation split; each is a report, a checkpoint and a possible pruning.
     batch_size
@@ -89,6 +93,7 @@ class JobConfig:
     image_size: int | str = 256
     bit_depth: int = FULL
     epochs: int = 60
+    steps: int = 0
     evaluate_every: int = 5
     batch_size: int = 8
     seed: int = 0
@@ -131,6 +136,7 @@ class JobConfig:
             for name, allowed, rule in (
                 ("bit_depth", self.bit_depth in BIT_DEPTHS, f"one of {', '.join(map(str, BIT_DEPTHS))}"),
                 ("epochs", self.epochs >= 1, "at least 1"),
+                ("steps", self.steps >= 0, "0 (as the epochs say) or more"),
                 ("evaluate_every", self.evaluate_every >= 1, "at least 1"),
                 ("batch_size", self.batch_size >= 1, "at least 1"),
                 ("learning_rate", self.learning_rate > 0, "above 0"),
@@ -192,8 +198,9 @@ class JobConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, nested as the fields are."""
         values = copy.deepcopy(dataclasses.asdict(self))
-        joint = values.pop("joint")
-        return values | ({"joint": list(joint)} if joint else {})  # most jobs, and older ones, have none
+        joint, steps = values.pop("joint"), values.pop("steps")
+        values |= {"steps": steps} if steps else {}
+        return values | ({"joint": list(joint)} if joint else {})  # most jobs, and older ones, have neither
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> JobConfig:

@@ -159,7 +159,7 @@ def _fit(
         generator.manual_seed(_epoch_seed(job.seed, epoch))
         model.train()
         sums_T = torch.zeros(len(names), device=device)
-        for batch in products.stream(torch.randperm(len(products)).split(products.batch_size)):
+        for batch in products.stream(products.order()):
             optimizer.zero_grad(set_to_none=True)
             figures_T = step(batch)
             optimizer.step()

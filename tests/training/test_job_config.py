@@ -30,6 +30,16 @@ def test_job_config_with_several_bad_values_names_them_all():
     assert all(word in str(error.value) for word in ("epochs", "schedule", "learning_rate", "one_cycle"))
 
 
+def test_steps_are_part_of_a_job_only_where_they_are_asked_for():
+    job = JobConfig(category="a", architecture="b")
+    asked = job.with_parameters({"steps": 2000})
+    assert "steps" not in job.to_dict() and asked.flat()["steps"] == 2000 and asked.digest() != job.digest()
+    assert JobConfig.from_dict(asked.to_dict()) == asked
+    assert asked.with_parameters({"steps": 0}).digest() == job.digest()
+    with pytest.raises(ValueError, match="steps is -1; it must be 0"):
+        dataclasses.replace(job, steps=-1)
+
+
 def test_unknown_setting_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"'lerning_rate'; did you mean 'learning_rate'"):
         JobConfig.from_dict({"category": "a", "architecture": "b", "lerning_rate": 1})

@@ -60,6 +60,15 @@ def test_fit_lowers_the_loss(data):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize(("steps", "taken"), [(0, 4 * 3), (6, 4 * 2), (32, 4 * 8)])
+def test_fit_takes_as_many_steps_as_asked_for_over_its_epochs(steps, taken, data, monkeypatch):
+    counted, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda *given, **named: counted.append(step(*given, **named)))
+    _, reports, _ = train(job(steps=steps, augmentation={"kind": "none"}), data)
+    assert len(counted) == taken and [metrics["epoch"] for metrics in reports] == [1, 2, 3, 4]
+    assert reports[-1]["learning_rate"] < 0.1 * job().learning_rate  # the one cycle ends with the last step
+
+
 def test_fit_twice_gives_the_same_weights(data):
     assert torch.equal(weights(train(job(), data)[0]), weights(train(job(), data)[0]))
 
