@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-PATHS = ("--root", "--originals", "--cache", "--curves", "--output")
+PATHS = ("--root", "--originals", "--cache", "--curves", "--bundles", "--output")
 
 
 def names(text: str) -> tuple[str, ...]:
