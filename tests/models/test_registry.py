@@ -159,7 +159,7 @@ def test_default_loss_weights_name_known_terms(name):
         ("multiscale", {"skip": "concat", "first_skip": 0, "depth": 4}, 7_763_107),
         ("multiscale", {"skip": "none"}, 1_733_539),
         ("multiscale", {"skip": "add"}, 1_733_539),
-        ("feature_ensemble", {}, 1_529_257),
+        ("feature_ensemble", {}, 747_601),
         ("feature_memory", {}, 0),
         ("feature_pyramid", {}, 1_529_257),
         ("multiscale_segmenter", {}, 14_743_652),
