@@ -43,6 +43,7 @@ def invoke(*words: str | Path) -> Result:
     return CliRunner().invoke(cli.msad, [str(word) for word in words])
 
 
+@pytest.mark.slow
 def test_training_on_another_layout_ends_measured_and_opens_no_test_file_before(kolektor, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(kolektor, root)

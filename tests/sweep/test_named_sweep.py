@@ -58,6 +58,7 @@ def check_all_of_it(folder, done, names):
     return uri, table
 
 
+@pytest.mark.slow
 def test_search_of_a_product_with_every_awkward_sign_in_its_name_delivers_all_of_it(demo, tmp_path):
     data = dataset(demo, tmp_path, [ALL])
     done = search(tmp_path, "--dataset", str(data), "--categories", quoted(ALL), "--name", "named", *SMALL)
