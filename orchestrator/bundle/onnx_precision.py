@@ -108,7 +108,8 @@ def to_int8(proto: ModelProto, layers: list[NodeProto], batches: Iterable[np.nda
             nodes_to_quantize=chosen,
             per_channel=True,
             activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            # Unsigned both: CPUs without VNNI add products with signed ones in 16 bits, which overflow.
+            weight_type=QuantType.QUInt8,
         )
         return onnx.load(file)
 

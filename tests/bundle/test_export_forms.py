@@ -139,7 +139,7 @@ def test_fewer_bits_cost_what_is_told_and_leave_the_ranking(demo, category, tmp_
     assert np.corrcoef(one.scores["score"], other.scores["score"])[0, 1] > 0.95
     assert abs(one.metrics["image_auroc"] - other.metrics["image_auroc"]) < 0.1
     kinds = {tensor.data_type for tensor in onnx.load(file).graph.initializer if "backbone" in tensor.name}
-    assert (onnx.TensorProto.FLOAT16 if precision == "float16" else onnx.TensorProto.INT8) in kinds
+    assert (onnx.TensorProto.FLOAT16 if precision == "float16" else onnx.TensorProto.UINT8) in kinds
 
 
 @pytest.mark.skipif(not HAS_OPENVINO, reason="the extra openvino is not installed")
