@@ -3,6 +3,7 @@ PYTHON ?= python3
 DEMO_EPOCHS ?= 10
 DEMO_SIZE ?= 128
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WHAT := --constraint constraints.txt --editable '.[dev]'
 
 .PHONY: demo test lint clean
@@ -23,8 +24,7 @@ lint: .venv/installed
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python $(WHAT) || $(BIN)/python -m pip install --quiet $(WHAT)
+	$(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python $(WHAT) || $(PIP) $(WHAT)
 	touch $@
 
 clean:

@@ -24,7 +24,6 @@ import pandas as pd
 import torch
 from scipy.stats import spearmanr
 
-from msad.bundle.bundle_files import DESCRIPTION_FILE
 from msad.bundle.bundles import Bundle
 from msad.cluster.workers.job_worker import load_training_data
 from msad.data_io.test_split import TestSplit
@@ -43,10 +42,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(heading.machine(defaults.CPU, options.threads), flush=True)
     rows = []
-    for folder in sorted(file.parent for file in options.bundles.glob(f"*/{DESCRIPTION_FILE}")):
-        bundle = Bundle.load(folder)
-        if options.categories and bundle.job.category not in options.categories:
-            continue
+    for bundle in defaults.kept(options):
         rows.append(_row(bundle, options))
         print(_text(pd.DataFrame(rows)), flush=True)
     frame = pd.DataFrame(rows)

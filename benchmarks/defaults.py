@@ -1,7 +1,9 @@
-"""What several benchmarks begin with: the job of an architecture's defaults, and its network on a category's images."""
+"""What several benchmarks begin with: the job of an architecture's defaults, its network on images, kept bundles."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msad.bundle.bundle_files import DESCRIPTION_FILE
+from msad.bundle.bundles import Bundle
 from msad.bundle.images import to_tensor
 from msad.data_io.bit_depth import find_bit_depth
 from msad.data_io.layout import find_layout
@@ -29,6 +33,14 @@ def job(root: Path, category: str, seed: int, image_size: int | str = 256, famil
     settings: dict[str, Any] = {"image_size": fitted_size(image_size, find_ratio(good)), "seed": seed}
     settings |= {"bit_depth": find_bit_depth(good)} | architecture(family).training_defaults
     return JobConfig(category=category, architecture=family, **settings)
+
+
+def kept(options: argparse.Namespace) -> Iterator[Bundle]:
+    """Load the bundles in the folder `--bundles`, as `quality.py` keeps them, of `--categories` alone."""
+    for folder in sorted(file.parent for file in options.bundles.glob(f"*/{DESCRIPTION_FILE}")):
+        bundle = Bundle.load(folder, CPU.type)
+        if not options.categories or bundle.job.category in options.categories:
+            yield bundle
 
 
 def look(job: JobConfig, data: TrainingData) -> tuple[AnomalyModel, FeatureBatches | ImageBatches]:

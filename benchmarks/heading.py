@@ -49,6 +49,8 @@ def tell(options: argparse.Namespace, device: torch.device, result: str) -> None
 
 def command() -> str:
     """Return how the running script was called, `PATHS` left out."""
-    words = [word for at, word in enumerate(sys.argv) if word not in PATHS and sys.argv[at - 1] not in PATHS]
-    root = ["--root", "ROOT"] if "--root" in sys.argv else []
-    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *root, *words[1:]])
+    words, is_path = ["--root", "ROOT"] if "--root" in sys.argv else [], False
+    for word in sys.argv[1:]:
+        is_path = word in PATHS if word.startswith("--") else is_path  # an option may have several
+        words += [] if is_path else [word]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])

@@ -27,7 +27,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from msad.bundle.bundle_files import DESCRIPTION_FILE
 from msad.bundle.bundles import Bundle
 from msad.bundle.images import to_tensor
 from msad.cluster.workers.job_worker import load_training_data
@@ -47,11 +46,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(heading.machine(defaults.CPU, options.threads), flush=True)
     rows = []
-    for folder in sorted(file.parent for file in options.bundles.glob(f"*/{DESCRIPTION_FILE}")):
-        bundle = Bundle.load(folder, "cpu")
-        if not options.categories or bundle.job.category in options.categories:
-            rows += _rows(bundle, options)
-            print(_text(rows[-len(changes(torch.zeros(2, 3, 8, 8))) :]), flush=True)
+    for bundle in defaults.kept(options):
+        of_bundle = _rows(bundle, options)
+        print(_text(of_bundle), flush=True)
+        rows += of_bundle
     heading.tell(options, defaults.CPU, _text(rows))
 
 

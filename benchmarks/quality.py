@@ -25,11 +25,12 @@ import argparse
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import defaults
 import heading
 import numpy as np
 import pandas as pd
@@ -40,12 +41,10 @@ from scipy.stats import spearmanr
 from msad.bundle.bundles import Bundle
 from msad.bundle.evaluation import Evaluation, evaluate
 from msad.cluster.workers.job_worker import load_training_data
-from msad.data_io.bit_depth import find_bit_depth
-from msad.data_io.layout import find_layout
-from msad.data_io.shape import find_ratio, fitted_size, parse_size
+from msad.data_io.shape import parse_size
 from msad.data_io.table import list_categories
 from msad.models.errors import ModelError
-from msad.models.registry import architecture, architectures, default_parameters
+from msad.models.registry import architecture, architectures
 from msad.models.scorer import IMAGE_SCORE, OWN, Scoring
 from msad.models.scoring import choose_scoring, default_candidates
 from msad.names import identifier
@@ -54,7 +53,6 @@ from msad.training.cross_fitting import fit_delivered
 from msad.training.job_config import JobConfig
 from msad.training.loop import fit
 from msad.training.parameters import known_paths, unknown_paths
-from msad.training.training_data import TrainingData
 from msad.training.validation import anomaly_maps
 
 # Image AUROC, where others report the same data; sources in the README's table of references.
@@ -82,7 +80,6 @@ RETRAINED: dict[str, dict[str, Any]] = {
     "no stride 32": {"model/coarsest_stride": 16},
     "light kept": {"model/light": "kept"},
     "not straightened": {"model/pose": "kept"},
-    "square images": {"image_size": 256},
 }
 
 
@@ -160,20 +157,21 @@ def _options() -> argparse.Namespace:
 
 
 def _jobs(category: str, family: str, seed: int, options: argparse.Namespace) -> list[JobConfig]:
-    good = find_layout(options.root).train(options.root, category)
-    size = fitted_size(options.image_size, find_ratio(good))
-    settings = {"image_size": size, "seed": seed, "bit_depth": find_bit_depth(good)}
-    settings |= architecture(family).training_defaults
+    job = defaults.job(options.root, category, seed, options.image_size, family)
     if options.epochs:
-        settings["epochs"] = options.epochs
+        job = dataclasses.replace(job, epochs=options.epochs)
     given = {path: yaml.safe_load(value) for path, _, value in (line.partition("=") for line in options.set)}
     fixed = {path: value for path, value in given.items() if path in known_paths(family)}
-    fixed = PEERS.get(family, {}) | fixed
-    if "image_size" in default_parameters(family):
-        fixed.setdefault("model/image_size", size)
-    job = JobConfig(category=category, architecture=family, **settings).with_parameters(fixed)
+    fixed = _sized(family, job.image_size) | PEERS.get(family, {}) | fixed
+    job = job.with_parameters(fixed)
     job = dataclasses.replace(job, evaluate_every=math.ceil(job.epochs / options.evaluations))
     return [job, *(job.with_parameters({**draw, **fixed}) for draw in _draws(family, options.trials - 1, seed))]
+
+
+def _sized(family: str, size: int | str) -> dict[str, Any]:
+    """Return the parameters of a job on images of a size; some detectors have to be told it too."""
+    known = {"image_size": size, "model/image_size": size}
+    return {path: value for path, value in known.items() if path in known_paths(family)}
 
 
 def _draws(family: str, count: int, seed: int) -> list[dict[str, Any]]:
@@ -240,25 +238,24 @@ def _row(best: Trial, trials: list[Trial], device: torch.device, name: str | Non
 
 def _own_score(best: Trial, options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Test a model once more by the image score that it gives itself, unchanged."""
-    data = load_training_data(best.job, options.root, options.cache)
     shown = next(name for name in best.bundle.model.map_names if name != IMAGE_SCORE)
-    trial = _rescored_trial(best, data, [Scoring({shown: 1.0}, reduction=OWN)], options, device)
+    (trial,) = _rescored_trials(best, [[Scoring({shown: 1.0}, reduction=OWN)]], options, device)
     return _row(trial, [trial], device, f"{best.job.architecture}, own score")
 
 
 def _ablations(best: Trial, options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
-    rows = []
-    stepped = bool(architecture(best.job.architecture).loss_terms)
-    for name, changes in RETRAINED.items():
+    rows, family = [], best.job.architecture
+    corrupts = bool(architecture(family).loss_terms)
+    known = {path for path in known_paths(family) if corrupts or not path.startswith("corruption/")}
+    # The size as it was given: where it is a number, the square that photographs of any shape are squeezed into.
+    for name, changes in (RETRAINED | {"square images": _sized(family, options.image_size)}).items():
         changed = best.job.with_parameters(changes)
-        trains = stepped or not {"corruption/probability", "augmentation/kind"} & set(changes)
-        if set(changes) <= set(known_paths(best.job.architecture)) and trains and changed != best.job:
+        if set(changes) <= known and changed != best.job:
             trial = _train(changed, options, device)
             trial.test = evaluate(trial.bundle, options.root, best.job.category, options.cache)
             rows.append(_row(trial, [trial], device, f"  {name}"))
-    data = load_training_data(best.job, options.root, options.cache)
-    for name, changes in _rescored(best.bundle).items():
-        trial = _rescored_trial(best, data, changes, options, device)
+    rescored = _rescored(best.bundle)
+    for name, trial in zip(rescored, _rescored_trials(best, rescored.values(), options, device), strict=True):
         rows.append(_row(trial, [trial], device, f"  {name}"))
     for row in rows:
         print(_table([row]), flush=True)
@@ -268,7 +265,10 @@ def _ablations(best: Trial, options: argparse.Namespace, device: torch.device) -
 def _rescored(bundle: Bundle) -> dict[str, list[Scoring]]:
     """What scoring alone changes, each with the scorings to choose from; the checkpoint stays."""
     scoring, maps, weights = bundle.scorer.scoring, bundle.model.map_names, bundle.scorer.scoring.weights
-    other = {f"{name} map only": dataclasses.replace(scoring, weights={name: 1.0}) for name in maps if len(maps) > 1}
+    other = {}
+    for name in maps if len(maps) > 1 else ():
+        calibration = scoring.calibration_of(name) or "none"  # each may have its own, and none where it does not count
+        other[f"{name} map only"] = dataclasses.replace(scoring, weights={name: 1.0}, calibration=calibration)
     if len(weights) > 2:
         for left_out in weights:
             rest = {name: weight for name, weight in weights.items() if name != left_out}
@@ -287,24 +287,21 @@ def _rescored(bundle: Bundle) -> dict[str, list[Scoring]]:
     return rows
 
 
-def _rescored_trial(
-    best: Trial, data: TrainingData, scorings: list[Scoring], options: argparse.Namespace, device: torch.device
-) -> Trial:
-    bundle, validation = _rescore(best, data, scorings, device)
-    trial = dataclasses.replace(best, bundle=bundle, validation=validation)
-    trial.test = evaluate(bundle, options.root, best.job.category, options.cache)
-    return trial
-
-
-def _rescore(best: Trial, data: TrainingData, scorings: list[Scoring], device: torch.device) -> tuple[Bundle, float]:
-    """Choose among scorings as a search does, and deliver the model with the chosen one as it would."""
-    model = best.bundle.model
-    batches = make_batches(best.job, data, model, device)
+def _rescored_trials(
+    best: Trial, of_each: Iterable[list[Scoring]], options: argparse.Namespace, device: torch.device
+) -> Iterator[Trial]:
+    """Choose among each of several lists of scorings as a search does; deliver and test the model with that one."""
+    job, model = best.job, best.bundle.model
+    data = load_training_data(job, options.root, options.cache)
+    batches = make_batches(job, data, model, device)
     good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
-    choice = choose_scoring(good, [defects], data.synthetic, scorings)
-    scorer, cuts, _ = fit_delivered(best.job, model, batches, data, choice.scorer.scoring)
-    changed = {"scorer": scorer, "threshold": cuts.threshold, "pixel_threshold": cuts.pixel_threshold}
-    return dataclasses.replace(best.bundle, **changed), choice.validation.score
+    for scorings in of_each:
+        choice = choose_scoring(good, defects, data.synthetic, scorings)
+        scorer, cuts, _ = fit_delivered(job, model, batches, data, choice.scorer.scoring)
+        changed = {"scorer": scorer, "threshold": cuts.threshold, "pixel_threshold": cuts.pixel_threshold}
+        bundle = dataclasses.replace(best.bundle, **changed)
+        test = evaluate(bundle, options.root, job.category, options.cache)
+        yield dataclasses.replace(best, bundle=bundle, validation=choice.validation.score, test=test)
 
 
 def _random(job: JobConfig) -> bool:

@@ -79,12 +79,16 @@ class Products:
         """How many images an epoch shows."""
         if self._job.steps:
             return -(-self._job.steps // self._job.epochs) * self.batch_size
+        return self._images
+
+    @property
+    def _images(self) -> int:
         return sum(map(len, self.batches))
 
-    def order(self) -> Iterator[Tensor]:
-        """Yield an epoch's batches as positions in a random order: every image about as often as any other."""
-        once = sum(map(len, self.batches))
-        return iter(torch.randperm(-(-len(self) // once) * once)[: len(self)].split(self.batch_size))
+    def order(self) -> tuple[Tensor, ...]:
+        """Return an epoch's batches as positions in a random order: every image about as often as any other."""
+        once = self._images
+        return torch.randperm(-(-len(self) // once) * once)[: len(self)].split(self.batch_size)
 
     def stream(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield one batch after the other, on the device; see `msad.training.batches`."""

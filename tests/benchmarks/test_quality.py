@@ -29,6 +29,20 @@ def test_quality_goes_on_without_a_family_whose_weights_cannot_be_had(demo, tmp_
     assert missing.startswith(f"{category}, feature_memory, seed 0: not measured: unknown backbone 'resnet19'")
 
 
+@pytest.mark.slow
+def test_ablations_have_a_row_for_each_part_and_each_map(demo, tmp_path):
+    category = sorted(path.name for path in demo.iterdir() if path.is_dir())[0]
+    words = ("--categories", category, "--families", "feature_ensemble", "--epochs", "1", "--ablations")
+    settings = ("--set", "model/width=16", "model/rows=100")
+    found = quality(demo, tmp_path, "--output", tmp_path / "out.txt", *words, *settings)
+    assert found.returncode == 0, found.stderr
+    table = (tmp_path / "out.txt").read_text().split("\n\n")[1]
+    for row in ("no corruption", "no stride 32", "light kept", "not straightened", "no mask map", "cosine map only"):
+        assert row in table
+    assert "scoring chosen by synthetic defects" in table
+    assert "square images" not in table and "no gates" not in table  # the demo's are square, the family has no skips
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
