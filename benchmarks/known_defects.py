@@ -62,9 +62,10 @@ class Network:
         data = load_training_data(job, options.root, options.cache)
         model, batches = defaults.look(job, data)
         good, drawn = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
+        altered = anomaly_maps(model, batches.changed())
         own = fixed_scoring(model, job.view_size)
         held_out, _ = with_training_images(job, model, data, good, own)
-        return cls(job, data, model, good, drawn, held_out, defaults.maps(model, images_NHWC))
+        return cls(job, data, model, good, drawn, altered, held_out, defaults.maps(model, images_NHWC))
 
     @property
     def fixed_scoring(self) -> dict:
@@ -78,6 +79,9 @@ class Network:
 
     def validation(self) -> Iterator[Maps]:
         yield self.good
+
+    def changed(self) -> Iterator[Maps]:
+        yield self.altered
 
     def synthetic(self, chosen_N: np.ndarray | None = None) -> Iterator[Maps]:
         yield self.drawn if chosen_N is None else {name: maps[chosen_N] for name, maps in self.drawn.items()}
@@ -95,8 +99,8 @@ class Network:
             known = KnownDefects(images, masks[chosen], split.masked[chosen], types)
         data = dataclasses.replace(self.data, known=known)
         choice = validate(self, self, data, self.job)
-        scorer, usual_G = fit_to_usual(choice.scorer.scoring, self.held_out)
-        cuts = set_thresholds(self, self, data, scorer, self.job, self.held_out, usual_G)
+        scorer, seen = fit_to_usual(choice.scorer.scoring, self.held_out, self.altered)
+        cuts = set_thresholds(self, self, data, scorer, self.job, seen)
         return scorer, cuts.threshold, choice.validation.score
 
 

@@ -13,8 +13,6 @@ are the same for all products. `by` is how much a score rises on average, in dev
 from __future__ import annotations
 
 import argparse
-import io
-from collections.abc import Callable
 from pathlib import Path
 
 import defaults
@@ -22,19 +20,12 @@ import heading
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
-from torchvision.transforms.functional import gaussian_blur
 
 from msad.bundle.bundles import Bundle
 from msad.bundle.images import to_tensor
 from msad.cluster.workers.job_worker import load_training_data
-
-BLURS = (0.3, 0.5)  # deviation of a Gaussian, pixels
-NOISE = 1 / 255
-SHIFT = 2
-QUALITY = 90
+from msad.models.synthesis.nuisances import nuisances
 
 
 def main() -> None:
@@ -53,59 +44,6 @@ def main() -> None:
     heading.tell(options, defaults.CPU, _text(rows))
 
 
-def changes(good_NCHW: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return ways to change images B×3×H×W in [0, 1], each as much as good ones differ among themselves."""
-    grey_NHW = good_NCHW.mean(dim=1)
-    height, width = grey_NHW.shape[1:]
-    brightness, contrast, across, down = (
-        float(ratio_N.clamp_min(1e-6).log().std())
-        for ratio_N in (
-            _mean(grey_NHW),
-            grey_NHW.std(dim=(1, 2)) / _mean(grey_NHW).clamp_min(1e-6),
-            _mean(grey_NHW[..., : width // 2]) / _mean(grey_NHW[..., width // 2 :]).clamp_min(1e-6),
-            _mean(grey_NHW[:, : height // 2]) / _mean(grey_NHW[:, height // 2 :]).clamp_min(1e-6),
-        )
-    )
-    along_W, along_H1 = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height).unsqueeze(1)
-    found: dict[str, Callable[[Tensor], Tensor]] = {
-        "brightness": lambda x: x * (_ways(x) * brightness).exp(),
-        "contrast": lambda x: torch.lerp(x.mean(dim=(1, 2, 3), keepdim=True), x, (_ways(x) * contrast).exp()),
-        "brighter on one side": lambda x: x * (_ways(x) * along_W * across).exp(),
-        "brighter above or below": lambda x: x * (_ways(x) * along_H1 * down).exp(),
-        "noise of 1 of 255": _noisy,
-        f"shift by {SHIFT} pixels": _shifted,
-        f"JPEG of quality {QUALITY}": _compressed,
-    }
-    return found | {f"blur by {sigma} pixels": lambda x, s=sigma: gaussian_blur(x, 5, s) for sigma in BLURS}
-
-
-def _mean(grey_NHW: Tensor) -> Tensor:
-    return grey_NHW.mean(dim=(1, 2))
-
-
-def _ways(image_BCHW: Tensor) -> Tensor:
-    """Return 1 and -1 by turns, B×1×1×1."""
-    return 1 - 2 * (torch.arange(len(image_BCHW)) % 2).float().view(-1, 1, 1, 1)
-
-
-def _noisy(image_BCHW: Tensor) -> Tensor:
-    noise_B1HW = torch.randn(len(image_BCHW), 1, *image_BCHW.shape[2:], generator=torch.Generator().manual_seed(0))
-    return image_BCHW + NOISE * noise_B1HW
-
-
-def _shifted(image_BCHW: Tensor) -> Tensor:
-    height, width = image_BCHW.shape[2:]
-    return F.pad(image_BCHW, (SHIFT, 0, SHIFT, 0), mode="replicate")[..., :height, :width]
-
-
-def _compressed(image_BCHW: Tensor) -> Tensor:
-    parts = []
-    for image_HWC in (image_BCHW.permute(0, 2, 3, 1) * 255).round().byte().numpy():
-        Image.fromarray(image_HWC).save(file := io.BytesIO(), "JPEG", quality=QUALITY)
-        parts.append(np.asarray(Image.open(file)))
-    return to_tensor(np.stack(parts), defaults.CPU)
-
-
 @torch.no_grad()
 def _scores(bundle: Bundle, image_BCHW: Tensor) -> np.ndarray:
     parts = [bundle.scorer(bundle.model.anomaly_maps(part))[1] for part in image_BCHW.clamp(0, 1).split(16)]
@@ -114,12 +52,12 @@ def _scores(bundle: Bundle, image_BCHW: Tensor) -> np.ndarray:
 
 def _rows(bundle: Bundle, options: argparse.Namespace) -> list[dict]:
     data = load_training_data(bundle.job, options.root, options.cache)
-    good, held_out = (to_tensor(part, defaults.CPU) for part in (data.train_NHWC, data.validation_NHWC))
+    held_out = to_tensor(data.validation_NHWC, defaults.CPU)
     before = _scores(bundle, held_out)
     unit, shown = before.std(), held_out[: options.images]
     kept = before[: len(shown)]
     rows = []
-    for name, change in changes(good).items():
+    for name, change in nuisances(data.train_NHWC, margin=1.0).items():
         after = _scores(bundle, change(shown))
         rows.append(
             {

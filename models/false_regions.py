@@ -44,6 +44,12 @@ class FalseRegions:
     regions: int
     expected: float
 
+    @classmethod
+    def of(cls, good_maps: Sequence[np.ndarray], threshold: float, target: float) -> FalseRegions:
+        """Count the regions above a threshold."""
+        regions = sum(count_regions(one, threshold) for one in good_maps)
+        return cls(float(target), len(good_maps), regions, (regions + 1) / (len(good_maps) + 1))
+
     def to_dict(self) -> dict[str, float]:
         """Give plain values that JSON can hold."""
         return vars(self).copy()

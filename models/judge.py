@@ -1,10 +1,11 @@
 """Looks at the maps of good and defective images once, and tells of every candidate how well it separates them.
 
 All figures are of halves: the good images at even positions with the defective ones of that half, and those at odd
-ones. What is chosen on one half is read on the other, see `msad.models.scoring`.
+ones; what was changed and is good all the same is in the half of the image that it was made of. What is chosen on one
+half is read on the other, see `msad.models.scoring`.
 
-Shapes: G good images, D defective ones, H×W pixels; K candidates, R groups of defects, two halves; maps are float32
-G×1×H×W and D×1×H×W.
+Shapes: G good images, the changed ones behind the others, D defective ones, H×W pixels; K candidates, R groups of
+defects, two halves; maps are float32 G×1×H×W and D×1×H×W.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from msad.models.scorer import (
     Scoring,
     Statistics,
     fit_statistics,
+    fuse,
     reduce,
     smooth,
     standardise,
@@ -39,6 +41,8 @@ _Key = tuple[float, str, str | tuple[tuple[str, str], ...], tuple[tuple[str, flo
 
 class Judge:
     """Looks at maps part by part, good images first, and keeps of each candidate the scores and a sample of pixels.
+
+    `changed`: how many of the last good images are the first ones again, changed.
 
     Calibration must not be judged on the images it was fitted on: each half is scored with the statistics of the other.
     The two numbers per map that "none" needs hide nothing and come from all good images.
@@ -57,9 +61,11 @@ class Judge:
         defects: DefectGroups,
         candidates: Sequence[Scoring],
         roi: Roi | None = None,
+        changed: int = 0,
     ) -> None:
         first, self._candidates, self._roi = next(iter(good_maps.values())), candidates, roi
         self.good_count, self._device, self._defects = len(first), first.device, defects
+        self._good_half = np.concatenate([np.arange(count) % HALVES for count in (len(first) - changed, changed)])
         groups = range(len(defects.names))
         self._members = [[defects.members(half, group) for group in groups] for half in range(HALVES)]
         self.counts_2R = counts(defects.group, defects.half, len(groups))
@@ -81,7 +87,7 @@ class Judge:
         self._of_maps = {  # of those that fuse scores, each map's own
             (key, reduction, name): torch.empty(images, device=self._device)
             for key, scoring in self._keys.items()
-            if scoring.fusion == "scores"
+            if scoring.fuses_scores
             for reduction in self._reductions
             for name in scoring.blended
         }
@@ -94,7 +100,7 @@ class Judge:
         count, done = len(next(iter(maps.values()))), self._images_done
         images, defective = slice(done, done + count), done >= self.good_count
         of_defects = slice(done - self.good_count, done - self.good_count + count)
-        half = self._defects.half[of_defects] if defective else np.arange(done, done + count) % HALVES
+        half = self._defects.half[of_defects] if defective else self._good_half[images]
         half_B = torch.from_numpy(half).to(self._device)
         pixels = self._pixels_of(of_defects) if defective else None
         sampled = slice(self._pixels_done, self._pixels_done + (0 if pixels is None else len(pixels)))
@@ -129,7 +135,7 @@ class Judge:
         defects_KD = scores_KN[:, self.good_count :].contiguous()
         wins_KD = np.empty(tuple(defects_KD.shape))
         for half in range(HALVES):
-            good_KG = scores_KN[:, half : self.good_count : HALVES].sort(dim=1).values
+            good_KG = scores_KN[:, np.flatnonzero(self._good_half == half)].sort(dim=1).values
             # How many good images are below each defect, and how many at most as high: their sum is twice the wins.
             twice_KD = sum(torch.searchsorted(good_KG, defects_KD, right=side) for side in (False, True)).cpu().numpy()
             here = self._defects.half == half
@@ -148,14 +154,11 @@ class Judge:
     def _image_scores(self, scoring: Scoring) -> Tensor:
         """Return the scores of all images, N; fused ones in deviations of all good images' scores."""
         key = _map_key(scoring)
-        if scoring.fusion == "maps":
+        if not scoring.fuses_scores:
             return self._scores[key, scoring.reduction]
         of_maps = {name: self._of_maps[key, scoring.reduction, name] for name in scoring.blended}
         good = {name: score_N[: self.good_count] for name, score_N in of_maps.items()}
-        return weighted(
-            {name: (score_N - good[name].mean()) / (good[name].std() + _TINY) for name, score_N in of_maps.items()},
-            scoring.weights,
-        )
+        return fuse(scoring, of_maps, {name: torch.stack([s.mean(), s.std() + _TINY]) for name, s in good.items()})
 
     def pixel_precisions(self, scoring: Scoring) -> np.ndarray:
         """Compute the pixel average precision of a blended map on the images of each group, 2×R, where the maps are.
@@ -227,7 +230,7 @@ class Judge:
             if "none" in wanted:
                 fitted[name, "none"] = [fit_statistics(smoothed, "none", self._roi)] * HALVES
             if "position" in wanted:
-                halves = [smoothed[other::HALVES] for other in (1, 0)]
+                halves = [smoothed[np.flatnonzero(self._good_half == other)] for other in (1, 0)]
                 fitted[name, "position"] = [fit_statistics(half, "position", self._roi) for half in halves]
         return fitted
 

@@ -30,7 +30,7 @@ IMAGE_SCORE = "image_score"
 
 CALIBRATIONS = ("none", "position")
 
-FUSIONS = ("maps", "scores")
+FUSIONS = ("maps", "scores", "excesses")
 
 _TINY = 1e-6
 _LARGE = 640  # pixels of a side, above which convolving is faster than a product with a matrix
@@ -55,7 +55,8 @@ class Scoring:
     fusion
         What is blended to an image's score: `maps`, and the blend is reduced; or `scores`: each map is reduced by
         itself, and its score expressed in deviations from those of good images. Of maps that see different things
-        one's noise then does not hide what another one sees.
+        one's noise then does not hide what another one sees. `excesses`: as `scores`, but a score below the good
+        images' mean counts as that mean: that one map sees less than usual does not excuse what another one sees.
 
     Raises
     ------
@@ -83,8 +84,13 @@ class Scoring:
                 raise ModelError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got '{self.calibration}'")
         if self.fusion not in FUSIONS:
             raise ModelError(f"fusion must be one of {', '.join(FUSIONS)}, got '{self.fusion}'")
-        if self.fusion == "scores" and self.reduction == OWN:
+        if self.fuses_scores and self.reduction == OWN:
             raise ModelError("a model's own score is not reduced from maps: fuse maps, or take another reduction")
+
+    @property
+    def fuses_scores(self) -> bool:
+        """Whether an image's score is made of each map's own."""
+        return self.fusion != "maps"
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -164,16 +170,15 @@ class Scorer:
     def of_smoothed(self, smoothed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Blend and reduce maps that are smoothed already, see `smooth_maps`."""
         scoring, standardised = self.scoring, standardised_maps(smoothed, self.statistics)
-        if scoring.fusion == "scores":  # before the blend, which may be made where a map lies
+        if scoring.fuses_scores:  # before the blend, which may be made where a map lies
             reduced = {name: reduce(standardised[name], scoring.reduction, self.roi) for name in scoring.blended}
-            scores = {name: self.statistics[name].score_2 for name in reduced}
-            score_B = weighted(_in_deviations(reduced, scores), scoring.weights)
+            score_B = fuse(scoring, reduced, {name: self.statistics[name].score_2 for name in reduced})
         map_B1HW = weighted(standardised, scoring.weights)
         if self.roi is not None:
             map_B1HW = self.roi.lowered(map_B1HW)
         if scoring.reduction == OWN:
             return map_B1HW, reduce(standardised[IMAGE_SCORE], "max")
-        return map_B1HW, score_B if scoring.fusion == "scores" else reduce(map_B1HW, scoring.reduction, self.roi)
+        return map_B1HW, score_B if scoring.fuses_scores else reduce(map_B1HW, scoring.reduction, self.roi)
 
     def state(self) -> dict[str, Tensor]:
         """Give the statistics, and the region of interest, as named tensors on the CPU, for a file."""
@@ -195,7 +200,7 @@ class Scorer:
             The statistics of a map are missing, or the region of interest is none.
         """
         try:
-            parts = ("mean", "std", "score_2") if scoring.fusion == "scores" else ("mean", "std")
+            parts = ("mean", "std", "score_2") if scoring.fuses_scores else ("mean", "std")
             statistics = {n: Statistics(*(tensors[f"{n}/{part}"] for part in parts)) for n in scoring.map_names}
         except KeyError as error:
             raise ModelError(f"the scorer's file has no statistics {error}, only {sorted(tensors)}") from error
@@ -236,7 +241,7 @@ def fit_score(scoring: Scoring, name: str, smoothed_G1HW: Tensor, roi: Roi | Non
 
     Each half of the images is standardised by the other, as images to come will be: by what had not seen them.
     """
-    if scoring.fusion != "scores":
+    if not scoring.fuses_scores:
         return None
     parts = (smoothed_G1HW[::2], smoothed_G1HW[1::2]) if len(smoothed_G1HW) > 1 else (smoothed_G1HW, smoothed_G1HW)
     score_G = torch.cat(
@@ -248,10 +253,13 @@ def fit_score(scoring: Scoring, name: str, smoothed_G1HW: Tensor, roi: Roi | Non
     return torch.stack([score_G.mean(), score_G.std(correction=0).clamp_min(_TINY)])
 
 
-def _in_deviations(reduced: Mapping[str, Tensor], scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Express the scores of each map, B, in deviations from those of good images."""
-    at = {name: scores[name].to(score_B.device) for name, score_B in reduced.items()}
-    return {name: (score_B - at[name][0]) / at[name][1] for name, score_B in reduced.items()}
+def fuse(scoring: Scoring, reduced: Mapping[str, Tensor], score_2: Mapping[str, Tensor]) -> Tensor:
+    """Average the scores of each map, B, in deviations from those of good images, whose moments `score_2` are."""
+    at = {name: score_2[name].to(score_B.device) for name, score_B in reduced.items()}
+    deviations = {name: (score_B - at[name][0]) / at[name][1] for name, score_B in reduced.items()}
+    if scoring.fusion == "excesses":
+        deviations = {name: deviation_B.clamp_min(0) for name, deviation_B in deviations.items()}
+    return weighted(deviations, scoring.weights)
 
 
 def smooth_maps(scoring: Scoring, maps: Mapping[str, Tensor], roi: Roi | None = None) -> dict[str, Tensor]:

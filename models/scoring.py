@@ -32,7 +32,7 @@ from msad.models.synthesis.synthetic_defects import SyntheticSet
 
 __all__ = ["Choice", "Scorer", "Scoring", "ValidationScore", "choose_scoring", "default_candidates", "fit_scorer"]
 
-VERSION = 2
+VERSION = 3
 """Part of every identity: raise it when the same maps get another validation score."""
 
 IMAGE_SHARE = 0.8
@@ -160,6 +160,7 @@ def choose_scoring(
     roi: Roi | None = None,
     known: KnownDefects | None = None,
     fixed: Scoring | None = None,
+    changed_maps: Mapping[str, Tensor] | None = None,
 ) -> Choice:
     """Find the scoring that best tells good images from defective ones.
 
@@ -183,6 +184,9 @@ def choose_scoring(
         where they clearly prefer another candidate, see `_departed`.
     fixed
         The candidate that an architecture is read by, whatever synthetic defects say.
+    changed_maps
+        As `good_maps`, of the first of these images after a change that leaves them good
+        (`msad.models.synthesis.nuisances`): they count as the others.
 
     Returns
     -------
@@ -200,7 +204,11 @@ def choose_scoring(
     if not candidates:
         raise ModelError("there is no scoring to choose from")
     defects = DefectGroups.of(synthetic, known)
-    judge = Judge(good_maps, defects, candidates, roi)
+    changed = 0
+    if changed_maps is not None:
+        changed = len(changed_maps[names[0]])
+        good_maps = {name: torch.cat([maps, changed_maps[name]]) for name, maps in good_maps.items()}
+    judge = Judge(good_maps, defects, candidates, roi, changed)
     for first in range(0, judge.good_count, _GOOD_AT_ONCE):
         judge.update({name: maps[first : first + _GOOD_AT_ONCE] for name, maps in good_maps.items()})
     done = 0

@@ -84,6 +84,8 @@ class LeaveOneOut:
         See `msad.models.scorer.Scorer`.
     usual_G
         Which of them the delivered scorer is fitted on, bool; None: all.
+    changed
+        How many of the last ones are the first images again, changed: an image is left out with what was made of it.
 
     Raises
     ------
@@ -98,14 +100,17 @@ class LeaveOneOut:
         good_maps: Mapping[str, Tensor],
         roi: Roi | None = None,
         usual_G: Tensor | None = None,
+        changed: int = 0,
     ) -> None:
         check_maps(good_maps, scoring.map_names)
         self._scoring, self._roi = scoring, roi
         self._good = smooth_maps(scoring, good_maps, roi)
-        self.count = len(next(iter(self._good.values())))
+        maps = len(next(iter(self._good.values())))
+        self.count = maps - changed
         if self.count < 2:
             raise ModelError("a threshold needs at least 2 good images: one is scored by what the others say")
-        self._usual_G = torch.ones(self.count, dtype=torch.bool) if usual_G is None else usual_G.cpu()
+        self._source_G = torch.cat([torch.arange(self.count), torch.arange(changed)])
+        self._usual_G = torch.ones(maps, dtype=torch.bool) if usual_G is None else usual_G.cpu()
         self._usual_count = int(self._usual_G.sum())
         fitted_on = {name: maps[self._usual_G] for name, maps in self._good.items()}
         # About the mean of all: sums of squares of what is nearly zero lose no digits.
@@ -116,7 +121,7 @@ class LeaveOneOut:
 
     def good(self) -> tuple[list[np.ndarray], np.ndarray]:
         """Return the map of each good image, float32 H×W, and their scores, G, float64."""
-        maps, scores = zip(*self._scored(self._good, range(self.count)), strict=True)
+        maps, scores = zip(*self._scored(self._good, self._source_G.tolist()), strict=True)
         return [one.cpu().numpy() for one in maps], _together(scores)
 
     def good_scores(self) -> np.ndarray:
@@ -143,8 +148,8 @@ class LeaveOneOut:
 
     def _without(self, name: str, left_out: int) -> Statistics:
         """Return the statistics of all usual images but one."""
-        counted = int(self._usual_G[left_out])  # 0: it is none of them
-        of_one = self._moments(name, self._good[name][left_out : left_out + counted])
+        made_of_it = self._usual_G & (self._source_G == left_out)
+        of_one, counted = self._moments(name, self._good[name][made_of_it]), int(made_of_it.sum())
         first, second = (
             (of_all - of_it) / (self._usual_count - counted)
             for of_all, of_it in zip(self._sums[name], of_one, strict=True)

@@ -95,13 +95,13 @@ def test_nothing_else_of_ours_can_be_imported(environment, tmp_path):
 
 
 def test_search_pull_and_predict_beside_folders_of_our_names(msad, work):
-    architectures = ("models.mine:MyDetector", "theirs", "baseline")
+    architectures = ("models.mine:MyDetector", "theirs")
     sweep = ("--dataset", "demo", "--categories", "brick", "--architectures", ",".join(architectures), "--name", "own")
     msad("search", *sweep, *SMALL)
     rows = {row["architecture"]: row for row in json.loads(msad("compare", "own", "--json", "-"))}
     assert set(rows) == set(architectures)
     assert all(row["image_auroc"] is not None for row in rows.values()), rows
-    msad("pull", rows["baseline"]["run_id"], "--to", "pulled")
+    msad("pull", rows["theirs"]["run_id"], "--to", "pulled")
     msad("predict", "pulled", "demo/brick/test", "--out", "predictions", "--device", "cpu")
     assert (work / "predictions" / "scores.csv").is_file()
     code = """

@@ -8,7 +8,8 @@ A kind says how the product lies on its photographs:
 
 Aligned images found to be symmetric are mirrored and turned by quarters or halves too. Half of the images keep their
 own pixels, for interpolation blurs, and what is tested later is not blurred. Everything is computed for all images of a
-batch on their device; no step waits for it.
+batch on their device; no step waits for it. And what a camera does is changed too: of the images a sixth get noise, a
+sixth are blurred a little, and a sixth have been through JPEG.
 
 Tensors are named by shape: B images of a batch, C channels, H×W pixels, N good images.
 """
@@ -27,11 +28,15 @@ from torch.nn import functional as F
 from msad.models.errors import ModelError, did_you_mean
 from msad.models.synthesis.appearance import Appearance, appearance_of
 from msad.models.synthesis.foreground import Background
+from msad.models.synthesis.jpeg import jpeg
 from msad.models.synthesis.symmetry import Symmetries
 
 KINDS = ("auto", "none", "aligned", "rotated", "texture")
 UNBLURRED_SHARE = 0.5
+CAMERA_SHARE = 1 / 6  # of the images each is blurred, or gets noise, or is compressed
 SMALLEST_CROP = 0.85  # of the side, before a turn makes it smaller
+
+_RANGES = (("shift", 0, 0.25), ("light", 0, 0.25), ("noise", 0, 16), ("blur", 0, 1), ("jpeg_quality", 1, 100))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +52,12 @@ class AugmentationConfig:
         Largest shift of aligned and rotated products, as a share of the side, in [0, 0.25].
     light
         Largest relative change of brightness, in [0, 0.25].
+    noise
+        Largest standard deviation of a camera's noise that is added, in grey levels of 255, in [0, 16].
+    blur
+        Largest standard deviation of the Gaussian that an image is blurred with, in pixels, in [0, 1].
+    jpeg_quality
+        Lowest quality of JPEG, in [1, 100]; 100: none is compressed.
 
     Raises
     ------
@@ -57,13 +68,16 @@ class AugmentationConfig:
     kind: str = "auto"
     shift: float = 0.02
     light: float = 0.04
+    noise: float = 1.5
+    blur: float = 0.5
+    jpeg_quality: float = 85
 
     def __post_init__(self) -> None:
         problems = [f"kind is {self.kind!r}{did_you_mean(str(self.kind), KINDS)}"] if self.kind not in KINDS else []
         problems += [
-            f"{name} is {value!r}; it must be between 0 and 0.25"
-            for name, value in (("shift", self.shift), ("light", self.light))
-            if not isinstance(value, Real) or not 0 <= value <= 0.25
+            f"{name} is {value!r}; it must be between {least} and {most}"
+            for name, least, most in _RANGES
+            if not isinstance(value := getattr(self, name), Real) or not least <= value <= most
         ]
         if problems:
             raise ModelError(f"augmentation: {'; '.join(problems)}")
@@ -157,7 +171,17 @@ class Augmenter:
             moved_BCHW = torch.where(outside_B1HW, shown_BCHW, moved_BCHW)
         gain_B = 1 + draw(-self.config.light, self.config.light)
         offset_B = draw(-self.config.light, self.config.light) / 4
-        return torch.addcmul(offset_B.view(-1, 1, 1, 1), moved_BCHW, gain_B.view(-1, 1, 1, 1)).clamp_(0, 1)
+        changed_B = draw()
+        sigma_B = draw(0, self.config.blur) * (changed_B > 1 - CAMERA_SHARE)
+        moved_BCHW = _blurred(moved_BCHW, sigma_B)
+        moved_BCHW = torch.addcmul(offset_B.view(-1, 1, 1, 1), moved_BCHW, gain_B.view(-1, 1, 1, 1))
+        noise_B = draw(0, self.config.noise / 255) * (changed_B.sub(0.5).abs() < CAMERA_SHARE / 2)
+        size = (len(moved_BCHW), 1, *moved_BCHW.shape[2:])
+        grain_B1HW = torch.randn(size, generator=generator, device=moved_BCHW.device)
+        seen_BCHW = moved_BCHW.addcmul_(grain_B1HW, noise_B.view(-1, 1, 1, 1)).clamp_(0, 1)
+        if self.config.jpeg_quality < 100:
+            _compress_some(seen_BCHW[:, :3], changed_B, draw(), draw(self.config.jpeg_quality, 100))
+        return seen_BCHW
 
     def _quarters(self, unit_B: Tensor, *, square: bool) -> Tensor:
         """Turns by 90 degrees, as whole numbers."""
@@ -167,6 +191,26 @@ class Augmenter:
 
     def _flip(self, unit_B: Tensor, name: str) -> Tensor:
         return torch.where(unit_B < 0.5, -1.0, 1.0) if getattr(self.symmetries, name) else torch.ones_like(unit_B)
+
+
+def _blurred(image_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
+    """Blur each image by a Gaussian of its own deviation, at most a pixel: nearest neighbours say nearly all."""
+    beside_B = torch.exp(-0.5 / sigma_B.clamp(min=1e-3).square())
+    beside_B111 = (beside_B / (1 + 2 * beside_B)).view(-1, 1, 1, 1)
+    for dim, border in ((2, (0, 0, 1, 1)), (3, (1, 1, 0, 0))):
+        padded, length = F.pad(image_BCHW, border, mode="replicate"), image_BCHW.shape[dim]
+        around_BCHW = padded.narrow(dim, 0, length) + padded.narrow(dim, 2, length)
+        image_BCHW = torch.addcmul(image_BCHW * (1 - 2 * beside_B111), around_BCHW, beside_B111)
+    return image_BCHW
+
+
+def _compress_some(image_B3HW: Tensor, order_B: Tensor, chance_B: Tensor, quality_B: Tensor) -> None:
+    """Compress `CAMERA_SHARE` of the images in place, those of the lowest draws; what is left of an image by chance."""
+    share = CAMERA_SHARE * len(image_B3HW)
+    chosen = order_B.argsort()[: math.ceil(share)]
+    compressed = (chance_B[chosen] < share / math.ceil(share)).view(-1, 1, 1, 1)
+    before_C3HW = image_B3HW[chosen]
+    image_B3HW[chosen] = torch.where(compressed, jpeg(before_C3HW, quality_B[chosen]), before_C3HW)
 
 
 def _cut(image_BCHW: Tensor, window: tuple[Tensor, Tensor], tile: int) -> Tensor:

@@ -41,7 +41,7 @@ EPOCH_IMAGES = 200
 ENCODING = ("backbone", "finest_stride", "coarsest_stride", "light", "pose")
 """Parameters of this package's models that decide what `encode` gives."""
 
-VERSION = 8
+VERSION = 9
 """Part of every identity: raise it when the same images and seed give other features."""
 
 _MOST_VIEWS = 12
@@ -78,6 +78,10 @@ class PlainBatches:
     def validation(self) -> Iterator[Encoded]:
         """Yield the good validation images."""
         return batches(self._data.validation_NHWC, self._device, self._batch_size)
+
+    def changed(self) -> Iterator[Encoded]:
+        """Yield the good validation images once more, each changed in a way that leaves it good."""
+        return batches(self._data.changed_NHWC, self._device, self._batch_size)
 
     def synthetic(self, chosen_N: np.ndarray | None = None) -> Iterator[Encoded]:
         """Yield the validation images with synthetic defects, or those at some positions."""
@@ -249,6 +253,10 @@ class FeatureBatches:
         """Yield the features of the good validation images; where there are tiles, the images."""
         return self._images.validation() if self._tiled else self._in_batches("validation")
 
+    def changed(self) -> Iterator[Encoded]:
+        """Yield the features of the changed validation images; where there are tiles, the images."""
+        return self._images.changed() if self._tiled else self._in_batches("changed")
+
     def synthetic(self, chosen_N: np.ndarray | None = None) -> Iterator[Encoded]:
         """Yield the features of the validation images with synthetic defects; where there are tiles, the images."""
         return self._images.synthetic(chosen_N) if self._tiled else self._in_batches("synthetic", chosen_N)
@@ -301,7 +309,8 @@ class FeatureBatches:
                     add("corrupted", self._model.encode(corrupted_BCHW))
                     add("mask", (F.adaptive_avg_pool2d(mask_B1HW, clean[0].shape[-2:]),))
         judged = self._images
-        looked_at = {"validation": judged.validation, "synthetic": judged.synthetic, "known": judged.known}
+        looked_at = {"validation": judged.validation, "changed": judged.changed}
+        looked_at |= {"synthetic": judged.synthetic, "known": judged.known}
         for name, images in ({} if self._tiled else looked_at).items():
             for image_BCHW in images():
                 add(name, self._model.encode(image_BCHW), torch.float32)

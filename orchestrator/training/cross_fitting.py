@@ -49,17 +49,30 @@ def fit_delivered(
     """
     validation = anomaly_maps(model.eval(), looked_at.validation())
     held_out, also_scored = with_training_images(job, model, data, validation, scoring, looked_at.roi, without)
-    if also_scored:
-        scorer, usual_G = fit_to_usual(scoring, held_out, looked_at.roi)
-    else:
-        scorer, usual_G = fit_scorer(scoring, held_out, looked_at.roi), None
-    return scorer, set_thresholds(model, looked_at, data, scorer, job, held_out, usual_G), also_scored
+    changed = anomaly_maps(model, looked_at.changed())
+    scorer, seen = fit_to_usual(scoring, held_out, changed, looked_at.roi, all_usual=not also_scored)
+    return scorer, set_thresholds(model, looked_at, data, scorer, job, seen), also_scored
 
 
-def fit_to_usual(scoring: Scoring, held_out: Mapping[str, Tensor], roi: Roi | None = None) -> tuple[Scorer, Tensor]:
-    """Fit a scorer on the `usual_images` among those held out; return which these are too, bool G."""
-    usual_G = usual_images(scoring, held_out, roi)
-    return fit_scorer(scoring, {name: maps[usual_G] for name, maps in held_out.items()}, roi), usual_G
+def fit_to_usual(
+    scoring: Scoring,
+    held_out: Mapping[str, Tensor],
+    changed: Mapping[str, Tensor],
+    roi: Roi | None = None,
+    *,
+    all_usual: bool = False,
+) -> tuple[Scorer, LeaveOneOut]:
+    """Fit a scorer on the `usual_images`, or all, of those held out, and on the first of them as they were changed.
+
+    Return with it what scores images without what they are made of.
+    """
+    count, changes = (len(next(iter(maps.values()))) for maps in (held_out, changed))
+    usual_G = torch.ones(count + changes, dtype=torch.bool)
+    if not all_usual:
+        usual_G[:count] = usual_images(scoring, held_out, roi)
+    seen = {name: torch.cat([held_out[name], changed[name]]) for name in scoring.map_names}
+    scorer = fit_scorer(scoring, {name: maps[usual_G] for name, maps in seen.items()}, roi)
+    return scorer, LeaveOneOut(scoring, seen, roi, usual_G, changes)
 
 
 def usual_images(scoring: Scoring, held_out: Mapping[str, Tensor], roi: Roi | None = None) -> Tensor:

@@ -34,6 +34,7 @@ DRAWN_BY = {
     "pixels": "msad.data_io.cache:PIXELS_VERSION",
     "photographs": "msad.data_io.photographs:VERSION",
     "appearance": "msad.models.synthesis.appearance:VERSION",
+    "nuisances": "msad.models.synthesis.nuisances:VERSION",
     "noise": "msad.models.synthesis.corruptions:NOISE_VERSION",
     "synthetic_defects": "msad.models.synthesis.synthetic_defects:VERSION",
     "features": "msad.training.batches:VERSION",

@@ -17,6 +17,7 @@ from msad.models.defects import KnownDefects
 from msad.models.roi import Roi
 from msad.models.synthesis.appearance import Appearance
 from msad.models.synthesis.corruptions import noise_bank
+from msad.models.synthesis.nuisances import changed_once
 from msad.models.synthesis.synthetic_defects import SyntheticSet
 from msad.training.array_loader import shared
 from msad.training.identity import Identity
@@ -44,6 +45,15 @@ class TrainingData:
     statistics: Arrays = field(default_factory=dict)
     cached: Cached = make_here
     identity: Identity | None = None
+
+    @functools.cached_property
+    def changed_NHWC(self) -> np.ndarray:
+        """The validation images, uint8, each changed in one way that leaves it good."""
+
+        def make() -> dict[str, np.ndarray]:
+            return {"changed": changed_once(self.train_NHWC, self.validation_NHWC)}
+
+        return self.cached("changed", make)["changed"]
 
     @functools.cached_property
     def appearance(self) -> Appearance:

@@ -113,6 +113,8 @@ def validate(
 ) -> Choice:
     """Score held-out good images against synthetic and known defects; choose the scoring that separates them best.
 
+    Those images count a second time, changed in a way that leaves them good, see `msad.models.synthesis.nuisances`.
+
     Of an architecture with a fixed scoring there is nothing to choose, unless known defects speak for another one.
 
     The maps of the good images are kept while this runs, those of the defects a batch at a time. Smoothing is measured
@@ -124,7 +126,7 @@ def validate(
         The model has diverged: a map is not finite.
     """
     model.eval()
-    good = anomaly_maps(model, batches.validation())
+    good, changed = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.changed())
     roi, fixed = batches.roi, fixed_scoring(model, job.view_size)
     names = [name for name in good if name != IMAGE_SCORE] if roi else list(good)  # that is of the whole image
     if not names:
@@ -132,7 +134,7 @@ def validate(
     others = default_candidates(names, job.view_size) if fixed is None or data.known else []
     candidates = [one for one in (fixed,) if one] + [one for one in others if one != fixed]
     defects = map_batches(model, itertools.chain(batches.synthetic(), batches.known()))
-    return choose_scoring(good, defects, data.synthetic, candidates, job.objective, roi, data.known, fixed)
+    return choose_scoring(good, defects, data.synthetic, candidates, job.objective, roi, data.known, fixed, changed)
 
 
 def fixed_scoring(model: AnomalyModel, view_size: int) -> Scoring | None:
@@ -150,19 +152,16 @@ def set_thresholds(
     data: TrainingData,
     scorer: Scorer,
     job: JobConfig,
-    good_maps: Mapping[str, Tensor] | None = None,
-    usual_G: Tensor | None = None,
+    held_out: LeaveOneOut,
 ) -> Thresholds:
     """Score held-out good images, plain synthetic and known defects as the finished model does; cut between them.
 
-    Each image is scored without what the scorer knows of it, see `msad.models.thresholds`; pixels are cut by the maps
-    of the good images alone, see `msad.models.false_regions`. `good_maps`: of the validation images, and behind them of
-    others that the model has not seen; None: of the validation images alone. `usual_G`: which of them the scorer was
-    fitted on; None: all.
+    Each image is scored without what the scorer knows of it, as `held_out` does, which was made of the validation
+    images and maybe of others that the model has not seen; pixels are cut by the maps of the good images alone, see
+    `msad.models.false_regions`. Both rates hold for the images as they are, of which they are promised, and for these
+    with the changed ones.
     """
     model.eval()
-    good_maps = anomaly_maps(model, batches.validation()) if good_maps is None else good_maps
-    held_out = LeaveOneOut(scorer.scoring, good_maps, batches.roi, usual_G)
     plain = np.flatnonzero(data.synthetic.grade == GRADES.index("plain"))
     plain_scores, done = [], 0
     for maps in map_batches(model, batches.synthetic(plain)):
@@ -170,16 +169,17 @@ def set_thresholds(
         plain_scores.append(held_out.scores(maps, data.synthetic.source[plain[done : done + count]]))
         done += count
     known_scores = [scorer(maps)[1].double().cpu().numpy() for maps in map_batches(model, batches.known())]
-    calibrated_maps, good_scores = held_out.good()
-    defect_scores = (np.concatenate([np.empty(0), *parts]) for parts in (plain_scores, known_scores))
-    rate = job.false_positive_rate
-    cut = threshold(good_scores, rate, *defect_scores)
-    pixel_cut, false_regions = pixel_threshold(calibrated_maps, job.false_regions_per_image)
+    all_maps, all_scores = held_out.good()
+    good_maps, good_scores = all_maps[: held_out.count], all_scores[: held_out.count]
+    defect_scores = [np.concatenate([np.empty(0), *parts]) for parts in (plain_scores, known_scores)]
+    rate, regions_rate = job.false_positive_rate, job.false_regions_per_image
+    cut = max(threshold(scores, rate, *defect_scores) for scores in (good_scores, all_scores))
+    pixel_cut = max(pixel_threshold(maps, regions_rate)[0] for maps in (good_maps, all_maps))
     return Thresholds(
         threshold=cut,
         false_alarms=FalseAlarms.of(good_scores, cut, rate),
         pixel_threshold=pixel_cut,
-        false_regions=false_regions,
+        false_regions=FalseRegions.of(good_maps, pixel_cut, regions_rate),
         good_scores=good_scores,
     )
 

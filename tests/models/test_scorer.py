@@ -94,17 +94,27 @@ def test_scorer_round_trips_through_json_and_tensors(calibration, reduction):
     assert scorer(maps)[0].shape == (12, 1, 32, 40) and scorer(maps)[1].shape == (12,)
 
 
-def test_fused_scores_are_the_mean_of_each_maps_score_in_deviations_from_good_ones():
-    maps, others = good_maps(), {name: map_B1HW.flip(0)[:5] * 1.2 for name, map_B1HW in good_maps().items()}
+@pytest.mark.parametrize(("fusion", "least"), [("scores", -np.inf), ("excesses", 0.0)])
+def test_fused_scores_are_the_mean_of_each_maps_score_in_deviations_from_good_ones(fusion, least):
+    maps, others = (
+        good_maps(),
+        {
+            name: map_B1HW.flip(0)[:5] * torch.linspace(0.8, 1.2, 5).view(-1, 1, 1, 1)
+            for name, map_B1HW in good_maps().items()
+        },
+    )
     shares = {"a": 3.0, "b": 1.0}
-    scorer = fit_scorer(Scoring(shares, 1.0, "top1", {"a": "position", "b": "none"}, "scores"), maps)
-    expected = 0
+    scorer = fit_scorer(Scoring(shares, 1.0, "top1", {"a": "position", "b": "none"}, fusion), maps)
+    expected, below = 0, False
     for name, share in shares.items():
         alone = Scoring({name: 1.0}, 1.0, "top1", "position" if name == "a" else "none")
         halves = [{name: maps[name][half::2]} for half in range(2)]
         usual = torch.cat([fit_scorer(alone, halves[1 - half])(halves[half])[1] for half in range(2)])
         score_B = fit_scorer(alone, maps)(others)[1]
-        expected = expected + share / 4 * (score_B - usual.mean()) / usual.std(correction=0)
+        deviation_B = (score_B - usual.mean()) / usual.std(correction=0)
+        below = below or bool((deviation_B < 0).any())
+        expected = expected + share / 4 * deviation_B.clamp_min(least)
+    assert below
     map_B1HW, score_B = scorer(others)
     torch.testing.assert_close(score_B, expected)
     blended = fit_scorer(Scoring(shares, 1.0, "top1", {"a": "position", "b": "none"}), maps)
@@ -138,7 +148,7 @@ def test_scorer_leaves_its_input_alone():
         ({"weights": {"a": 1}, "reduction": "median"}, "max, mean, top1"),
         ({"weights": {"a": 1}, "calibration": "pixel"}, "none, position"),
         ({"weights": {"a": 1, "b": 1}, "calibration": {"a": "none"}}, "none, position"),
-        ({"weights": {"a": 1}, "fusion": "votes"}, "maps, scores"),
+        ({"weights": {"a": 1}, "fusion": "votes"}, "maps, scores, excesses"),
         ({"weights": {"a": 1}, "fusion": "scores", "reduction": "own"}, "not reduced from maps"),
         ({"weights": {"a": 1}, "sigma": 1}, "not a scoring"),
     ],

@@ -105,6 +105,20 @@ def test_held_out_scores_are_those_of_a_scorer_that_the_others_made(scoring):
 
 
 @pytest.mark.parametrize("scoring", SCORINGS, ids=str)
+def test_images_are_left_out_with_what_was_made_of_them(scoring):
+    seen, source = noise(9, torch.Generator().manual_seed(0)), torch.tensor([0, 1, 2, 3, 4, 5, 0, 1, 2])
+    expected = []
+    for index in range(9):
+        others = {n: m[source != source[index]] for n, m in seen.items()}
+        expected.append(fit_scorer(scoring, others)({n: m[[index]] for n, m in seen.items()})[1].item())
+    held_out = LeaveOneOut(scoring, seen, changed=3)
+    assert held_out.count == 6
+    np.testing.assert_allclose(held_out.good_scores(), expected, rtol=1e-4, atol=1e-5)
+    of_one = held_out.scores({n: m[[7]] for n, m in seen.items()}, np.array([1]))
+    np.testing.assert_allclose(of_one, expected[7:8], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scoring", SCORINGS, ids=str)
 def test_unusual_images_are_scored_and_no_scorer_is_made_of_them(scoring):
     good, usual = noise(8, torch.Generator().manual_seed(0)), torch.arange(8) != 3
     expected = []

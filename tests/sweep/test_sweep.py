@@ -302,7 +302,8 @@ def test_train_executor_runs_every_trial_as_a_ray_train_job_and_its_winner_meets
     assert f"To take it: msad promote {study.info.run_id}" in done.stderr
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow  # of this kind test_windows.py and test_faults.py always run
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
 def test_sweep_stopped_in_the_middle_resumes_without_a_duplicate(demo, tmp_path, signal_number):
     words = [
         "search",
