@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,11 +69,33 @@ def connect(tracking_uri: str | None = None, *, create: bool = False) -> MlflowC
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     try:
+        if create and path and path.parent.is_dir() and not path.exists():
+            _make_whole(path)
         client = MlflowClient(tracking_uri=connecting(uri))
         client.search_experiments(max_results=1)
     except Exception as error:
         raise TrackingError(why_unusable(uri, error)) from error
     return client
+
+
+def _make_whole(path: Path) -> None:
+    """Let MLflow make its database elsewhere, and put it in its place when it is whole.
+
+    That takes many steps and some seconds, and a database whose maker was killed among them could not be used any more.
+    """
+    from mlflow import MlflowClient
+
+    with tempfile.TemporaryDirectory() as folder:
+        MlflowClient(tracking_uri=address_of(made := Path(folder) / path.name)).search_experiments(max_results=1)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            shutil.copyfile(made, beside)
+            with contextlib.suppress(
+                OSError
+            ):  # another process was first; or links are unknown here, and MLflow makes it
+                path.hardlink_to(beside)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def is_absent(error: MlflowException) -> bool:

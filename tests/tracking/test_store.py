@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -72,3 +76,40 @@ def test_sweep_of_an_older_version_finds_its_experiment_by_the_folder_it_lay_in(
 def test_artifacts_of_a_local_store_lie_beside_its_database(client, uri):
     location = client.get_experiment(open_experiment(client, "placed", uri, "id-4")).artifact_location
     assert location == f"{uri.removeprefix('sqlite:///').removesuffix('mlflow.db')}mlartifacts/placed"
+
+
+def test_store_whose_maker_was_killed_is_not_there_and_the_next_one_makes_it(tmp_path):
+    """It stayed behind between two of MLflow's steps, and was refused as one of an older MLflow."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = """
+        import os, signal, sys
+        import sqlalchemy
+        from msad.tracking.store import connect
+
+        @sqlalchemy.event.listens_for(sqlalchemy.Engine, "before_cursor_execute")
+        def at(_connection, _cursor, statement, *_rest):
+            if statement.startswith("UPDATE alembic_version"):
+                at.steps = getattr(at, "steps", 0) + 1
+                if at.steps == 5:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        connect(sys.argv[1], create=True)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code), uri], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not list(tmp_path.iterdir())
+    assert connect(uri, create=True).search_experiments()[0].name == "Default"
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
+
+
+def test_two_that_make_a_store_at_once_use_the_same(tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    code = """
+        import sys
+        from msad.tracking.store import connect
+        connect(sys.argv[1], create=True).create_experiment(sys.argv[2])
+    """
+    both = [subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), uri, name]) for name in ("one", "two")]
+    assert [one.wait() for one in both] == [0, 0]
+    assert {one.name for one in connect(uri).search_experiments()} == {"Default", "one", "two"}
+    assert [path.name for path in tmp_path.iterdir()] == ["mlflow.db"]
