@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from msad.models.errors import ModelError
-from msad.models.synthesis.augmentation import AugmentationConfig, Augmenter, recommend_kind
+from msad.models.synthesis.augmentation import CAMERA_SHARE, AugmentationConfig, Augmenter, recommend_kind
 from msad.models.synthesis.foreground import empty_background
 from msad.models.synthesis.symmetry import Symmetries, find_symmetries
 
@@ -108,6 +108,23 @@ def test_augmenter_light_stays_in_its_bounds():
     assert levels.std() > 0.01 and (levels - 128 / 255).abs().max() <= 0.1 * 128 / 255 + 0.025 + 1e-6
 
 
+@pytest.mark.parametrize("only", ["noise", "blur", "jpeg_quality"])
+def test_augmenter_does_each_thing_that_a_camera_does_to_a_sixth_of_the_images(only, drawn):
+    images = drawn("part upright")
+    values = {"light": 0.0, "shift": 0.0, **STILL, only: {"noise": 2.0, "blur": 0.8, "jpeg_quality": 50}[only]}
+    augmenter = Augmenter(AugmentationConfig(kind="aligned", **values), images)
+    one = tensor(images)[:1]
+    many = [augmenter(one.expand(count, -1, -1, -1), generator(seed)) for count in (1, 7, 16) for seed in range(40)]
+    distance = torch.cat([(made - one).abs().mean(dim=(1, 2, 3)) for made in many])
+    assert (distance > 1e-5).float().mean().item() == pytest.approx(
+        CAMERA_SHARE, abs=0.05
+    )  # a narrow blur changes nothing
+    assert distance.max() < 0.03
+    if only == "noise":
+        loudest = torch.cat(many)[distance.argmax()] - one[0]
+        assert 1.0 < (loudest * 255).std() < 2.1 and torch.equal(loudest[0] != 0, loudest[1] != 0)
+
+
 def test_augmenter_without_an_allowance_does_not_mirror(augmenters):
     augmenter, images = augmenters["printed capsule"]
     made = torch.cat([augmenter(images, generator(seed)) for seed in range(3)])
@@ -168,6 +185,8 @@ def test_augmenter_given_kind_is_kept_and_still_guarded(drawn):
         ({"kind": "rotate"}, "kind is 'rotate'; did you mean 'rotated'"),
         ({"shift": 0.5}, "shift is 0.5; it must be between 0 and 0.25"),
         ({"light": -0.1}, "light is -0.1"),
+        ({"noise": 99, "blur": 2}, "noise is 99; it must be between 0 and 16; blur is 2; it must be between 0 and 1"),
+        ({"jpeg_quality": 0}, "jpeg_quality is 0; it must be between 1 and 100"),
         ({"light": float("nan"), "shift": "much"}, "shift is 'much'; it must be between 0 and 0.25; light is nan"),
     ],
 )
