@@ -23,6 +23,7 @@ from msad.training.batches import FeatureBatches, ImageBatches
 from msad.training.job_config import JobConfig
 from msad.training.products import Products
 from msad.training.training_data import TrainingData
+from msad.training.validation import Fitted
 
 CPU = torch.device("cpu")
 
@@ -33,6 +34,12 @@ def job(root: Path, category: str, seed: int, image_size: int | str = 256, famil
     settings: dict[str, Any] = {"image_size": fitted_size(image_size, find_ratio(good)), "seed": seed}
     settings |= {"bit_depth": find_bit_depth(good)} | architecture(family).training_defaults
     return JobConfig(category=category, architecture=family, **settings)
+
+
+def bundle(job: JobConfig, fitted: Fitted) -> Bundle:
+    """Return what a job delivers."""
+    cuts = {"threshold": fitted.threshold, "pixel_threshold": fitted.pixel_threshold}
+    return Bundle(model=fitted.model, scorer=fitted.scorer, job=job, **cuts)
 
 
 def kept(options: argparse.Namespace) -> Iterator[Bundle]:

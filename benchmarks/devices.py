@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import defaults
 import heading
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ def _bundles(options: argparse.Namespace, device: torch.device) -> Iterator[tupl
         job = dataclasses.replace(job, epochs=epochs, evaluate_every=epochs)
         data = load_training_data(job, options.root, options.cache)
         fitted = fit(job, data, device=device, report=lambda *_: None, get_checkpoint=lambda: None)
-        bundle = Bundle(model=fitted.model, scorer=fitted.scorer, threshold=fitted.threshold, job=job)
+        bundle = defaults.bundle(job, fitted)
         with tempfile.TemporaryDirectory() as scratch:
             yield name, bundle.save(Path(scratch) / name)
 

@@ -19,7 +19,6 @@ import heading
 import pandas as pd
 import torch
 
-from msad.bundle.bundles import Bundle
 from msad.bundle.evaluation import evaluate
 from msad.cluster.workers.job_worker import load_training_data
 from msad.data_io.table import list_categories
@@ -61,8 +60,7 @@ def measure(job: JobConfig, options: argparse.Namespace, device: torch.device) -
     made = fit_products(job, data, device=device, report=lambda *_: None, get_checkpoint=lambda: None)
     rows = []
     for one, fitted in zip(job.of_products(), made, strict=True):
-        cuts = {"threshold": fitted.threshold, "pixel_threshold": fitted.pixel_threshold}
-        bundle = Bundle(model=fitted.model, scorer=fitted.scorer, job=one, **cuts)
+        bundle = defaults.bundle(one, fitted)
         metrics = evaluate(bundle, options.root, one.category, options.cache).metrics
         counts = {
             "FP": f"{metrics['false_positives']:.0f} of {metrics['good_images']:.0f}",

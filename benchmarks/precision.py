@@ -17,11 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import defaults
 import heading
 import pandas as pd
 import torch
 
-from msad.bundle.bundles import Bundle
 from msad.bundle.evaluation import Evaluation, evaluate
 from msad.bundle.export import export
 from msad.bundle.export_form import Form
@@ -68,8 +68,7 @@ def measure(category: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     job = JobConfig(category=category, architecture=options.architecture, **settings)
     data = load_training_data(job, options.root, options.cache)
     fitted = fit(job, data, device=torch.device("cpu"), report=lambda *_: None, get_checkpoint=lambda: None)
-    cuts = {"threshold": fitted.threshold, "pixel_threshold": fitted.pixel_threshold}
-    bundle = Bundle(model=fitted.model, scorer=fitted.scorer, job=job, **cuts)
+    bundle = defaults.bundle(job, fitted)
     rows = [row(category, "bundle", evaluate(bundle, options.root, category, options.cache), {})]
     with tempfile.TemporaryDirectory() as folder:
         for precision in PRECISIONS:

@@ -199,14 +199,7 @@ def _train(job: JobConfig, options: argparse.Namespace, device: torch.device) ->
         print(f"  {where}: loss {loss:.4f}, validation {validation:.4f}, {seconds:.0f} s", flush=True)
 
     fitted = fit(job, data, device=device, report=report, get_checkpoint=lambda: None)
-    bundle = Bundle(
-        model=fitted.model,
-        scorer=fitted.scorer,
-        threshold=fitted.threshold,
-        job=job,
-        pixel_threshold=fitted.pixel_threshold,
-    )
-    return Trial(job, bundle, fitted.validation["score"], time.perf_counter() - began)
+    return Trial(job, defaults.bundle(job, fitted), fitted.validation["score"], time.perf_counter() - began)
 
 
 def _row(best: Trial, trials: list[Trial], device: torch.device, name: str | None = None) -> dict[str, Any]:

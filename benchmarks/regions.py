@@ -15,11 +15,11 @@ import argparse
 import dataclasses
 from typing import Any
 
+import defaults
 import heading
 import pandas as pd
 import torch
 
-from msad.bundle.bundles import Bundle
 from msad.bundle.evaluation import evaluate
 from msad.cluster.workers.job_worker import load_training_data
 from msad.data_io.bit_depth import find_bit_depth
@@ -61,7 +61,7 @@ def measure(category: str, options: argparse.Namespace, device: torch.device) ->
     with torch.no_grad():
         held_out = anomaly_maps(fitted.model, make_batches(job, data, fitted.model, device).validation())
     maps, _ = LeaveOneOut(fitted.scorer.scoring, held_out).good()
-    bundle, rows = Bundle(fitted.model, fitted.scorer, fitted.threshold, job), []
+    bundle, rows = defaults.bundle(job, fitted), []
     for rate in options.rates:
         threshold, promised = pixel_threshold(maps, rate)
         result = evaluate(dataclasses.replace(bundle, pixel_threshold=threshold), options.root, category, options.cache)

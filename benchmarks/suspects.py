@@ -22,7 +22,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from msad.bundle.bundles import Bundle
 from msad.bundle.evaluation import evaluate
 from msad.cluster.workers.job_worker import load_training_data
 from msad.data_io.layout import find_layout
@@ -106,8 +105,7 @@ def _measured(root: Path, category: str, seed: int, options: argparse.Namespace)
     job = defaults.job(root, category, seed, options.image_size)
     data = load_training_data(job, root, options.cache)
     done = fit(job, data, device=defaults.CPU, report=lambda *_: None, get_checkpoint=lambda: None)
-    cuts = {"threshold": done.threshold, "pixel_threshold": done.pixel_threshold}
-    bundle = Bundle(model=done.model, scorer=done.scorer, job=job, **cuts)
+    bundle = defaults.bundle(job, done)
     metrics = evaluate(bundle, root, category, options.cache).metrics
     figures = {title: metrics[name] for title, name in FIGURES.items()}
     figures["missed"] /= metrics["defective_images"]
