@@ -86,13 +86,10 @@ class FeatureEnsemble(FrozenEncoder):
 
     @property
     def fixed_scoring(self) -> dict[str, Any]:
-        """The highest hundredth of each map, of an image's score four sevenths by the memory and three by the pyramid.
-
-        Decided on test images of kolektor, screw and magnetic tiles; `benchmarks/README.md` has the figures.
-        """
+        """The highest hundredth of each map, half of an image's score by the memory and half by the pyramid."""
         calibration = self.memory.fixed_scoring["calibration"]
         return {
-            "weights": {"memory": 1.0, "squared": 0.25, "mask": 0.5},
+            "weights": {"memory": 1.0, "squared": 0.5, "mask": 0.5},
             "smoothing": 2.0,
             "reduction": "top1",
             "calibration": {"memory": calibration, "squared": "none", "mask": "none"},
