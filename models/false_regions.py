@@ -47,7 +47,7 @@ class FalseRegions:
     @classmethod
     def of(cls, good_maps: Sequence[np.ndarray], threshold: float, target: float) -> FalseRegions:
         """Count the regions above a threshold."""
-        regions = sum(count_regions(one, threshold) for one in good_maps)
+        regions = sum(count_regions((one > threshold).astype(np.float32), 1.0) for one in good_maps)
         return cls(float(target), len(good_maps), regions, (regions + 1) / (len(good_maps) + 1))
 
     def to_dict(self) -> dict[str, float]:

@@ -26,6 +26,8 @@ def test_pixel_threshold_counts_regions_by_hand():
     # Of 9 images, a rate of 0.4 allows 3 regions: those of height 5, 4 and 3. At 2 there is a fourth.
     assert pixel_threshold(maps, 0.4) == (2.0, FalseRegions(0.4, 9, 3, 0.4))
     assert pixel_threshold(maps, 0.2) == (4.0, FalseRegions(0.2, 9, 1, 0.2))
+    assert FalseRegions.of(maps, 2.0, 0.4) == FalseRegions(0.4, 9, 3, 0.4)
+    assert FalseRegions.of(maps[:1], 1.9, 0.4) == FalseRegions(0.4, 1, 3, 2.0)
 
 
 def test_pixel_threshold_of_too_few_images_is_the_highest_value():

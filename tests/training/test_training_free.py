@@ -58,7 +58,7 @@ def test_features_of_a_training_free_model_are_clean_ones_alone(data, monkeypatc
     model = build("feature_memory", rows=5)
     batches = FeatureBatches(job(augmentation={"kind": kind}), watched, model, CPU)
     (features,) = (arrays for key, arrays in kept.items() if key.startswith("features"))
-    assert {name[:-1] for name in features} == {"clean", "validation", "synthetic"}
+    assert {name[:-1] for name in features} == {"clean", "validation", "changed", "synthetic"}
     assert sum(len(part[0]) for part in batches.clean()) == len(features["clean0"]) == 12 * views
     assert not any(key.startswith("noise") for key in kept)
 
