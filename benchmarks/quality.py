@@ -77,6 +77,7 @@ RETRAINED: dict[str, dict[str, Any]] = {
     "no corruption": {"corruption/probability": 0.0},
     "no gates (plain skips)": {"model/skip": "concat", "model/first_skip": 0, "model/skip_dropout": 0.0},
     "no augmentation": {"augmentation/kind": "none"},
+    "no noise, blur and JPEG": {"augmentation/noise": 0, "augmentation/blur": 0, "augmentation/jpeg_quality": 100},
     "no stride 32": {"model/coarsest_stride": 16},
     "light kept": {"model/light": "kept"},
     "not straightened": {"model/pose": "kept"},
@@ -266,6 +267,8 @@ def _rescored(bundle: Bundle) -> dict[str, list[Scoring]]:
         for left_out in weights:
             rest = {name: weight for name, weight in weights.items() if name != left_out}
             other[f"no {left_out} map"] = dataclasses.replace(scoring, weights=rest)
+    if scoring.fuses_scores:
+        other["what one map sees less of counts too"] = dataclasses.replace(scoring, fusion="scores")
     other |= {
         "maps blended": dataclasses.replace(scoring, fusion="maps"),
         "mean of the map": dataclasses.replace(scoring, reduction="mean"),
@@ -287,9 +290,10 @@ def _rescored_trials(
     job, model = best.job, best.bundle.model
     data = load_training_data(job, options.root, options.cache)
     batches = make_batches(job, data, model, device)
-    good, defects = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
+    parts = (batches.validation, batches.synthetic, batches.changed)
+    good, defects, altered = (anomaly_maps(model, part()) for part in parts)
     for scorings in of_each:
-        choice = choose_scoring(good, defects, data.synthetic, scorings)
+        choice = choose_scoring(good, defects, data.synthetic, scorings, changed_maps=altered)
         scorer, cuts, _ = fit_delivered(job, model, batches, data, choice.scorer.scoring)
         changed = {"scorer": scorer, "threshold": cuts.threshold, "pixel_threshold": cuts.pixel_threshold}
         bundle = dataclasses.replace(best.bundle, **changed)
