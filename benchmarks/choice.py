@@ -61,14 +61,17 @@ def _row(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
     job, model = bundle.job, bundle.model
     data = load_training_data(job, options.root, options.cache)
     batches = make_batches(job, data, model, defaults.CPU)
-    good, drawn = anomaly_maps(model, batches.validation()), anomaly_maps(model, batches.synthetic())
+    good, altered, drawn = (
+        anomaly_maps(model, part()) for part in (batches.validation, batches.changed, batches.synthetic)
+    )
+    both = {name: torch.cat([maps, altered[name]]) for name, maps in good.items()}
     split = TestSplit(options.root, job.category)
     test = defaults.maps(model, split.images(job.image_size, options.cache, job.bit_depth))
     own = fixed_scoring(model, job.view_size)
     ways = [way for way in default_candidates(list(good), job.view_size) if way != own] + ([own] if own else [])
-    scores = [fit_scorer(way, good)(test)[1].double().numpy() for way in ways]
+    scores = [fit_scorer(way, both)(test)[1].double().numpy() for way in ways]
     on_test = np.array([image_auroc(split.labels, score_N) for score_N in scores])
-    on_drawn = _on_drawn(good, drawn, DefectGroups.of(data.synthetic), ways)
+    on_drawn = _on_drawn(both, drawn, DefectGroups.of(data.synthetic), ways)
     chosen, best = on_drawn.argmax(), on_test.max()
     row = {
         "category": job.category,
@@ -88,8 +91,8 @@ def _row(bundle: Bundle, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _on_drawn(good: dict, drawn: dict, defects: DefectGroups, ways: list[Scoring]) -> np.ndarray:
-    """Return the mean image AUROC over the groups of synthetic defects of each way."""
-    judge = Judge(good, defects, ways)
+    """Return the mean image AUROC over the groups of synthetic defects of each way; half of the images are changed."""
+    judge = Judge(good, defects, ways, changed=len(next(iter(good.values()))) // 2)
     judge.update(good)
     judge.update(drawn)
     return np.nanmean(judge.image_aurocs(judge.image_wins()), axis=(1, 2))
