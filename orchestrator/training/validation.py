@@ -27,6 +27,9 @@ from msad.training.batches import FeatureBatches, PlainBatches
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
 
+CHANGED_TIMES = 3
+"""How many times the rate of false alarms is allowed among good images that were changed."""
+
 Report = Callable[[dict[str, Any], dict[str, Any]], None]
 GetCheckpoint = Callable[[], dict[str, Any] | None]
 
@@ -158,8 +161,8 @@ def set_thresholds(
 
     Each image is scored without what the scorer knows of it, as `held_out` does, which was made of the validation
     images and maybe of others that the model has not seen; pixels are cut by the maps of the good images alone, see
-    `msad.models.false_regions`. Both rates hold for the images as they are, of which they are promised, and for these
-    with the changed ones.
+    `msad.models.false_regions`. Of images as they are both rates are kept, and promised; of the changed ones, which are
+    further from the usual than most to come, `CHANGED_TIMES` these rates.
     """
     model.eval()
     plain = np.flatnonzero(data.synthetic.grade == GRADES.index("plain"))
@@ -170,11 +173,16 @@ def set_thresholds(
         done += count
     known_scores = [scorer(maps)[1].double().cpu().numpy() for maps in map_batches(model, batches.known())]
     all_maps, all_scores = held_out.good()
-    good_maps, good_scores = all_maps[: held_out.count], all_scores[: held_out.count]
+    (good_maps, changed_maps), (good_scores, changed_scores) = (
+        (of_all[: held_out.count], of_all[held_out.count :]) for of_all in (all_maps, all_scores)
+    )
     defect_scores = [np.concatenate([np.empty(0), *parts]) for parts in (plain_scores, known_scores)]
     rate, regions_rate = job.false_positive_rate, job.false_regions_per_image
-    cut = max(threshold(scores, rate, *defect_scores) for scores in (good_scores, all_scores))
-    pixel_cut = max(pixel_threshold(maps, regions_rate)[0] for maps in (good_maps, all_maps))
+    cut = threshold(good_scores, rate, *defect_scores)
+    pixel_cut, _ = pixel_threshold(good_maps, regions_rate)
+    if len(changed_scores):
+        cut = max(cut, threshold(changed_scores, min(CHANGED_TIMES * rate, 0.5)))
+        pixel_cut = max(pixel_cut, pixel_threshold(changed_maps, CHANGED_TIMES * regions_rate)[0])
     return Thresholds(
         threshold=cut,
         false_alarms=FalseAlarms.of(good_scores, cut, rate),

@@ -109,15 +109,18 @@ def test_threshold_is_set_on_scores_of_the_scorer_that_is_delivered(model, data)
     plain = data.synthetic.grade == GRADES.index("plain")
     maps = {name: value[torch.from_numpy(plain)] for name, value in anomaly_maps(model, batches.synthetic()).items()}
     shown = held_out.scores(maps, data.synthetic.source[plain])
-    # One image in twelve is the lowest rate within 0.1 that eleven certify; and two of 23, with the changed ones.
-    lowest = max(np.sort(scores[:11])[-1], np.sort(scores)[-2])
-    assert cuts.threshold == pytest.approx(max(lowest, (lowest + np.quantile(shown, 0.1)) / 2), rel=1e-5)
+    # One image in twelve is the lowest rate within 0.1 that eleven certify; and three within 0.3, of changed ones.
+    assert cuts.threshold == pytest.approx(max(scores[:11].max(), np.sort(scores[11:])[-3]), rel=1e-5)
+    strict = set_thresholds(model, batches, data, scorer, dataclasses.replace(job, false_positive_rate=0.01), held_out)
+    highest, plain_end = scores[:11].max(), np.quantile(shown, 0.1)
+    wanted = max(highest, (highest + plain_end) / 2, scores[11:].max())
+    assert strict.threshold == pytest.approx(wanted, rel=1e-5)
     promised = cuts.false_alarms
     assert (promised.held_out, promised.target) == (11, 0.1) and promised.expected <= 0.1
     maps = held_out.good()[0]
-    assert cuts.pixel_threshold == max(pixel_threshold(part, 0.3)[0] for part in (maps[:11], maps))
+    assert cuts.pixel_threshold == max(pixel_threshold(maps[:11], 0.3)[0], pixel_threshold(maps[11:], 0.9)[0])
     regions = [len(find_regions(one, cuts.pixel_threshold)) for one in maps]
-    assert sum(regions[:11]) == cuts.false_regions.regions <= 2 and sum(regions) <= 5
+    assert sum(regions[:11]) == cuts.false_regions.regions <= 2 and sum(regions[11:]) <= 9
 
 
 def test_known_defects_choose_beside_the_synthetic_ones_and_lower_the_threshold(model, data):
@@ -138,7 +141,7 @@ def test_known_defects_choose_beside_the_synthetic_ones_and_lower_the_threshold(
     scorer, held_out = held_out_of(model, batches, found.scorer.scoring)
     cut = set_thresholds(model, batches, with_known, scorer, JOB, held_out).threshold
     plain = set_thresholds(model, PlainBatches(JOB, data, torch.device("cpu")), data, scorer, JOB, held_out).threshold
-    assert held_out.good_scores().max() <= cut <= plain
+    assert held_out.good_scores()[: held_out.count].max() <= cut <= plain
 
 
 @pytest.mark.parametrize("objective", ["validation_score", "validation_image_auroc", "validation_pixel_ap"])
