@@ -45,18 +45,9 @@ def nuisances(good_NHWC: np.ndarray, margin: float = MARGIN) -> dict[str, Change
     margin
         How many of their standard deviations it does.
     """
-    grey_NHW = np.stack([image.mean(axis=2, dtype=np.float32) for image in good_NHWC])
-    height, width = grey_NHW.shape[1:]
-    mean_N = grey_NHW.mean(axis=(1, 2))
-    brightness, contrast, across, down = (
-        margin * float(np.log(np.maximum(ratio_N, _TINY)).std())
-        for ratio_N in (
-            mean_N,
-            grey_NHW.std(axis=(1, 2)) / np.maximum(mean_N, _TINY),
-            _ratio(grey_NHW[..., : width // 2], grey_NHW[..., width // 2 :]),
-            _ratio(grey_NHW[:, : height // 2], grey_NHW[:, height // 2 :]),
-        )
-    )
+    height, width = good_NHWC.shape[1:3]
+    light_N4 = np.maximum([_light(image_HWC) for image_HWC in good_NHWC], _TINY)
+    brightness, contrast, across, down = (margin * np.log(light_N4).std(axis=0)).tolist()
     along_W, along_H1 = torch.linspace(-1, 1, width), torch.linspace(-1, 1, height).unsqueeze(1)
     changes: dict[str, Change] = {
         "brightness": lambda x: x * (_ways(x) * brightness).exp(),
@@ -87,8 +78,14 @@ def changed_once(good_NHWC: np.ndarray, shown_NHWC: np.ndarray) -> np.ndarray:
 _TINY = 1e-3
 
 
-def _ratio(one_NHW: np.ndarray, other_NHW: np.ndarray) -> np.ndarray:
-    return one_NHW.mean(axis=(1, 2)) / np.maximum(other_NHW.mean(axis=(1, 2)), _TINY)
+def _light(image_HWC: np.ndarray) -> tuple[float, float, float, float]:
+    """Return an image's brightness, its contrast, and how much brighter its left and its upper half are."""
+    grey_HW = image_HWC.mean(axis=2, dtype=np.float32)
+    (upper, lower), (left, right) = ([half.mean() for half in np.array_split(grey_HW, 2, axis)] for axis in (0, 1))
+    mean = grey_HW.mean()
+    return tuple(
+        one / max(other, _TINY) for one, other in ((mean, 1), (grey_HW.std(), mean), (left, right), (upper, lower))
+    )
 
 
 def _ways(image_BCHW: Tensor) -> Tensor:
