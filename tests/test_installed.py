@@ -21,7 +21,7 @@ from msad.code_version import FOLDERS
 REPOSITORY = Path(__file__).parent.parent
 SMALL = (
     *("--trials", "1", "--epochs", "1", "--image-size", "32", "--cpus-per-trial", "1"),
-    *("--set", "model/width=8", "--set", "model/base_width=8"),
+    *("--set", "model/width=8"),
 )
 
 

@@ -67,8 +67,8 @@ def disk_space_problem(kept: Iterable[CacheNeed], cache: Path) -> str | None:
 
 
 def _images_bytes(identity: Identity) -> int:
-    """Return what is kept of images: decoded, with synthetic defects and their masks, and the corruption's noise."""
-    real = len(identity.train) + len(identity.validation) + len(identity.known)
+    """Return what is kept of images: decoded, changed, with synthetic defects and their masks; and the noise."""
+    real = len(identity.train) + 2 * len(identity.validation) + len(identity.known)
     pixels = real * _COLOURS + _DEFECTS * (_COLOURS + 1)
     return pixels * math.prod(height_width(identity.image_size)) + NOISE_FIELDS * identity.view_size**2 * _FLOAT
 
@@ -77,7 +77,7 @@ def _features_bytes(job: JobConfig, identity: Identity, shapes: list[tuple[int, 
     """Return what `training.batches.FeatureBatches` keeps, where its features of one image have these shapes C×H×W."""
     train = len(identity.train)
     views = train * number_of_views(job, train)
-    judged = 0 if job.tiles.tile else len(identity.validation) + len(identity.known) + _DEFECTS
+    judged = 0 if job.tiles.tile else 2 * len(identity.validation) + len(identity.known) + _DEFECTS
     of_image, masks = sum(map(math.prod, shapes)), math.prod(shapes[0][1:])
     corrupted = of_image + masks if architecture(job.architecture).loss_terms else 0
     return _HALF * views * (of_image + corrupted) + _FLOAT * judged * of_image
