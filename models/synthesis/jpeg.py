@@ -46,7 +46,7 @@ def jpeg(image_B3HW: Tensor, quality_B: Tensor) -> Tensor:
         B×3×H×W, in whole grey levels.
     """
     height, width = image_B3HW.shape[2:]
-    to_ycbcr_33, cosine_88, luma_88, chroma_88 = _constants(image_B3HW.device)
+    to_ycbcr_33, to_rgb_33, cosine_88, luma_88, chroma_88 = _constants(image_B3HW.device)
     # Twice a block, for chroma has half the resolution.
     padded = F.pad(image_B3HW, (0, -width % (2 * BLOCK), 0, -height % (2 * BLOCK)), mode="replicate")
     ycbcr_B3HW = torch.einsum("ij,bjhw->bihw", to_ycbcr_33, padded * 255)
@@ -55,7 +55,7 @@ def jpeg(image_B3HW: Tensor, quality_B: Tensor) -> Tensor:
     chroma_B2hw = _rounded(F.avg_pool2d(ycbcr_B3HW[:, 1:], 2), cosine_88, chroma_88, percent_B)
     chroma_B2HW = F.interpolate(chroma_B2hw, scale_factor=2.0, mode="bilinear")
     whole_B3HW = torch.cat([luma_B1HW, chroma_B2HW], dim=1)
-    made_B3HW = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(to_ycbcr_33), whole_B3HW)
+    made_B3HW = torch.einsum("ij,bjhw->bihw", to_rgb_33, whole_B3HW)
     return made_B3HW[..., :height, :width].round().clamp(0, 255) / 255
 
 
@@ -69,10 +69,14 @@ def _rounded(plane_BCHW: Tensor, cosine_88: Tensor, table_88: Tensor, percent_B:
 
 
 @functools.cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the colours' matrix, the cosine transform and both tables, once for each device."""
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return the colours' matrix and its inverse, the cosine transform and both tables, once for each device.
+
+    On a GPU an inverse would wait for the device, and nothing could be copied there while a graph is recorded.
+    """
     at_8 = torch.arange(float(BLOCK))
     cosine_88 = torch.cos((2 * at_8 + 1) * at_8.view(-1, 1) * math.pi / (2 * BLOCK)) / 2
     cosine_88[0] /= math.sqrt(2)
+    ycbcr_33 = torch.tensor(_YCBCR)
     tables = (torch.tensor(table, dtype=torch.float32).view(BLOCK, BLOCK) for table in (_LUMA, _CHROMA))
-    return tuple(part.to(device) for part in (torch.tensor(_YCBCR), cosine_88, *tables))
+    return tuple(part.to(device) for part in (ycbcr_33, torch.linalg.inv(ycbcr_33), cosine_88, *tables))
