@@ -14,8 +14,6 @@ from msad.tracking.model_store import pull
 from msad.tracking.speed import speed_table
 from tests.sweep.test_sweep import msad
 
-pytestmark = pytest.mark.slow  # docs/joint.md shows one too, and what it shows always runs
-
 SMALL = ["--image-size", "32", "--epochs", "1", "--set", "model/base_width=4"]
 JOINT = "baseline (joint)"
 
