@@ -52,6 +52,7 @@ class Network:
     model: AnomalyModel = field(repr=False)
     good: Maps = field(repr=False)
     drawn: Maps = field(repr=False)
+    altered: Maps = field(repr=False)
     held_out: Maps = field(repr=False)
     test: Maps = field(repr=False)
     roi: None = None

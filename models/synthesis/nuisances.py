@@ -30,6 +30,8 @@ QUALITY = 90  # of a JPEG file
 VERSION = 1
 """To be raised whenever the same images are changed otherwise."""
 
+_TINY = 1e-3
+
 Change = Callable[[Tensor], Tensor]
 
 
@@ -73,9 +75,6 @@ def changed_once(good_NHWC: np.ndarray, shown_NHWC: np.ndarray) -> np.ndarray:
             made_CHW = change(image_1CHW.expand(1 + turn % 2, -1, -1, -1))[-1]
             changed_NHWC[index] = (made_CHW * 255).round().byte().permute(1, 2, 0).numpy()
     return changed_NHWC
-
-
-_TINY = 1e-3
 
 
 def _light(image_HWC: np.ndarray) -> tuple[float, float, float, float]:

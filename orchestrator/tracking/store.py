@@ -90,9 +90,8 @@ def _make_whole(path: Path) -> None:
         beside = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             shutil.copyfile(made, beside)
-            with contextlib.suppress(
-                OSError
-            ):  # another process was first; or links are unknown here, and MLflow makes it
+            # An error: another process was first; or links are unknown here, and MLflow makes it in its place.
+            with contextlib.suppress(OSError):
                 path.hardlink_to(beside)
         finally:
             beside.unlink(missing_ok=True)

@@ -178,11 +178,11 @@ def set_thresholds(
     )
     defect_scores = [np.concatenate([np.empty(0), *parts]) for parts in (plain_scores, known_scores)]
     rate, regions_rate = job.false_positive_rate, job.false_regions_per_image
-    cut = threshold(good_scores, rate, *defect_scores)
-    pixel_cut, _ = pixel_threshold(good_maps, regions_rate)
-    if len(changed_scores):
-        cut = max(cut, threshold(changed_scores, min(CHANGED_TIMES * rate, 0.5)))
-        pixel_cut = max(pixel_cut, pixel_threshold(changed_maps, CHANGED_TIMES * regions_rate)[0])
+    cut = max(threshold(good_scores, rate, *defect_scores), threshold(changed_scores, min(CHANGED_TIMES * rate, 0.5)))
+    pixel_cut = max(
+        pixel_threshold(maps, times * regions_rate)[0]
+        for maps, times in ((good_maps, 1), (changed_maps, CHANGED_TIMES))
+    )
     return Thresholds(
         threshold=cut,
         false_alarms=FalseAlarms.of(good_scores, cut, rate),
