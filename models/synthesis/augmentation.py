@@ -172,13 +172,16 @@ class Augmenter:
         gain_B = 1 + draw(-self.config.light, self.config.light)
         offset_B = draw(-self.config.light, self.config.light) / 4
         changed_B = draw()
-        sigma_B = draw(0, self.config.blur) * (changed_B > 1 - CAMERA_SHARE)
-        moved_BCHW = _blurred(moved_BCHW, sigma_B)
-        moved_BCHW = torch.addcmul(offset_B.view(-1, 1, 1, 1), moved_BCHW, gain_B.view(-1, 1, 1, 1))
-        noise_B = draw(0, self.config.noise / 255) * (changed_B.sub(0.5).abs() < CAMERA_SHARE / 2)
-        size = (len(moved_BCHW), 1, *moved_BCHW.shape[2:])
-        grain_B1HW = torch.randn(size, generator=generator, device=moved_BCHW.device)
-        seen_BCHW = moved_BCHW.addcmul_(grain_B1HW, noise_B.view(-1, 1, 1, 1)).clamp_(0, 1)
+        if self.config.blur:
+            sigma_B = draw(0, self.config.blur) * (changed_B > 1 - CAMERA_SHARE)
+            moved_BCHW = _blurred(moved_BCHW, sigma_B)
+        seen_BCHW = torch.addcmul(offset_B.view(-1, 1, 1, 1), moved_BCHW, gain_B.view(-1, 1, 1, 1))
+        if self.config.noise:
+            noise_B = draw(0, self.config.noise / 255) * (changed_B.sub(0.5).abs() < CAMERA_SHARE / 2)
+            size = (len(seen_BCHW), 1, *seen_BCHW.shape[2:])
+            grain_B1HW = torch.randn(size, generator=generator, device=seen_BCHW.device)
+            seen_BCHW.addcmul_(grain_B1HW, noise_B.view(-1, 1, 1, 1))
+        seen_BCHW.clamp_(0, 1)
         if self.config.jpeg_quality < 100:
             _compress_some(seen_BCHW[:, :3], changed_B, draw(), draw(self.config.jpeg_quality, 100))
         return seen_BCHW

@@ -86,9 +86,10 @@ class Products:
         return sum(map(len, self.batches))
 
     def order(self) -> tuple[Tensor, ...]:
-        """Return an epoch's batches as positions in a random order: every image about as often as any other."""
-        once = self._images
-        return torch.randperm(-(-len(self) // once) * once)[: len(self)].split(self.batch_size)
+        """Return an epoch's batches as positions in a random order: all images once, before any is shown again."""
+        once, shown = self._images, len(self)
+        rounds = [first + torch.randperm(once) for first in range(0, shown, once)]
+        return torch.cat(rounds)[:shown].split(self.batch_size)
 
     def stream(self, indices: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield one batch after the other, on the device; see `msad.training.batches`."""

@@ -170,10 +170,10 @@ def test_network_that_trains_itself_sees_the_images_of_all(plain, monkeypatch):
     assert fitted[0].threshold < fitted[1].threshold  # bright images have bright maps
 
 
-@pytest.mark.parametrize(("steps", "shown"), [(0, 12 + 6), (4, 2 * 6), (16, 6 * 6)])
+@pytest.mark.parametrize(("steps", "shown"), [(0, 12 + 6), (4, 2 * 6), (16, 6 * 6), (10, 4 * 6)])
 def test_steps_say_how_many_images_of_each_product_an_epoch_shows(steps, shown, plain):
     products = Products(job(steps=steps), plain, build("multiscale", base_width=4, depth=2), CPU)
     order = list(products.order())
     assert len(products) == shown and all(len(batch) == 6 for batch in order)
-    times = torch.cat(order).bincount(minlength=18)
+    times = (torch.cat(order) % 18).bincount(minlength=18)
     assert times.sum() == shown and times.max() - times.min() <= 1
