@@ -3,8 +3,8 @@
 After PatchCore (Roth et al., arXiv 2106.08265). What differs: the features of every stage are brought to the same mean
 square by the good images, so that no stage outvotes another by its scale or its channels; the coreset is chosen among
 a bounded uniform sample of all places, not among all of them, so that memory does not grow with the category; the rows
-are kept in half precision; the search is exact, in single precision; and the distance to the nearest is not reweighted
-by how dense its neighbourhood is.
+are kept in half precision; a large bank is searched along its main axes first, and then exactly among the few that were
+found; and the distance to the nearest is not reweighted by how dense its neighbourhood is.
 
 Tensors are named by shape: B images, C channels, H×W places, N places of all images, R rows.
 """
@@ -13,13 +13,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CANDIDATES = 16_384
+CANDIDATES = 65_536
 """Places among which a coreset is chosen: a uniform sample of all."""
+
+EXACT = 4096
+"""Rows of a bank that is searched exactly; a larger one along its main axes first."""
+
+_AXES = 64  # principal axes of a large bank, along which the nearest row is looked for first
+_FOUND = 16  # parts of a bank, each of which offers the row that is the nearest along these
 
 _PROJECTED = 32  # dimensions in which a coreset is chosen: distances there are within a fifth, for a tenth of the work
 _AT_ONCE = 1 << 23  # distances that are in memory at once: 32 MiB
@@ -104,17 +111,52 @@ def nearest(places_NC: Tensor, bank_RC: Tensor, neighbours: int = 1) -> Tensor:
     The nearest are found by one matrix product, whose distances lose half of their digits where a place equals a row;
     those to the few that were found are then computed again by differences.
     """
-    half_R, parts = bank_RC.square().sum(dim=1) / 2, []
-    # An exported graph leaves the number of places open, so it takes them at once.
-    each = [places_NC] if torch.compiler.is_exporting() else places_NC.split(max(1, _AT_ONCE // len(bank_RC)))
-    for part_NC in each:
+
+    def found(part_NC: Tensor) -> Tensor:
         likeness_NR = part_NC @ bank_RC.T - half_R  # the larger, the nearer
         if neighbours == 1:
-            found_NK = likeness_NR.argmax(dim=1, keepdim=True)
-        else:
-            found_NK = likeness_NR.topk(min(neighbours, len(bank_RC)), dim=1, sorted=False).indices
-        parts.append((part_NC.unsqueeze(1) - bank_RC[found_NK]).square().sum(dim=2).sqrt().mean(dim=1))
+            return likeness_NR.argmax(dim=1, keepdim=True)
+        return likeness_NR.topk(min(neighbours, len(bank_RC)), dim=1, sorted=False).indices
+
+    half_R = bank_RC.square().sum(dim=1) / 2
+    parts = [
+        (part_NC.unsqueeze(1) - bank_RC[found(part_NC)]).square().sum(dim=2).sqrt().mean(dim=1)
+        for part_NC in _parts(places_NC, len(bank_RC))
+    ]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def nearly_nearest(places_NC: Tensor, bank_RC: Tensor, axes_CA: Tensor, along_RA: Tensor) -> Tensor:
+    """Return the distance of each place to the nearest of the rows that are the nearest along some axes, N.
+
+    Each of `_FOUND` parts of the bank offers one row. The rows are in the order in which a coreset chose them, each far
+    from those before it, so those near a place lie in different parts. How often that is the very nearest one, how much
+    further the others are and how much sooner it is found, `benchmarks/nearest.py` measures.
+
+    Parameters
+    ----------
+    places_NC, bank_RC
+        float32.
+    axes_CA
+        Orthonormal.
+    along_RA
+        The bank along these, float32.
+    """
+    parts, count = [], len(bank_RC)
+    half_R = along_RA.square().sum(dim=1) / 2
+    first_P = torch.arange(0, count, -(-count // _FOUND), device=places_NC.device)
+    for part_NC in _parts(places_NC, count):
+        likeness_NR = torch.addmm(-half_R, part_NC @ axes_CA, along_RA.T)
+        if short := len(first_P) * -(-count // _FOUND) - count:
+            likeness_NR = F.pad(likeness_NR, (0, short), value=-math.inf)
+        found_NP = likeness_NR.unflatten(1, (len(first_P), -1)).argmax(dim=2) + first_P
+        parts.append((part_NC.unsqueeze(1) - bank_RC[found_NP]).square().sum(dim=2).amin(dim=1).sqrt())
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _parts(places_NC: Tensor, rows: int) -> Sequence[Tensor]:
+    """Return the places part by part; at once for an exported graph, which leaves their number open."""
+    return [places_NC] if torch.compiler.is_exporting() else places_NC.split(max(1, _AT_ONCE // rows))
 
 
 class Memory(nn.Module):
@@ -138,6 +180,9 @@ class Memory(nn.Module):
     bank_RC
         float16, `rows` of them, so that a bundle's size is known by its configuration: zeros until `learn`, and some
         twice where good images have fewer places.
+    axes_CA, along_RA
+        Of a bank of more than `EXACT` rows of which one neighbour is asked for: its principal axes, float32, and the
+        rows along them, float16.
     """
 
     def __init__(
@@ -152,6 +197,11 @@ class Memory(nn.Module):
         self.neighbourhood, self.neighbours = neighbourhood, neighbours
         self._shares = [1.0] * len(channels) if shares is None else list(shares)
         self.register_buffer("bank_RC", torch.zeros(rows, sum(channels), dtype=torch.float16))
+        self._by_axes = rows > EXACT and neighbours == 1
+        if self._by_axes:
+            axes = min(_AXES, sum(channels))
+            self.register_buffer("axes_CA", torch.zeros(sum(channels), axes))
+            self.register_buffer("along_RA", torch.zeros(rows, axes, dtype=torch.float16))
 
     def places(self, features: Sequence[Tensor]) -> Tensor:
         """Join standardised features of all stages, B×C×H×W each, at the finest one's places: B×H×W×C.
@@ -172,9 +222,32 @@ class Memory(nn.Module):
         """Keep the coreset of some `places`."""
         chosen = coreset(candidates_NC, len(self.bank_RC))
         self.bank_RC.copy_(candidates_NC[chosen[torch.arange(len(self.bank_RC), device=chosen.device) % len(chosen)]])
+        if self._by_axes:
+            for of_bank, found in zip((self.axes_CA, self.along_RA), _along_axes(self.bank_RC), strict=True):
+                of_bank.copy_(found)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the distances of all places from the bank, B×1×H×W."""
         places_BHWC = self.places(features)
-        distance_N = nearest(places_BHWC.flatten(0, 2), self.bank_RC.float(), self.neighbours)
+        places_NC, bank_RC = places_BHWC.flatten(0, 2), self.bank_RC.float()
+        if self._by_axes:
+            distance_N = nearly_nearest(places_NC, bank_RC, self.axes_CA, self.along_RA.float())
+        else:
+            distance_N = nearest(places_NC, bank_RC, self.neighbours)
         return distance_N.view(places_BHWC.shape[:-1]).unsqueeze(1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Find the axes of a bank that was kept without them."""
+        if self._by_axes and f"{prefix}axes_CA" not in state_dict and f"{prefix}bank_RC" in state_dict:
+            found = _along_axes(state_dict[f"{prefix}bank_RC"])
+            state_dict |= dict(zip((f"{prefix}axes_CA", f"{prefix}along_RA"), found, strict=True))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _along_axes(bank_RC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the principal axes of a bank, C×A, and its rows along them, R×A in half precision."""
+    bank_RC = bank_RC.float()
+    centred_RC = bank_RC - bank_RC.mean(dim=0)
+    axes_CC = torch.linalg.eigh(centred_RC.T @ centred_RC).eigenvectors  # of rising eigenvalues
+    axes_CA = axes_CC[:, -_AXES:].contiguous()
+    return axes_CA, (bank_RC @ axes_CA).half()

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.functional import gaussian_blur
+
+from msad.models.scorer import smooth
 
 MARGIN = 1.5
 """How much further than the good images themselves light goes: so many of their standard deviations."""
@@ -27,7 +29,7 @@ NOISE = 1.0  # standard deviation, grey levels of 255
 SHIFT = 2  # pixels
 QUALITY = 90  # of a JPEG file
 
-VERSION = 1
+VERSION = 2
 """To be raised whenever the same images are changed otherwise."""
 
 _TINY = 1e-3
@@ -60,8 +62,12 @@ def nuisances(good_NHWC: np.ndarray, margin: float = MARGIN) -> dict[str, Change
         f"shift by {SHIFT} pixels": _shifted,
         f"JPEG of quality {QUALITY}": _compressed,
     }
-    changes |= {f"blur by {sigma} pixels": lambda x, s=sigma: gaussian_blur(x, 5, s) for sigma in BLURS}
+    changes |= {f"blur by {sigma} pixels": partial(_blurred, sigma=sigma) for sigma in BLURS}
     return {name: lambda x, change=change: change(x).clamp(0, 1) for name, change in changes.items()}
+
+
+def _blurred(image_BCHW: Tensor, sigma: float) -> Tensor:
+    return smooth(image_BCHW.flatten(0, 1).unsqueeze(1), sigma).view_as(image_BCHW)
 
 
 def changed_once(good_NHWC: np.ndarray, shown_NHWC: np.ndarray) -> np.ndarray:

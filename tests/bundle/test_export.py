@@ -28,6 +28,7 @@ from msad.bundle.runtimes import METADATA_FILE, OUTPUTS
 from msad.data_io.photographs import load_textures
 from msad.errors import ConfigError, ExportError
 from msad.models.backbones import untrained
+from msad.models.memory import EXACT
 from msad.models.registry import architectures, build
 from msad.models.roi import Roi
 from msad.models.scorer import Scoring, fit_scorer
@@ -40,7 +41,7 @@ from tests.bolts import bolts
 SIZE = 64
 SMALL = {
     **{name: {"base_width": 4, "depth": 2} for name in architectures()},
-    "feature_ensemble": {"width": 8, "bottleneck_channels": 4, "rows": 20},
+    "feature_ensemble": {"width": 8, "bottleneck_channels": 4, "rows": EXACT + 1},
     "feature_memory": {"rows": 20, "neighbours": 3},
     "feature_pyramid": {"width": 8, "bottleneck_channels": 4},
 }

@@ -80,3 +80,68 @@ def test_share_of_a_stage_scales_its_distances():
     whole, half = (Memory([4, 100], rows=1, shares=shares).places(features) for shares in (None, (1.0, 0.5)))
     assert torch.equal(half[..., :4], whole[..., :4])
     torch.testing.assert_close(half[..., 4:], whole[..., 4:] / 2)
+
+
+def as_features(places):
+    """Return 500 places of 20 channels as the features of an image; the memory takes means over channels."""
+    return [places.T.reshape(1, 20, 25, 20) * 20**0.5]
+
+
+@pytest.fixture
+def large(monkeypatch):
+    """A memory that is searched along its axes, of places that mostly vary along few directions, and other places."""
+    monkeypatch.setattr(memory, "EXACT", 300)
+    monkeypatch.setattr(memory, "_AXES", 8)
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linalg.qr(torch.randn(20, 20, generator=generator)).Q * 0.7 ** torch.arange(20)
+    rows, places = (torch.randn(count, 20, generator=generator) @ spread.T for count in (4000, 500))
+    found = Memory([20], rows=1501, neighbourhood=1)  # 16 parts are not alike
+    found.learn(rows)
+    return found, places
+
+
+def test_large_memory_finds_nearly_the_nearest_of_all_rows_and_never_a_nearer_one(large):
+    found, places = large
+    distance = found(as_features(places)).flatten()
+    exact = torch.cdist(places.double(), found.bank_RC.double()).amin(dim=1).float()
+    assert (distance - exact).min() > -1e-4
+    assert (distance - exact < 1e-4).float().mean() > 0.9 and (distance / exact).mean() < 1.01
+    none_like_it = torch.linalg.qr(torch.randn(20, 8, generator=torch.Generator().manual_seed(1))).Q
+    other = memory.nearly_nearest(places, found.bank_RC.float(), none_like_it, found.bank_RC.float() @ none_like_it)
+    assert other.mean() > distance.mean(), "principal axes are the ones to look along"
+
+
+def test_large_memory_searched_part_by_part_says_the_same(large, monkeypatch):
+    found, places = large
+    features = as_features(places)
+    whole = found(features)
+    monkeypatch.setattr(memory, "_AT_ONCE", 100_000)  # in eight parts
+    torch.testing.assert_close(found(features), whole)
+
+
+def test_large_memory_that_was_kept_without_its_axes_is_loaded_with_them(large):
+    found, places = large
+    state = {name: value for name, value in found.state_dict().items() if name == "bank_RC"}
+    other = Memory([20], rows=1501, neighbourhood=1)
+    other.load_state_dict(state)
+    features = as_features(places)
+    torch.testing.assert_close(other(features), found(features))
+    with pytest.raises(RuntimeError, match="bank_RC"):
+        other.load_state_dict({})
+
+
+def test_large_memory_of_several_neighbours_is_searched_exactly(large):
+    _, places = large
+    several = Memory([20], rows=400, neighbourhood=1, neighbours=3)
+    several.learn(places)
+    wanted = nearest(places, several.bank_RC.float(), 3)
+    torch.testing.assert_close(several(as_features(places)).flatten(), wanted)
+
+
+def test_large_memory_is_exported_with_any_number_of_images(large):
+    found, places = large
+    features = as_features(places)[0].view(20, 2, 10, 25).transpose(0, 1).contiguous()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(found, ([features],), dynamic_shapes=([{0: batch}],)).module()
+    for images in (features, features[:1]):
+        torch.testing.assert_close(exported([images]), found([images]))

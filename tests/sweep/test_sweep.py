@@ -269,6 +269,7 @@ def test_more_gpus_than_the_cluster_has_are_refused(demo, tmp_path):
     assert not (tmp_path / "sweeps").exists(), "a start that is refused leaves no folder"
 
 
+@pytest.mark.slow  # test_faults.py always has a trial that diverges
 def test_sweep_whose_trials_all_diverge_says_why_and_fails(demo, tmp_path):
     words = ["search", "--dataset", str(demo), "--categories", "brick", "--architectures", "baseline", "--trials", "1"]
     fixed = ["--set", "learning_rate=1e30", "--set", "gradient_clip=0", "--set", "schedule=constant"]
