@@ -64,6 +64,16 @@ print(sorted({"ray", "mlflow", "torch", "optuna", "pandas"} & set(sys.modules)))
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
+def test_training_loads_nothing_that_takes_longer_to_load_than_a_short_trial():
+    code = """
+import sys
+import msad.training.loop
+print(sorted({"torchvision", "torch._dynamo", "sklearn", "matplotlib", "ray", "mlflow", "optuna"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
 def test_leaderboard_is_read_without_loading_what_trains(tmp_path):
     store = f"sqlite:///{tmp_path}/mlflow.db"
     code = f"""
