@@ -69,7 +69,7 @@ class FeatureEnsemble(FrozenEncoder):
         dropout: float = 0.1,
         coarsest_stride: int = 32,
         coarsest_share: float = 0.5,
-        rows: int = 12_000,
+        rows: int = 24_000,
         neighbourhood: int = 3,
         neighbours: int = 1,
         light: str = "levelled",

@@ -33,7 +33,7 @@ MOST_ROWS = 100_000
 class FeatureMemory(FrozenFeatures):
     """Distances from a bank of good features; no parameter is trained.
 
-    The bank takes two bytes per number: with the defaults 12,000 × (472 + 64) × 2 = 12.9 MB of a bundle, the 64 for the
+    The bank takes two bytes per number: with the defaults 24,000 × (472 + 64) × 2 = 25.7 MB of a bundle, the 64 for the
     search along its axes, beside 11.8 MB of the backbone.
 
     Its maps are always read the same way, `fixed_scoring`: to choose by synthetic defects did no better on any of four
@@ -78,7 +78,7 @@ class FeatureMemory(FrozenFeatures):
         finest_stride: int = 8,
         coarsest_stride: int = 32,
         coarsest_share: float = 0.5,
-        rows: int = 12_000,
+        rows: int = 24_000,
         neighbourhood: int = 3,
         neighbours: int = 1,
         light: str = "levelled",
@@ -167,7 +167,7 @@ class FeatureMemory(FrozenFeatures):
     def without(self, left_out_N: np.ndarray, count: int) -> FeatureMemory:
         """Choose the rows among the sampled places of the other images; the stages' units stay those of all."""
         kept_N = ~torch.isin(self._sample.sources % count, torch.from_numpy(left_out_N))
-        other = copy.deepcopy(self)
+        other = copy.deepcopy(self, {id(self._sample): self._sample})
         other._remember(self._sample.rows[kept_N.to(self.memory.bank_RC.device)])
         return other
 
@@ -177,7 +177,7 @@ class FeatureMemory(FrozenFeatures):
         )
         # Neighbourhoods and sizes are means with weights of sum 1, so a sample can be standardised afterwards.
         shift, scale = self.memory.places(means).flatten(), torch.cat([scale.flatten() for scale in scales])
-        self.memory.learn((places_NC - shift) / scale)
+        self.memory.learn(places_NC.sub_(shift).div_(scale))
 
     def _losses(self, clean: Encoded, corrupted: Encoded, mask_B1HW: Tensor, terms: list[str]) -> dict[str, Tensor]:
         raise ModelError("feature_memory has no losses: it is not trained by steps")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 SPACE: dict[str, BaseDistribution] = {
-    "model/rows": CategoricalDistribution((4_000, 12_000, 24_000)),
+    "model/rows": CategoricalDistribution((6_000, 12_000, 24_000)),
     "model/neighbourhood": CategoricalDistribution((1, 3, 5)),
     "model/neighbours": IntDistribution(1, 9),
     "augmentation/kind": CategoricalDistribution(("auto", "none")),

@@ -37,7 +37,20 @@ def test_coreset_covers_better_than_chance():
     chosen = coreset(rows, 20)
     assert len(set(chosen.tolist())) == 20
     assert nearest(rows, rows[chosen]).max() < nearest(rows, rows[torch.randperm(2012, generator=generator)[:20]]).max()
-    assert set(range(2000, 2006)) <= {min(int(at), int(at) - 6 * (at >= 2006)) for at in chosen if at >= 2000}
+    assert set(range(2000, 2006)) <= {min(at, at - 6 * (at >= 2006)) for at in chosen.tolist() if at >= 2000}
+
+
+@pytest.mark.parametrize("looked_at", [1, 5, 64, 900])
+def test_coreset_is_the_farthest_row_each_time(looked_at, monkeypatch):
+    monkeypatch.setattr(memory, "_LOOKED_AT", looked_at)
+    rows = torch.randn(800, 6, generator=torch.Generator().manual_seed(0)) ** 3
+    chosen = coreset(rows, 300).tolist()
+    assert len(chosen) == len(set(chosen)) == 300
+    pairs = torch.cdist(rows.double(), rows.double())
+    distance = pairs[chosen[0]].clone()
+    for at in chosen[1:]:
+        assert distance[at] == pytest.approx(distance.max().item(), rel=1e-4)
+        distance = torch.minimum(distance, pairs[at])
 
 
 def test_coreset_of_all_rows_and_of_rows_that_are_alike(rows):
