@@ -3,6 +3,7 @@ PYTHON ?= python3
 DEMO_EPOCHS ?= 10
 DEMO_SIZE ?= 128
 DEMO_TRIALS ?= 2
+DEMO_CATEGORIES ?= brick,gear
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 WHAT := --constraint constraints.txt --editable '.[dev]'
@@ -11,7 +12,7 @@ WHAT := --constraint constraints.txt --editable '.[dev]'
 
 demo: .venv/installed
 	$(BIN)/msad data demo demo
-	$(BIN)/msad search --dataset demo --categories brick,gear --architectures feature_pyramid,multiscale \
+	$(BIN)/msad search --dataset demo --categories $(DEMO_CATEGORIES) --architectures feature_pyramid,multiscale \
 	    --trials $(DEMO_TRIALS) --epochs $(DEMO_EPOCHS) --image-size $(DEMO_SIZE) --set model/base_width=8
 
 test: .venv/installed

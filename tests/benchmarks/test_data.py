@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_data_times_an_epoch_and_warm_starts(demo, tmp_path):
     category = sorted(path.name for path in demo.iterdir() if path.is_dir())[0]
     small = f"--root {demo} --category {category} --image-size 64 --repeats 1 --starts 1 --parts epoch warm"

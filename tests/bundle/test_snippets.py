@@ -78,7 +78,7 @@ def test_documented_reader_refuses_what_it_would_read_otherwise(reader, tmp_path
             read_image(path, 16)
 
 
-@pytest.mark.parametrize("size", [32, "48x32"])
+@pytest.mark.parametrize("size", [pytest.param(32, marks=pytest.mark.slow), "48x32"])
 def test_documented_code_gives_the_verdicts_and_scores_of_predict(
     reader, files, make_bundle, size, tmp_path, monkeypatch
 ):
