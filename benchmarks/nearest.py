@@ -50,10 +50,10 @@ def _row(category: str, options: Any) -> dict[str, Any]:
     memory, shown = model.memory, to_tensor(data.validation_NHWC[: options.images], defaults.CPU)
     features = model.encode(shown)[: len(model.channels)]
     places_NC = memory.places(model.standardised(features)).flatten(0, 2)
-    bank_RC, along_RA = memory.bank_RC.float(), memory.along_RA.float()
+    bank_RC = memory.bank_RC.float()
     ways: dict[str, Callable[[], Tensor]] = {
         "all rows": lambda: nearest(places_NC, bank_RC),
-        "axes": lambda: nearly_nearest(places_NC, bank_RC, memory.axes_CA, along_RA),
+        "axes": lambda: nearly_nearest(places_NC, bank_RC, memory.axes_CA, memory.along_RA),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(options.rounds):

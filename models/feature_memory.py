@@ -33,8 +33,8 @@ MOST_ROWS = 100_000
 class FeatureMemory(FrozenFeatures):
     """Distances from a bank of good features; no parameter is trained.
 
-    The bank takes two bytes per number: with the defaults 24,000 × (472 + 64) × 2 = 25.7 MB of a bundle, the 64 for the
-    search along its axes, beside 11.8 MB of the backbone.
+    The bank takes two bytes per number: with the defaults 24,000 × 472 × 2 = 22.7 MB of a bundle, beside 11.8 MB
+    of the backbone.
 
     Its maps are always read the same way, `fixed_scoring`: to choose by synthetic defects did no better on any of four
     products (`benchmarks/README.md`).

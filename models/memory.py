@@ -199,8 +199,8 @@ class Memory(nn.Module):
         float16, `rows` of them, so that a bundle's size is known by its configuration: zeros until `learn`, and some
         twice where good images have fewer places.
     axes_CA, along_RA
-        Of a bank of more than `EXACT` rows of which one neighbour is asked for: its principal axes, float32, and the
-        rows along them, float16.
+        Of a bank of more than `EXACT` rows of which one neighbour is asked for: its principal axes and the rows along
+        them, float32, found anew wherever the bank is loaded.
     """
 
     def __init__(
@@ -218,8 +218,8 @@ class Memory(nn.Module):
         self._by_axes = rows > EXACT and neighbours == 1
         if self._by_axes:
             axes = min(_AXES, sum(channels))
-            self.register_buffer("axes_CA", torch.zeros(sum(channels), axes))
-            self.register_buffer("along_RA", torch.zeros(rows, axes, dtype=torch.float16))
+            self.register_buffer("axes_CA", torch.zeros(sum(channels), axes), persistent=False)
+            self.register_buffer("along_RA", torch.zeros(rows, axes), persistent=False)
 
     def places(self, features: Sequence[Tensor]) -> Tensor:
         """Join standardised features of all stages, B×C×H×W each, at the finest one's places: B×H×W×C.
@@ -240,32 +240,27 @@ class Memory(nn.Module):
         """Keep the coreset of some `places`."""
         chosen = coreset(candidates_NC, len(self.bank_RC))
         self.bank_RC.copy_(candidates_NC[chosen[torch.arange(len(self.bank_RC), device=chosen.device) % len(chosen)]])
-        if self._by_axes:
-            for of_bank, found in zip((self.axes_CA, self.along_RA), _along_axes(self.bank_RC), strict=True):
-                of_bank.copy_(found)
+        self._find_axes()
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the distances of all places from the bank, B×1×H×W."""
         places_BHWC = self.places(features)
         places_NC, bank_RC = places_BHWC.flatten(0, 2), self.bank_RC.float()
         if self._by_axes:
-            distance_N = nearly_nearest(places_NC, bank_RC, self.axes_CA, self.along_RA.float())
+            distance_N = nearly_nearest(places_NC, bank_RC, self.axes_CA, self.along_RA)
         else:
             distance_N = nearest(places_NC, bank_RC, self.neighbours)
         return distance_N.view(places_BHWC.shape[:-1]).unsqueeze(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Find the axes of a bank that was kept without them."""
-        if self._by_axes and f"{prefix}axes_CA" not in state_dict and f"{prefix}bank_RC" in state_dict:
-            found = _along_axes(state_dict[f"{prefix}bank_RC"])
-            state_dict |= dict(zip((f"{prefix}axes_CA", f"{prefix}along_RA"), found, strict=True))
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        if f"{prefix}bank_RC" in state_dict:
+            self._find_axes()
 
-
-def _along_axes(bank_RC: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the principal axes of a bank, C×A, and its rows along them, R×A in half precision."""
-    bank_RC = bank_RC.float()
-    centred_RC = bank_RC - bank_RC.mean(dim=0)
-    axes_CC = torch.linalg.eigh(centred_RC.T @ centred_RC).eigenvectors  # of rising eigenvalues
-    axes_CA = axes_CC[:, -_AXES:].contiguous()
-    return axes_CA, (bank_RC @ axes_CA).half()
+    def _find_axes(self) -> None:
+        if self._by_axes:
+            bank_RC = self.bank_RC.float()
+            centred_RC = bank_RC - bank_RC.mean(dim=0)
+            axes_CC = torch.linalg.eigh(centred_RC.T @ centred_RC).eigenvectors  # of rising eigenvalues
+            self.axes_CA.copy_(axes_CC[:, -self.axes_CA.shape[1] :])
+            self.along_RA.copy_(bank_RC @ self.axes_CA)

@@ -16,12 +16,14 @@ from msad.errors import BundleError
 from msad.models import backbones
 from msad.models.base import AnomalyModel
 from msad.models.errors import ModelError
-from msad.models.registry import PREFIX, build, is_own, provider
+from msad.models.registry import PREFIX, build, default_parameters, is_own, provider
 from msad.models.scoring import Scorer, Scoring
 from msad.models.tiling import tiled
 from msad.training.job_config import JobConfig
 
 NORMALISATION = "RGB / 255"
+_DEFAULTS_BEFORE = {"feature_memory": {"rows": 4000}, "feature_ensemble": {"rows": 4000}}
+"""What an architecture's defaults were when a bundle kept nothing but what differed from them."""
 _LARGEST_NUMBER = 1 << 15  # of a width, a depth, an image's side in a description that may come from anywhere
 
 
@@ -59,6 +61,7 @@ def write(directory: Path, contents: Contents) -> None:
         "roi_share": None if scorer.roi is None else scorer.roi.share,
         "pretrained": dict(model.pretrained),
         "job": job.to_dict(),
+        "parameters": {**_plain_defaults(job.architecture), **job.model},
         "provenance": {**provenance, "versions": versions},
     }
     bundle_files.write(directory, model.state_dict(), scorer.state(), description)
@@ -82,9 +85,10 @@ def read(directory: Path, device: torch.device) -> Contents:
         threshold, provenance = float(description["threshold"]), dict(description["provenance"])
         pixel_threshold = description.get("pixel_threshold")
         pixel_threshold = None if pixel_threshold is None else float(pixel_threshold)
+        parameters = description.get("parameters") or {**_DEFAULTS_BEFORE.get(job.architecture, {}), **job.model}
         with backbones.untrained():  # a frozen backbone's weights are in the file too
-            _refuse_another_network(job, model_tensors)
-            model = tiled(build(job.architecture, **job.model), job.tiles)
+            _refuse_another_network(job, parameters, model_tensors)
+            model = tiled(build(job.architecture, **parameters), job.tiles)
         model.load_state_dict(model_tensors)
         scorer = Scorer.from_state(scoring, {name: tensor.to(device) for name, tensor in scorer_tensors.items()})
         if scorer.roi is not None and scorer.roi.inside_1HW.shape[1:] != job.sides:
@@ -100,6 +104,12 @@ def read(directory: Path, device: torch.device) -> Contents:
     return Contents(model, scorer, threshold, job, provenance, pixel_threshold)
 
 
+def _plain_defaults(architecture: str) -> dict[str, Any]:
+    """Return an architecture's defaults, which may be others tomorrow, where a description can hold them."""
+    plain = str | int | float | list | tuple | None
+    return {name: value for name, value in default_parameters(architecture).items() if isinstance(value, plain)}
+
+
 def _advice(description: dict[str, Any]) -> str:
     """Say which package a bundle's architecture came from, where it is not msad's own."""
     versions = description.get("provenance", {}).get("versions", {})
@@ -107,19 +117,19 @@ def _advice(description: dict[str, Any]) -> str:
     return f"; it was made with {' and '.join(packages)}" if packages else ""
 
 
-def _refuse_another_network(job: JobConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+def _refuse_another_network(job: JobConfig, parameters: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     """Compare the network that a description asks for with the tensors that came with it, before it takes memory.
 
     Only for msad's own: a detector of anomalib or of a user has buffers as large as its training images made them.
     """
     if is_own(job.architecture) or job.architecture.startswith(PREFIX):
         return
-    numbers = {"image_size": max(job.sides), **job.model}
+    numbers = {"image_size": max(job.sides), **parameters}
     for name, value in numbers.items():
         if isinstance(value, int) and value > _LARGEST_NUMBER:
             raise ModelError(f"{name} is {value}, more than any model's; do not use it")
     with torch.device("meta"):  # shapes without memory
-        network = tiled(build(job.architecture, **job.model), job.tiles)
+        network = tiled(build(job.architecture, **parameters), job.tiles)
     wanted, found = ({name: part.shape for name, part in state.items()} for state in (network.state_dict(), tensors))
     if differing := sorted(name for name in wanted | found if wanted.get(name) != found.get(name)):
         raise ModelError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from msad.bundle.map_scale import anchor
 from msad.data_io.decode import resize
 from msad.errors import BundleError, ResourceError
 from msad.models import registry
+from msad.models.backbones import untrained
 from msad.models.roi import Roi
 from msad.models.scoring import Scoring, fit_scorer
 from msad.training.job_config import JobConfig
@@ -48,6 +50,34 @@ def test_load_gives_back_the_same_scores_and_description(bundle, saved, photogra
     image_BCHW = to_tensor(np.stack([resize(np.asarray(Image.open(p).convert("RGB")), 32) for p in photographs[:3]]))
     for before, after in zip(bundle.score_batch(image_BCHW), loaded.score_batch(image_BCHW), strict=True):
         assert torch.equal(before, after)
+
+
+def test_bundle_is_the_network_that_it_was_whatever_the_defaults_are_later(saved, monkeypatch):
+    of_the_time = inspect.signature(registry.architecture("multiscale")).parameters["skip_dropout"].default
+    description = json.loads((saved / DESCRIPTION_FILE).read_text())
+    assert (
+        description["parameters"]["skip_dropout"] == of_the_time and "skip_dropout" not in description["job"]["model"]
+    )
+    now = registry.architecture("multiscale")
+
+    class Later(now):
+        def __init__(self, depth=3, base_width=99, skip="concat", **rest):
+            super().__init__(depth=depth, base_width=base_width, skip=skip, **rest)
+
+    monkeypatch.setitem(registry._OWN, "multiscale", Later)
+    assert Bundle.load(saved, "cpu").model.state_dict().keys() == now(base_width=8, depth=2).state_dict().keys()
+
+
+def test_bundle_from_before_that_kept_no_defaults_has_the_memory_of_its_time(tmp_path):
+    with untrained():
+        model = registry.build("feature_memory", rows=4000).eval()
+    maps = model.anomaly_maps(torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
+    job = JobConfig(category="brick", architecture="feature_memory", image_size=64, model={"rows": 4000})
+    directory = Bundle(model, fit_scorer(Scoring({"memory": 1.0}), maps), 1.0, job).save(tmp_path / "old")
+    description = json.loads((directory / DESCRIPTION_FILE).read_text())
+    del description["parameters"], description["job"]["model"]["rows"]
+    (directory / DESCRIPTION_FILE).write_text(json.dumps(description))
+    assert Bundle.load(directory, "cpu").model.memory.bank_RC.shape == (4000, 472)
 
 
 def test_save_writes_strict_json_with_checksums_versions_and_no_pickle(bundle, saved):
