@@ -85,7 +85,7 @@ def read(directory: Path, device: torch.device) -> Contents:
         threshold, provenance = float(description["threshold"]), dict(description["provenance"])
         pixel_threshold = description.get("pixel_threshold")
         pixel_threshold = None if pixel_threshold is None else float(pixel_threshold)
-        parameters = description.get("parameters") or {**_DEFAULTS_BEFORE.get(job.architecture, {}), **job.model}
+        parameters = {**description.get("parameters", _DEFAULTS_BEFORE.get(job.architecture, {})), **job.model}
         with backbones.untrained():  # a frozen backbone's weights are in the file too
             _refuse_another_network(job, parameters, model_tensors)
             model = tiled(build(job.architecture, **parameters), job.tiles)
