@@ -47,5 +47,6 @@ def test_choice_has_a_row_for_each_model_and_one_of_means(demo, kept, category):
 
 @pytest.mark.slow
 def test_known_defects_have_a_row_for_each_number_of_them(demo, kept, category):
-    printed = run("known_defects.py", demo, kept, "--categories", category, "--seeds", "1")
+    words = ("--categories", category, "--seeds", "1", "--draws", "1", "--image-size", "64")
+    printed = run("known_defects.py", demo, kept, *words)
     assert printed.count(category) >= 2
