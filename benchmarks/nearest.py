@@ -25,6 +25,7 @@ from msad.bundle.images import to_tensor
 from msad.cluster.workers.job_worker import load_training_data
 from msad.data_io.table import list_categories
 from msad.models.memory import nearest, nearly_nearest
+from msad.models.scorer import reduce
 
 
 def main() -> None:
@@ -63,7 +64,7 @@ def _row(category: str, options: Any) -> dict[str, Any]:
             seconds[name].append((time.perf_counter() - began) / len(shown))
     every_N, axes_N = (look_up() for look_up in ways.values())
     of_all, of_axes = (statistics.median(seconds[name]) for name in ways)
-    score_all, score_axes = (_score(distance_N.view(len(shown), -1)) for distance_N in (every_N, axes_N))
+    score_all, score_axes = (reduce(distance_N.view(len(shown), -1), "top1") for distance_N in (every_N, axes_N))
     return {
         "category": category,
         "rows": len(bank_RC),
@@ -75,10 +76,6 @@ def _row(category: str, options: Any) -> dict[str, Any]:
         "further": float((axes_N / every_N.clamp_min(1e-9) - 1).clamp_min(0).mean()),
         "score": float((score_axes / score_all - 1).abs().mean()),
     }
-
-
-def _score(distance_BN: Tensor) -> Tensor:
-    return distance_BN.topk(max(1, distance_BN.shape[1] // 100), dim=1).values.mean(dim=1)
 
 
 def _text(rows: list[dict[str, Any]]) -> str:

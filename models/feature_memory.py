@@ -172,6 +172,7 @@ class FeatureMemory(FrozenFeatures):
         return other
 
     def _remember(self, places_NC: Tensor) -> None:
+        """Keep some of the places, which are written over."""
         means, scales = (
             [getattr(self, f"{name}{stage}") for stage in range(len(self.channels))] for name in ("mean", "scale")
         )

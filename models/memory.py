@@ -12,7 +12,7 @@ Tensors are named by shape: B images, C channels, H×W places, N places of all i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,11 +137,7 @@ def nearest(places_NC: Tensor, bank_RC: Tensor, neighbours: int = 1) -> Tensor:
         return likeness_NR.topk(min(neighbours, len(bank_RC)), dim=1, sorted=False).indices
 
     half_R = bank_RC.square().sum(dim=1) / 2
-    parts = [
-        (part_NC.unsqueeze(1) - bank_RC[found(part_NC)]).square().sum(dim=2).sqrt().mean(dim=1)
-        for part_NC in _parts(places_NC, len(bank_RC))
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return _distances(places_NC, bank_RC, found).mean(dim=1)
 
 
 def nearly_nearest(places_NC: Tensor, bank_RC: Tensor, axes_CA: Tensor, along_RA: Tensor) -> Tensor:
@@ -160,21 +156,25 @@ def nearly_nearest(places_NC: Tensor, bank_RC: Tensor, axes_CA: Tensor, along_RA
     along_RA
         The bank along these, float32.
     """
-    parts, count = [], len(bank_RC)
-    half_R = along_RA.square().sum(dim=1) / 2
-    first_P = torch.arange(0, count, -(-count // _FOUND), device=places_NC.device)
-    for part_NC in _parts(places_NC, count):
+
+    def found(part_NC: Tensor) -> Tensor:
         likeness_NR = torch.addmm(-half_R, part_NC @ axes_CA, along_RA.T)
-        if short := len(first_P) * -(-count // _FOUND) - count:
+        if short := len(first_P) * rows - len(bank_RC):
             likeness_NR = F.pad(likeness_NR, (0, short), value=-math.inf)
-        found_NP = likeness_NR.unflatten(1, (len(first_P), -1)).argmax(dim=2) + first_P
-        parts.append((part_NC.unsqueeze(1) - bank_RC[found_NP]).square().sum(dim=2).amin(dim=1).sqrt())
+        return likeness_NR.unflatten(1, (len(first_P), rows)).argmax(dim=2) + first_P
+
+    rows = math.ceil(len(bank_RC) / _FOUND)
+    first_P = torch.arange(0, len(bank_RC), rows, device=places_NC.device)
+    half_R = along_RA.square().sum(dim=1) / 2
+    return _distances(places_NC, bank_RC, found).amin(dim=1)
+
+
+def _distances(places_NC: Tensor, bank_RC: Tensor, found: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the distances of each place to the rows that `found` names for it, by differences, N×K."""
+    # An exported graph leaves the number of places open, so it takes them at once.
+    each = [places_NC] if torch.compiler.is_exporting() else places_NC.split(max(1, _AT_ONCE // len(bank_RC)))
+    parts = [(part_NC.unsqueeze(1) - bank_RC[found(part_NC)]).square().sum(dim=2).sqrt() for part_NC in each]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _parts(places_NC: Tensor, rows: int) -> Sequence[Tensor]:
-    """Return the places part by part; at once for an exported graph, which leaves their number open."""
-    return [places_NC] if torch.compiler.is_exporting() else places_NC.split(max(1, _AT_ONCE // rows))
 
 
 class Memory(nn.Module):

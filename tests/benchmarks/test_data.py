@@ -12,8 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_data_times_an_epoch_and_warm_starts(demo, tmp_path):
-    category = sorted(path.name for path in demo.iterdir() if path.is_dir())[0]
+def test_data_times_an_epoch_and_warm_starts(demo, category, tmp_path):
     small = f"--root {demo} --category {category} --image-size 64 --repeats 1 --starts 1 --parts epoch warm"
     command = [sys.executable, ROOT / "benchmarks/data.py", *small.split(), "--output", tmp_path / "data.txt"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout

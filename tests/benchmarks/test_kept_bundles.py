@@ -11,11 +11,6 @@ from tests.benchmarks.test_quality import ROOT, quality
 
 
 @pytest.fixture(scope="module")
-def category(demo):
-    return sorted(path.name for path in demo.iterdir() if path.is_dir())[0]
-
-
-@pytest.fixture(scope="module")
 def kept(demo, category, tmp_path_factory):
     """The folder of one model and of the cache that it was trained from."""
     folder = tmp_path_factory.mktemp("kept")

@@ -18,8 +18,7 @@ def quality(demo, tmp_path, *words):
     )
 
 
-def test_quality_goes_on_without_a_family_whose_weights_cannot_be_had(demo, tmp_path):
-    category = sorted(path.name for path in demo.iterdir() if path.is_dir())[0]
+def test_quality_goes_on_without_a_family_whose_weights_cannot_be_had(demo, category, tmp_path):
     words = ("--categories", category, "--families", "feature_memory,baseline", "--epochs", "1", "--set")
     settings = ("model/backbone=resnet19", "model/base_width=4", "model/depth=2")
     found = quality(demo, tmp_path, "--output", tmp_path / "out.txt", *words, *settings)
@@ -30,8 +29,7 @@ def test_quality_goes_on_without_a_family_whose_weights_cannot_be_had(demo, tmp_
 
 
 @pytest.mark.slow
-def test_ablations_have_a_row_for_each_part_and_each_map(demo, tmp_path):
-    category = sorted(path.name for path in demo.iterdir() if path.is_dir())[0]
+def test_ablations_have_a_row_for_each_part_and_each_map(demo, category, tmp_path):
     words = ("--categories", category, "--families", "feature_ensemble", "--epochs", "1", "--ablations")
     settings = ("--set", "model/width=16", "model/rows=100")
     found = quality(demo, tmp_path, "--output", tmp_path / "out.txt", *words, *settings)
@@ -55,9 +53,8 @@ def test_quality_refuses_before_it_trains(demo, tmp_path, words, message):
     assert found.returncode == 2 and message in found.stderr and not found.stdout
 
 
-def test_peer_is_scored_as_ours_and_by_its_own_score_on_our_backbone(demo, tmp_path):
+def test_peer_is_scored_as_ours_and_by_its_own_score_on_our_backbone(demo, category, tmp_path):
     pytest.importorskip("anomalib", reason="anomalib is not installed")
-    category = sorted(path.name for path in demo.iterdir() if path.is_dir())[0]
     words = ("--categories", category, "--families", "anomalib:Patchcore", "--output", tmp_path / "out.txt")
     found = quality(demo, tmp_path, *words)
     assert found.returncode == 0, found.stderr
