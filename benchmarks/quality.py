@@ -258,19 +258,16 @@ def _ablations(best: Trial, options: argparse.Namespace, device: torch.device) -
 
 def _rescored(bundle: Bundle) -> dict[str, list[Scoring]]:
     """What scoring alone changes, each with the scorings to choose from; the checkpoint stays."""
-    scoring, maps, weights = bundle.scorer.scoring, bundle.model.map_names, bundle.scorer.scoring.weights
-    other = {}
-    for name in maps if len(maps) > 1 else ():
-        calibration = scoring.calibration_of(name) or "none"  # each may have its own, and none where it does not count
-        other[f"{name} map only"] = dataclasses.replace(scoring, weights={name: 1.0}, calibration=calibration)
-    if len(weights) > 2:
-        for left_out in weights:
-            rest = {name: weight for name, weight in weights.items() if name != left_out}
-            other[f"no {left_out} map"] = dataclasses.replace(scoring, weights=rest)
+    scoring, maps = bundle.scorer.scoring, bundle.model.map_names
+    other = {f"{name} map only": scoring.restricted([name]) for name in maps if len(maps) > 1}
+    if len(scoring.blended) > 2:
+        for left_out in scoring.blended:
+            other[f"no {left_out} map"] = scoring.restricted(name for name in scoring.blended if name != left_out)
     if scoring.fuses_scores:
         other["what one map sees less of counts too"] = dataclasses.replace(scoring, fusion="scores")
+        other["maps blended as they are"] = dataclasses.replace(scoring, blend="deviations")
     other |= {
-        "maps blended": dataclasses.replace(scoring, fusion="maps"),
+        "score of the blended map": dataclasses.replace(scoring, fusion="maps", map_weights=None),
         "mean of the map": dataclasses.replace(scoring, reduction="mean"),
         "maximum of the map": dataclasses.replace(scoring, reduction="max"),
         "no smoothing": dataclasses.replace(scoring, smoothing=0.0),

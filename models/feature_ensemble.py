@@ -86,14 +86,16 @@ class FeatureEnsemble(FrozenEncoder):
 
     @property
     def fixed_scoring(self) -> dict[str, Any]:
-        """The highest hundredth of each map, half of an image's score by the memory and half by the pyramid."""
+        """The highest hundredth of each map; the memory says 60 % of whether there is a defect, and 45 % of where."""
         calibration = self.memory.fixed_scoring["calibration"]
         return {
-            "weights": {"memory": 1.0, "squared": 0.5, "mask": 0.5},
-            "smoothing": 2.0,
+            "weights": {"memory": 3.0, "squared": 1.0, "mask": 1.0},
+            "map_weights": {"memory": 5.0, "squared": 3.0, "mask": 3.0},
+            "smoothing": 1.0,
             "reduction": "top1",
             "calibration": {"memory": calibration, "squared": "none", "mask": "none"},
             "fusion": "excesses",
+            "blend": "excesses",
         }
 
     def meet(self, good_NHWC: np.ndarray, cached: Cached = make_here) -> None:

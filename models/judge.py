@@ -24,19 +24,20 @@ from msad.models.scorer import (
     OWN,
     Scoring,
     Statistics,
+    blend,
     fit_statistics,
     fuse,
     reduce,
-    smooth,
     standardise,
-    weighted,
 )
+from msad.models.smoothing import smooth
 
 _NORMAL_PIXELS = 4096  # of one image, for the pixel average precision; all defect pixels are taken
 
 _TINY = 1e-6
 
-_Key = tuple[float, str, str | tuple[tuple[str, str], ...], tuple[tuple[str, float], ...]]
+_Shares = tuple[tuple[str, float], ...]
+_Key = tuple[float, str, str, str | tuple[tuple[str, str], ...], _Shares, _Shares]
 
 
 class Judge:
@@ -121,7 +122,7 @@ class Judge:
                 for at, reduction, name in self._of_maps:
                     if at == key:
                         self._of_maps[key, reduction, name][images] = reduce(used[name], reduction, self._roi)
-                map_B1HW = weighted(used, scoring.weights)
+                map_B1HW = blend(scoring, used)
                 for reduction in self._reductions:
                     own = reduction == OWN
                     scored_B1HW = standardised[IMAGE_SCORE, scoring.calibration_of(IMAGE_SCORE)] if own else map_B1HW
@@ -262,4 +263,5 @@ def _map_key(scoring: Scoring) -> _Key:
     """Name the blended map of a scoring: scorings that differ in reduction only share it."""
     each = scoring.calibration
     calibrated = each if isinstance(each, str) else tuple(sorted(each.items()))
-    return scoring.smoothing, scoring.fusion, calibrated, tuple(sorted(scoring.weights.items()))
+    shares = tuple(sorted(scoring.weights.items())), tuple(sorted((scoring.map_weights or {}).items()))
+    return scoring.smoothing, scoring.fusion, scoring.blend, calibrated, *shares

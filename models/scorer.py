@@ -9,7 +9,6 @@ Shapes: B images of a batch, G good images, H×W pixels; a map is float32 B×1×
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from msad.models.errors import ModelError
 from msad.models.precision import full_float32
 from msad.models.roi import Roi
+from msad.models.smoothing import smooth
 
 REDUCTIONS = ("max", "mean", "top1")
 OWN = "own"
@@ -32,8 +31,10 @@ CALIBRATIONS = ("none", "position")
 
 FUSIONS = ("maps", "scores", "excesses")
 
+BLENDS = ("deviations", "excesses")
+
 _TINY = 1e-6
-_LARGE = 640  # pixels of a side, above which convolving is faster than a product with a matrix
+_LARGE_EXCESS = 2.0  # deviations from which on an excess is compressed
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Scoring:
     Parameters
     ----------
     weights
-        Share of each map in the blend, by the map's name; zero leaves it out.
+        Share of each map in the image's score, and in the anomaly map, by the map's name; zero leaves it out.
     smoothing
         Sigma of a Gaussian, in pixels at the model's image size; 0 for none.
     reduction
@@ -57,6 +58,13 @@ class Scoring:
         itself, and its score expressed in deviations from those of good images. Of maps that see different things
         one's noise then does not hide what another one sees. `excesses`: as `scores`, but a score below the good
         images' mean counts as that mean: that one map sees less than usual does not excuse what another one sees.
+    blend
+        What the anomaly map is the weighted mean of: the `deviations` of each map, as they are; or their `excesses`:
+        what a map sees less of than usual counts nothing, and of what it sees more of the logarithm, so that the map
+        whose deviations are the largest does not decide alone where a defect is.
+    map_weights
+        Share of each of these maps in the anomaly map where that differs from `weights`, which are the score's alone
+        then: what tells best that there is a defect need not tell best where. Only of fused scores.
 
     Raises
     ------
@@ -69,12 +77,18 @@ class Scoring:
     reduction: str = "max"
     calibration: str | Mapping[str, str] = "none"
     fusion: str = "maps"
+    blend: str = "deviations"
+    map_weights: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "weights", {str(name): float(share) for name, share in self.weights.items()})
-        shares = self.weights.values()
-        if not any(shares) or any(not math.isfinite(share) or share < 0 for share in shares):
-            raise ModelError(f"scoring weights must be >= 0 and not all zero, got {self.weights}")
+        object.__setattr__(self, "weights", _checked_shares("weights", self.weights))
+        if self.map_weights is not None:
+            object.__setattr__(self, "map_weights", _checked_shares("map_weights", self.map_weights))
+            if not self.fuses_scores or sorted(self.map_weights) != sorted(self.blended):
+                raise ModelError(
+                    f"map_weights {self.map_weights} must name the maps of weights, {list(self.blended)}, and "
+                    f"fusion be one of {', '.join(FUSIONS[1:])}: else the score is made of the anomaly map"
+                )
         if not 0 <= self.smoothing < math.inf:
             raise ModelError(f"smoothing is a sigma in pixels, 0 or more, got {self.smoothing}")
         if self.reduction not in (*REDUCTIONS, OWN):
@@ -84,6 +98,8 @@ class Scoring:
                 raise ModelError(f"calibration must be one of {', '.join(CALIBRATIONS)}, got '{self.calibration}'")
         if self.fusion not in FUSIONS:
             raise ModelError(f"fusion must be one of {', '.join(FUSIONS)}, got '{self.fusion}'")
+        if self.blend not in BLENDS:
+            raise ModelError(f"blend must be one of {', '.join(BLENDS)}, got '{self.blend}'")
         if self.fuses_scores and self.reduction == OWN:
             raise ModelError("a model's own score is not reduced from maps: fuse maps, or take another reduction")
 
@@ -102,6 +118,14 @@ class Scoring:
         """The maps that make the anomaly map."""
         return tuple(name for name, share in self.weights.items() if share > 0)
 
+    def restricted(self, names: Iterable[str]) -> Scoring:
+        """Return the same scoring of some of its maps, or of others, which count 1 each then."""
+        kept = list(names)
+        weights = {name: self.weights.get(name) or 1.0 for name in kept}
+        calibration = {name: self.calibration_of(name) or "none" for name in kept}
+        of_map = None if self.map_weights is None else {name: self.map_weights.get(name) or 1.0 for name in kept}
+        return dataclasses.replace(self, weights=weights, calibration=calibration, map_weights=of_map)
+
     def calibration_of(self, name: str) -> str:
         """Return how a map is calibrated."""
         return self.calibration if isinstance(self.calibration, str) else self.calibration.get(name, "")
@@ -117,6 +141,13 @@ class Scoring:
             return cls(**values)
         except TypeError as error:
             raise ModelError(f"not a scoring: {dict(values)} ({error})") from error
+
+
+def _checked_shares(what: str, given: Mapping[str, float]) -> dict[str, float]:
+    shares = {str(name): float(share) for name, share in given.items()}
+    if not any(shares.values()) or any(not math.isfinite(share) or share < 0 for share in shares.values()):
+        raise ModelError(f"scoring {what} must be >= 0 and not all zero, got {shares}")
+    return shares
 
 
 @dataclass(frozen=True)
@@ -173,7 +204,7 @@ class Scorer:
         if scoring.fuses_scores:  # before the blend, which may be made where a map lies
             reduced = {name: reduce(standardised[name], scoring.reduction, self.roi) for name in scoring.blended}
             score_B = fuse(scoring, reduced, {name: self.statistics[name].score_2 for name in reduced})
-        map_B1HW = weighted(standardised, scoring.weights)
+        map_B1HW = blend(scoring, standardised)
         if self.roi is not None:
             map_B1HW = self.roi.lowered(map_B1HW)
         if scoring.reduction == OWN:
@@ -262,6 +293,15 @@ def fuse(scoring: Scoring, reduced: Mapping[str, Tensor], score_2: Mapping[str, 
     return weighted(deviations, scoring.weights)
 
 
+def blend(scoring: Scoring, standardised: Mapping[str, Tensor]) -> Tensor:
+    """Make one map, B×1×H×W, of maps in deviations from the good images; an excess that is small stays as it is."""
+    if scoring.blend == "excesses":
+        standardised = {
+            name: (standardised[name].clamp_min(0) / _LARGE_EXCESS).log1p() * _LARGE_EXCESS for name in scoring.blended
+        }
+    return weighted(standardised, scoring.map_weights or scoring.weights)
+
+
 def smooth_maps(scoring: Scoring, maps: Mapping[str, Tensor], roi: Roi | None = None) -> dict[str, Tensor]:
     """Return the maps that a scoring uses, smoothed as it says."""
     return {name: smooth(maps[name].float(), scoring.smoothing, roi) for name in scoring.map_names}
@@ -334,63 +374,6 @@ def reduce(map_B1HW: Tensor, reduction: str, roi: Roi | None = None) -> Tensor:
     if reduction == "mean":
         return flat.mean(dim=1)
     return flat.topk(max(1, flat.shape[1] // 100), dim=1, sorted=False).values.mean(dim=1)
-
-
-def smooth(map_B1HW: Tensor, sigma: float, roi: Roi | None = None) -> Tensor:
-    """Blur with a Gaussian of `sigma` pixels (cut at 3 sigma), the border repeated; sigma 0 returns the map itself.
-
-    With a region of interest a pixel becomes the weighted mean of those around it that are inside.
-
-    Two products with banded matrices: on a CPU eight times as fast as convolving one channel, until a large map's bands
-    are nearly empty.
-    """
-    if sigma <= 0:
-        return map_B1HW
-    if roi is not None:
-        inside_11HW = roi.inside_1HW.to(map_B1HW)[None]
-        return smooth(map_B1HW * inside_11HW, sigma) / smooth(inside_11HW, sigma).clamp_min(_TINY)
-    height, width = map_B1HW.shape[-2:]
-    if max(height, width) > _LARGE:
-        return _convolved(map_B1HW, sigma)
-    with torch.autocast(map_B1HW.device.type, enabled=False):
-        # A graph for other runtimes makes the matrices itself: what a tracer makes must not be kept.
-        gaussian = _gaussian.__wrapped__ if torch.compiler.is_exporting() else _gaussian
-        down_HH, across_WW = (gaussian(s, sigma, map_B1HW.device, map_B1HW.dtype) for s in (height, width))
-        return down_HH @ map_B1HW @ across_WW.T
-
-
-def _convolved(map_B1HW: Tensor, sigma: float) -> Tensor:
-    """Convolve with a Gaussian along both sides, one map at a time."""
-    kernel, radius = _kernel(sigma)
-    kernel = kernel.to(map_B1HW.device, map_B1HW.dtype)
-    with torch.autocast(map_B1HW.device.type, enabled=False):
-        rows = [
-            F.conv2d(F.pad(map_11HW, (radius, radius, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
-            for map_11HW in map_B1HW.split(1)
-        ]
-        both = [
-            F.conv2d(F.pad(row, (0, 0, radius, radius), mode="replicate"), kernel.view(1, 1, -1, 1)) for row in rows
-        ]
-    return torch.cat(both)
-
-
-def _kernel(sigma: float) -> tuple[Tensor, int]:
-    radius = max(1, math.ceil(3 * sigma))
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1).double() / sigma) ** 2)
-    return kernel / kernel.sum(), radius
-
-
-@functools.cache  # never dropped: a recorded CUDA graph goes on reading it
-@torch.inference_mode(False)  # kept for training too, whoever asks first
-def _gaussian(length: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Write a Gaussian filter over `length` positions as a matrix."""
-    kernel, radius = _kernel(sigma)
-    offsets = torch.arange(-radius, radius + 1)
-    positions = torch.arange(length)[:, None]
-    matrix = torch.zeros(length, length, dtype=torch.float64)
-    columns = (positions + offsets).clamp_(0, length - 1)
-    matrix.index_put_((positions.expand_as(columns), columns), kernel.expand(length, -1), True)
-    return matrix.to(device, dtype)
 
 
 def check_maps(maps: Mapping[str, Tensor], names: Iterable[str]) -> None:

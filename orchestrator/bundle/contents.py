@@ -20,11 +20,12 @@ from msad.models.registry import PREFIX, build, default_parameters, is_own, prov
 from msad.models.scoring import Scorer, Scoring
 from msad.models.tiling import tiled
 from msad.training.job_config import JobConfig
+from msad.training.validation import fixed_scoring
 
 NORMALISATION = "RGB / 255"
 _DEFAULTS_BEFORE = {"feature_memory": {"rows": 4000}, "feature_ensemble": {"rows": 4000}}
 """What an architecture's defaults were when a bundle kept nothing but what differed from them."""
-_LARGEST_NUMBER = 1 << 15  # of a width, a depth, an image's side in a description that may come from anywhere
+_LARGEST_NUMBER = 1 << 17  # of a width, an image's side, a memory's places in a description from anywhere
 
 
 class Contents(NamedTuple):
@@ -58,6 +59,7 @@ def write(directory: Path, contents: Contents) -> None:
         "threshold": threshold,
         "pixel_threshold": pixel_threshold,
         "scoring": scorer.scoring.to_dict(),
+        "scoring_chosen": scorer.scoring != fixed_scoring(model, job.view_size),
         "roi_share": None if scorer.roi is None else scorer.roi.share,
         "pretrained": dict(model.pretrained),
         "job": job.to_dict(),

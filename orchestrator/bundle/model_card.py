@@ -35,6 +35,8 @@ _COUNTS = {
     "found_regions": ("Regions of the ground truth that a region of the map touches", "defect_regions"),
 }
 _ABSENT = "not recorded"
+_CHOSEN = "chosen on the validation images"
+_FIXED = "the same for every model of this architecture"
 
 
 def write_card(description: Values) -> str:
@@ -73,7 +75,9 @@ def shorten(card: str, limit: int = 5000) -> str:
 
 def _details(d: Values) -> str:
     known, scoring = d["provenance"], d["scoring"]
-    maps = ", ".join(f"{name} ({share:g})" for name, share in scoring["weights"].items() if share)
+    maps = _shares(scoring["weights"])
+    if scoring.get("map_weights"):
+        maps += f" (in the anomaly map {_shares(scoring['map_weights'])})"
     pretrained = _ABSENT
     if "pretrained" in d:
         pretrained = "; ".join(f"`{name}`, {terms}" for name, terms in d["pretrained"].items()) or "none"
@@ -84,11 +88,23 @@ def _details(d: Values) -> str:
         f"Run {_code(known.get('run_id'))}, sweep {_code(known.get('sweep'))}, epoch {known.get('epoch', _ABSENT)}, "
         f"code {_code(known.get('code_version'))}.",
         *_roi(d),
-        f"Score: maps {maps}, smoothed by {scoring['smoothing']:g} pixels, calibration `{scoring['calibration']}`, "
-        f"reduced by `{scoring['reduction']}`; chosen on the validation images.",
+        f"Score: maps {maps}, smoothed by {scoring['smoothing']:g} pixels, calibration {_calibration(d)}, reduced by "
+        f"`{scoring['reduction']}`; {_CHOSEN if d.get('scoring_chosen', True) else _FIXED}.",
         f"Weights: trained on the images below, whose terms they share. Trained by others: {pretrained}.",
         f"Versions: {versions or _ABSENT}; trained on {known.get('device') or _ABSENT}.",
     )
+
+
+def _calibration(d: Values) -> str:
+    """Say how each map that counts is calibrated, once where all are alike."""
+    kinds, weights = d["scoring"]["calibration"], d["scoring"]["weights"]
+    if isinstance(kinds, str):
+        return f"`{kinds}`"
+    return ", ".join(f"`{kinds[name]}` ({name})" for name, share in weights.items() if share)
+
+
+def _shares(of_maps: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} ({share:g})" for name, share in of_maps.items() if share)
 
 
 def _roi(d: Values) -> list[str]:

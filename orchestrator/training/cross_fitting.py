@@ -17,7 +17,8 @@ from torch import Tensor
 
 from msad.models.base import AnomalyModel
 from msad.models.roi import Roi
-from msad.models.scorer import Scorer, Scoring, fit_scorer, reduce, smooth
+from msad.models.scorer import Scorer, Scoring, fit_scorer, reduce
+from msad.models.smoothing import smooth
 from msad.models.thresholds import LeaveOneOut
 from msad.training.batches import FeatureBatches, PlainBatches, batches
 from msad.training.job_config import JobConfig

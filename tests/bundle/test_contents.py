@@ -14,12 +14,14 @@ from PIL import Image
 
 from msad.bundle.bundle_files import CARD_FILE, DESCRIPTION_FILE, FORMAT, MODEL_FILE, SCORER_FILE, amend, verify
 from msad.bundle.bundles import Bundle
+from msad.bundle.contents import _LARGEST_NUMBER
 from msad.bundle.images import to_tensor
 from msad.bundle.map_scale import anchor
 from msad.data_io.decode import resize
 from msad.errors import BundleError, ResourceError
 from msad.models import registry
 from msad.models.backbones import untrained
+from msad.models.feature_memory import MOST_ROWS
 from msad.models.roi import Roi
 from msad.models.scoring import Scoring, fit_scorer
 from msad.training.job_config import JobConfig
@@ -68,16 +70,38 @@ def test_bundle_is_the_network_that_it_was_whatever_the_defaults_are_later(saved
     assert Bundle.load(saved, "cpu").model.state_dict().keys() == now(base_width=8, depth=2).state_dict().keys()
 
 
-def test_bundle_from_before_that_kept_no_defaults_has_the_memory_of_its_time(tmp_path):
+def memory_bundle(directory, rows, **scoring):
     with untrained():
-        model = registry.build("feature_memory", rows=4000).eval()
+        model = registry.build("feature_memory", rows=rows).eval()
     maps = model.anomaly_maps(torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    job = JobConfig(category="brick", architecture="feature_memory", image_size=64, model={"rows": 4000})
-    directory = Bundle(model, fit_scorer(Scoring({"memory": 1.0}), maps), 1.0, job).save(tmp_path / "old")
+    job = JobConfig(category="brick", architecture="feature_memory", image_size=64, model={"rows": rows})
+    scorer = fit_scorer(Scoring(**{"weights": {"memory": 1.0}, **scoring}), maps)
+    return Bundle(model, scorer, 1.0, job).save(directory)
+
+
+def test_bundle_from_before_that_kept_no_defaults_has_the_memory_of_its_time(tmp_path):
+    directory = memory_bundle(tmp_path / "old", 4000)
     description = json.loads((directory / DESCRIPTION_FILE).read_text())
     del description["parameters"], description["job"]["model"]["rows"]
     (directory / DESCRIPTION_FILE).write_text(json.dumps(description))
     assert Bundle.load(directory, "cpu").model.memory.bank_RC.shape == (4000, 472)
+
+
+def test_bundle_of_more_places_than_any_image_has_pixels_a_side_is_loaded(tmp_path):
+    assert len(Bundle.load(memory_bundle(tmp_path / "large", 33_000), "cpu").model.memory.bank_RC) == 33_000
+    assert MOST_ROWS < _LARGEST_NUMBER
+
+
+def test_description_says_whether_the_scoring_was_chosen(tmp_path):
+    with untrained():
+        fixed = dict(registry.build("feature_memory", rows=8).fixed_scoring)
+    fixed["smoothing"] *= 64 / 256
+    for name, scoring, chosen in (("fixed", fixed, False), ("other", fixed | {"reduction": "max"}, True)):
+        description = json.loads((memory_bundle(tmp_path / name, 8, **scoring) / DESCRIPTION_FILE).read_text())
+        assert description["scoring_chosen"] is chosen
+        card = (tmp_path / name / CARD_FILE).read_text()
+        assert ("chosen on the validation images" in card) is chosen
+        assert ("the same for every model of this architecture" in card) is not chosen
 
 
 def test_save_writes_strict_json_with_checksums_versions_and_no_pickle(bundle, saved):

@@ -48,7 +48,7 @@ SMALL = {
 # One of each choice is met by some architecture; every combination of them in tests/models/test_detector.py.
 SCORING = {
     "baseline": {"reduction": "max", "calibration": "none", "smoothing": 0.0},
-    "feature_ensemble": {"reduction": "top1", "fusion": "excesses"},
+    "feature_ensemble": {"reduction": "top1", "fusion": "excesses", "blend": "excesses"},
     "feature_pyramid": {"reduction": "top1", "calibration": "position", "smoothing": 1.0},
     "multiscale": {"reduction": "mean", "calibration": "position", "smoothing": 0.0},
     "multiscale_segmenter": {"reduction": "top1", "calibration": "none", "smoothing": 0.5},

@@ -124,6 +124,17 @@ def test_card_says_where_the_model_came_from(description, selection, words):
     )
 
 
+def test_card_says_what_each_map_counts_in_the_score_and_in_the_anomaly_map(description):
+    scoring = description["scoring"] | {"weights": {"memory": 3.0, "mask": 1.0, "cosine": 0.0}}
+    details = section(write_card({**description, "scoring": scoring}), "Model details")
+    assert "memory (3), mask (1)" in details and "in the anomaly map" not in details
+    scoring["calibration"] = {"memory": "position", "mask": "none", "cosine": "none"}
+    scoring["map_weights"] = {"memory": 5.0, "mask": 4.0}
+    details = section(write_card({**description, "scoring": scoring}), "Model details")
+    assert "memory (3), mask (1) (in the anomaly map memory (5), mask (4))" in details
+    assert "calibration `position` (memory), `none` (mask), reduced by" in details
+
+
 def test_card_of_a_dataset_without_test_images_says_so(description):
     results = section(write_card(with_provenance(description, test={})), "Results on the test split")
     assert "The dataset has no test images. So nothing is known about real defects" in results

@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 
 from msad.models.errors import ModelError
-from msad.models.scorer import IMAGE_SCORE, REDUCTIONS, Scorer, Scoring, fit_scorer, reduce, smooth
+from msad.models.scorer import BLENDS, IMAGE_SCORE, REDUCTIONS, Scorer, Scoring, fit_scorer, reduce
 
 
 def good_maps(count=12, size=(32, 40), seed=0):
@@ -17,23 +16,6 @@ def good_maps(count=12, size=(32, 40), seed=0):
     return {
         name: torch.rand(count, 1, *size, generator=generator) * ramp * scale for name, scale in [("a", 1), ("b", 50)]
     }
-
-
-@pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0, 30.0])
-@pytest.mark.parametrize("size", [(32, 32), (17, 45)])
-def test_smooth_equals_scipy_gaussian_with_a_repeated_border(sigma, size):
-    map_B1HW = torch.rand(3, 1, *size, generator=torch.Generator().manual_seed(0))
-    radius = max(1, int(np.ceil(3 * sigma)))
-    expected = ndimage.gaussian_filter(map_B1HW.numpy(), sigma, axes=(2, 3), mode="nearest", radius=radius)
-    np.testing.assert_allclose(smooth(map_B1HW, sigma).numpy(), expected, atol=1e-5)
-
-
-def test_smooth_is_the_same_under_autocast_and_keeps_even_maps_even():
-    map_B1HW = torch.rand(2, 1, 32, 32)
-    outside = smooth(map_B1HW, 2.0)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(smooth(map_B1HW, 2.0), outside)
-    torch.testing.assert_close(smooth(torch.ones(1, 1, 20, 20), 3.0), torch.ones(1, 1, 20, 20))
 
 
 def test_reductions_are_highest_mean_and_top_percent():
@@ -124,6 +106,45 @@ def test_fused_scores_are_the_mean_of_each_maps_score_in_deviations_from_good_on
     assert all(statistics.score_2 is None for statistics in blended.statistics.values())
 
 
+def test_excesses_keep_small_deviations_and_let_no_map_decide_alone():
+    maps = good_maps()
+    shares, places = {"a": 1.0, "b": 1.0}, (slice(0, 2), slice(4, 6), slice(8, 10))
+    seen = {name: values.mean(dim=0, keepdim=True).clone() for name, values in maps.items()}
+    plain, compressed = (fit_scorer(Scoring(shares, blend=blend), maps) for blend in BLENDS)
+    away = {"a": (40.0, 12.0, -3.0), "b": (0.0, 12.0, 0.1)}  # in deviations: a alone, both, less than usual
+    for name, by_place in away.items():
+        statistics = plain.statistics[name]
+        for place, deviations in zip(places, by_place, strict=True):
+            seen[name][..., place, place] = statistics.mean + deviations * statistics.std
+    one_map, both, less = (plain(seen)[0][0, 0, place, place].mean() for place in places)
+    assert one_map > both and less < -1
+    one_map, both, less = (compressed(seen)[0][0, 0, place, place].mean() for place in places)
+    assert one_map < both
+    assert less == pytest.approx(0.05, abs=0.003)  # half of what b says, and nothing of a
+    assert (compressed(seen)[0] >= 0).all()
+
+
+def test_map_weights_change_the_map_and_leave_the_score():
+    maps = good_maps()
+    given = {"weights": {"a": 3, "b": 1}, "reduction": "top1", "fusion": "excesses"}
+    alike, other = (Scoring(**given, map_weights=shares) for shares in (None, {"a": 1, "b": 4}))
+    (map_B1HW, score_B), (other_B1HW, others_B) = (fit_scorer(scoring, maps)(maps) for scoring in (alike, other))
+    assert torch.equal(score_B, others_B)
+    by_score = fit_scorer(Scoring({"a": 1, "b": 4}), maps)(maps)[0]
+    torch.testing.assert_close(other_B1HW, by_score)
+    assert not torch.allclose(map_B1HW, other_B1HW)
+
+
+def test_restricted_scoring_keeps_what_its_maps_count_and_how_they_are_calibrated():
+    scoring = Scoring(
+        {"a": 3, "b": 1}, 2.0, "top1", {"a": "position", "b": "none"}, "scores", "excesses", {"a": 1, "b": 4}
+    )
+    kept = scoring.restricted(["b"])
+    assert kept == Scoring({"b": 1}, 2.0, "top1", {"b": "none"}, "scores", "excesses", {"b": 4})
+    assert scoring.restricted(["a", "b"]) == scoring
+    assert scoring.restricted(["c"]).weights == {"c": 1.0}  # one that did not count
+
+
 def test_scoring_one_image_equals_scoring_it_in_a_batch():
     maps = good_maps()
     scorer = fit_scorer(Scoring({"a": 1, "b": 1}, 2.0, "top1", "position"), maps)
@@ -149,6 +170,10 @@ def test_scorer_leaves_its_input_alone():
         ({"weights": {"a": 1}, "calibration": "pixel"}, "none, position"),
         ({"weights": {"a": 1, "b": 1}, "calibration": {"a": "none"}}, "none, position"),
         ({"weights": {"a": 1}, "fusion": "votes"}, "maps, scores, excesses"),
+        ({"weights": {"a": 1}, "blend": "votes"}, "deviations, excesses"),
+        ({"weights": {"a": 1}, "fusion": "scores", "map_weights": {"a": -1}}, "map_weights must be >= 0"),
+        ({"weights": {"a": 1}, "fusion": "scores", "map_weights": {"b": 1}}, r"must name the maps of weights, \['a'\]"),
+        ({"weights": {"a": 1}, "map_weights": {"a": 1}}, "fusion be one of scores, excesses"),
         ({"weights": {"a": 1}, "fusion": "scores", "reduction": "own"}, "not reduced from maps"),
         ({"weights": {"a": 1}, "sigma": 1}, "not a scoring"),
     ],
@@ -197,11 +222,3 @@ def test_scorer_of_a_models_own_score_keeps_the_order_of_that_score():
     assert torch.equal(again(maps)[1], score_B)
     with pytest.raises(ModelError, match="needs the maps \\['image_score'\\]"):
         scorer({"anomaly_map": map_B1HW})
-
-
-def test_smooth_of_a_large_map_equals_that_of_a_small_one(monkeypatch):
-    map_B1HW = torch.rand(2, 1, 70, 90, generator=torch.Generator().manual_seed(0))
-    by_matrix = {sigma: smooth(map_B1HW, sigma) for sigma in (0.5, 3.0, 20.0)}
-    monkeypatch.setattr("msad.models.scorer._LARGE", 64)
-    for sigma, expected in by_matrix.items():
-        torch.testing.assert_close(smooth(map_B1HW, sigma), expected, atol=1e-5, rtol=1e-5)

@@ -11,8 +11,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from msad.models import judge
 from msad.models.errors import ModelError
 from msad.models.metrics.image_metrics import average_precision, image_auroc
-from msad.models.scorer import IMAGE_SCORE, smooth
+from msad.models.scorer import IMAGE_SCORE
 from msad.models.scoring import Reading, Scoring, ValidationScore, choose_scoring, default_candidates, fit_scorer
+from msad.models.smoothing import smooth
 from msad.models.synthesis.synthetic_defects import FAMILIES, GRADES, make_synthetic_defects
 from tests.models.noise_set import noise_set
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from msad.models.feature_memory import FeatureMemory
-from msad.models.scorer import Scoring, reduce, smooth
+from msad.models.scorer import Scoring, reduce
+from msad.models.smoothing import smooth
 from msad.training.cross_fitting import usual_images, with_training_images
 from msad.training.job_config import JobConfig
 from msad.training.training_data import TrainingData
