@@ -161,7 +161,7 @@ class FeatureMemory(FrozenFeatures):
             # One for a stage: a channel that hardly ever speaks is not to be heard as loud as others.
             scale = getattr(self, f"scale{stage}")
             scale.fill_(scale.square().mean().sqrt())
-        self._remember(self._sample.rows)
+        self._remember(self._sample.rows.float())
 
     @torch.no_grad()
     def without(self, left_out_N: np.ndarray, count: int) -> FeatureMemory:

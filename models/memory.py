@@ -65,10 +65,10 @@ class Sample:
 
     @property
     def rows(self) -> Tensor:
-        """The sample, float32, in the order of the stream."""
+        """The sample, as it is kept: float16, in the order of the stream."""
         if self._rows is None:
             raise ValueError("nothing was added")
-        return self._rows.float()
+        return self._rows
 
 
 def coreset(rows_NC: Tensor, count: int, seed: int = 0) -> Tensor:

@@ -27,7 +27,7 @@ def test_sample_is_bounded_uniform_and_does_not_depend_on_the_parts(rows, at_onc
 def test_sample_of_fewer_rows_than_it_may_keep(rows):
     sample = Sample(500)
     sample.add(rows, torch.arange(300))
-    assert torch.equal(sample.rows, rows.half().float())
+    assert torch.equal(sample.rows, rows.half())
 
 
 def test_coreset_covers_better_than_chance():
