@@ -160,7 +160,7 @@ def _options() -> argparse.Namespace:
 def _jobs(category: str, family: str, seed: int, options: argparse.Namespace) -> list[JobConfig]:
     job = defaults.job(options.root, category, seed, options.image_size, family)
     if options.epochs:
-        job = dataclasses.replace(job, epochs=options.epochs)
+        job = dataclasses.replace(job, epochs=options.epochs, steps=0)
     given = {path: yaml.safe_load(value) for path, _, value in (line.partition("=") for line in options.set)}
     fixed = {path: value for path, value in given.items() if path in known_paths(family)}
     fixed = _sized(family, job.image_size) | PEERS.get(family, {}) | fixed

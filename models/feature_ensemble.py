@@ -57,6 +57,7 @@ class FeatureEnsemble(FrozenEncoder):
         **FeaturePyramid.training_defaults,
         "epochs": 25,
         "evaluate_every": 13,
+        "steps": 400,
     }
     map_names: ClassVar[tuple[str, ...]] = ("memory", *FeaturePyramid.map_names)
     stepped_maps: ClassVar[tuple[str, ...]] = FeaturePyramid.map_names

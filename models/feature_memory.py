@@ -168,7 +168,7 @@ class FeatureMemory(FrozenFeatures):
         """Choose the rows among the sampled places of the other images; the stages' units stay those of all."""
         kept_N = ~torch.isin(self._sample.sources % count, torch.from_numpy(left_out_N))
         other = copy.deepcopy(self, {id(self._sample): self._sample})
-        other._remember(self._sample.rows[kept_N.to(self.memory.bank_RC.device)])
+        other._remember(self._sample.rows[kept_N.to(self.memory.bank_RC.device)].float())
         return other
 
     def _remember(self, places_NC: Tensor) -> None:

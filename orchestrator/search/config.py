@@ -259,13 +259,19 @@ class SweepConfig(_Part):
         return self
 
     def joint_job(self, architecture: str) -> JobConfig:
-        """Return the job that the trials of one network for all of `joint` vary."""
-        return dataclasses.replace(self.job(joint_category(self.joint), architecture), joint=self.joint)
+        """Return the job that the trials of one network for all of `joint` vary.
+
+        Steps that are an architecture's own are those of each product, as epochs are; steps that were given are all.
+        """
+        job = self.job(joint_category(self.joint), architecture)
+        share = 1 if "steps" in self.parameters else len(self.joint)
+        return dataclasses.replace(job, joint=self.joint, steps=job.steps * share)
 
     def job(self, category: str, architecture: str) -> JobConfig:
         """Return the job that a study's trials vary.
 
-        This sweep's settings come before the architecture's `training_defaults`, those before `JobConfig`'s.
+        This sweep's settings come before the architecture's `training_defaults`, those before `JobConfig`'s. Epochs
+        that are given are passes over the images: an architecture's own number of steps gives way to them.
         """
         given = {
             "image_size": self.image_size,
@@ -279,8 +285,10 @@ class SweepConfig(_Part):
             "false_regions_per_image": self.false_regions_per_image,
             "train_on_defects": self.train_on_defects,
         }
-        defaults = architecture_class(architecture).training_defaults
-        settings = {**defaults, **{name: value for name, value in given.items() if value is not None}}
+        settings = {**architecture_class(architecture).training_defaults}
+        if self.epochs is not None or "epochs" in self.parameters:
+            settings.pop("steps", None)
+        settings |= {name: value for name, value in given.items() if value is not None}
         job = JobConfig(category=category, architecture=architecture, **settings)
         job = job.with_parameters(self.parameters_of(architecture))
         if "image_size" in default_parameters(architecture) and "image_size" not in job.model:

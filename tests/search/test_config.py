@@ -93,6 +93,23 @@ def test_users_settings_come_before_the_architectures(patient_baseline):
     assert (job.epochs, job.evaluate_every) == (50, 5)
 
 
+def test_epochs_that_are_given_take_the_place_of_an_architectures_own_steps(monkeypatch):
+    monkeypatch.setattr(architecture("baseline"), "training_defaults", {"epochs": 20, "steps": 400})
+
+    def asked(**values):
+        config = make_config({"name": "a", "dataset": "d", "architectures": ["baseline"], **values})
+        job = config.joint_job("baseline") if config.joint else config.job("bottle", "baseline")
+        return job.epochs, job.steps
+
+    assert asked() == (20, 400)
+    assert asked(epochs=3) == (3, 0)
+    assert asked(parameters={"epochs": 3}) == (3, 0)
+    assert asked(parameters={"steps": 50}) == (20, 50)
+    assert asked(epochs=3, parameters={"steps": 50}) == (3, 50)
+    assert asked(joint=["a", "b", "c"]) == (20, 1200)  # as many for each product
+    assert asked(joint=["a", "b", "c"], parameters={"steps": 50}) == (20, 50)
+
+
 def test_search_starts_from_the_architectures_training_defaults(patient_baseline):
     base = make_config({"name": "a", "dataset": "d"}).job("bottle", "baseline")
     space = {
