@@ -77,7 +77,7 @@ def _bundles(options: argparse.Namespace, device: torch.device) -> Iterator[tupl
         settings = architecture(name).training_defaults | {"image_size": options.image_size}
         job = JobConfig(category=options.category, architecture=name, **settings)
         epochs = min(job.epochs, options.epochs)
-        job = dataclasses.replace(job, epochs=epochs, evaluate_every=epochs)
+        job = dataclasses.replace(job, epochs=epochs, steps=0, evaluate_every=epochs)
         data = load_training_data(job, options.root, options.cache)
         fitted = fit(job, data, device=device, report=lambda *_: None, get_checkpoint=lambda: None)
         bundle = defaults.bundle(job, fitted)

@@ -40,10 +40,11 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     products = tuple(options.categories or list_categories(options.root))
-    same = {"image_size": options.image_size} | ({"epochs": options.epochs} if options.epochs else {})
+    same = {"image_size": options.image_size} | ({"epochs": options.epochs, "steps": 0} if options.epochs else {})
     jobs = [defaults.job(options.root, name, 0, family=options.architecture) for name in products]
     jobs = [dataclasses.replace(job, **same) for job in jobs]
-    whole = dataclasses.replace(jobs[0], category=joint_category(products), joint=products)
+    steps = jobs[0].steps * len(products)
+    whole = dataclasses.replace(jobs[0], category=joint_category(products), joint=products, steps=steps)
     rows = []
     for job in (*jobs, whole):
         if job.is_whole and options.rows_each:

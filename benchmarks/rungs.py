@@ -95,8 +95,9 @@ def _few(options: argparse.Namespace) -> Path:
 
 
 def _jobs(category: str, name: str, schedule: str, options: argparse.Namespace) -> list[JobConfig]:
-    settings = {**architecture(name).training_defaults, "epochs": options.epochs, "image_size": options.image_size}
-    settings |= {"seed": options.seed, "schedule": schedule, "evaluate_every": options.epochs // EVALUATIONS}
+    settings = {**architecture(name).training_defaults, "epochs": options.epochs, "steps": 0}
+    settings |= {"image_size": options.image_size, "seed": options.seed, "schedule": schedule}
+    settings["evaluate_every"] = options.epochs // EVALUATIONS
     job = JobConfig(category=category, architecture=name, **settings)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=options.seed))
