@@ -88,8 +88,8 @@ def _details(d: Values) -> str:
         f"Run {_code(known.get('run_id'))}, sweep {_code(known.get('sweep'))}, epoch {known.get('epoch', _ABSENT)}, "
         f"code {_code(known.get('code_version'))}.",
         *_roi(d),
-        f"Score: maps {maps}, smoothed by {scoring['smoothing']:g} pixels, calibration {_calibration(d)}, reduced by "
-        f"`{scoring['reduction']}`; {_CHOSEN if d.get('scoring_chosen', True) else _FIXED}.",
+        f"Score: maps {maps}, smoothed with a sigma of {scoring['smoothing']:g} px, calibration {_calibration(d)}, "
+        f"reduced by `{scoring['reduction']}`; {_CHOSEN if d.get('scoring_chosen', True) else _FIXED}.",
         f"Weights: trained on the images below, whose terms they share. Trained by others: {pretrained}.",
         f"Versions: {versions or _ABSENT}; trained on {known.get('device') or _ABSENT}.",
     )
